@@ -1,0 +1,2 @@
+// Package netboot decides what a node boots now, and renders the script for it.
+package netboot
