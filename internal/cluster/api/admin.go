@@ -1,0 +1,241 @@
+package api
+
+import (
+	"time"
+
+	"mimeo/internal/cluster/node"
+)
+
+// Paths of the admin's part of the API, which the command line and the web page use. All take and give JSON, with
+// "Authorization: Bearer TOKEN"; an answer of 4xx or 5xx carries an Error. RANGE is a noderange.
+//
+//	GET    /v1/status                         → ServerStatus
+//	GET    /v1/nodes?range=RANGE              → []NodeStatus (all where range is left out)
+//	POST   /v1/nodes            NodeAdd       → []NodeStatus
+//	PATCH  /v1/nodes            NodeSet       → []NodeStatus
+//	DELETE /v1/nodes?range=RANGE              → Affected
+//	GET    /v1/nodes/{name}/events?limit=N    → []Event, oldest first
+//	GET    /v1/nodes/{name}/boot              → BootExplain
+//	POST   /v1/boot             BootSet       → []NodeStatus
+//	POST   /v1/power            PowerDo       → []PowerResult
+//	POST   /v1/jobs             JobNew        → []Job (one a node)
+//	GET    /v1/jobs?range=RANGE&active=1      → []Job, newest first
+//	GET    /v1/jobs/{id}                      → Job
+//	GET    /v1/jobs/{id}/events               → []Event, oldest first
+//	GET    /v1/jobs/{id}/watch                → text/event-stream of Watch, until the job ends
+//	POST   /v1/jobs/{id}/cancel               → Job
+//	POST   /v1/jobs/{id}/retry                → Job (a new one)
+//	GET    /v1/images                         → []Image
+//	GET    /v1/images/{name}                  → Image
+//	GET    /v1/images/{name}/{rev}            → ImageDetail
+//	DELETE /v1/images/{name}/{rev}            → Affected
+//	POST   /v1/images/{name}/{rev}/verify     → text/event-stream of VerifyProgress; the last has Finished
+//	GET    /v1/stateless                      → []Stateless
+//	GET    /v1/stateless/{profile}            → []Stateless (one an architecture)
+//	POST   /v1/stateless        StatelessNew  → text/event-stream of StatelessProgress; the last has Finished
+//	DELETE /v1/stateless/{profile}?arch=ARCH  → Affected
+
+// ServerStatus is what the management node says of itself.
+type ServerStatus struct {
+	Version    string            `json:"version"`
+	Started    time.Time         `json:"started"`
+	StateDir   string            `json:"state_dir"`
+	Interfaces []InterfaceStatus `json:"interfaces"`
+	Nodes      int               `json:"nodes"`
+	ActiveJobs int               `json:"active_jobs"`
+	StoreBytes int64             `json:"store_bytes"`
+	FreeBytes  int64             `json:"free_bytes"` // on the store's filesystem
+}
+
+// InterfaceStatus is one interface on which nodes are served.
+type InterfaceStatus struct {
+	Name string `json:"name"`
+	Addr string `json:"addr"` // with prefix length
+	DHCP string `json:"dhcp"` // full, proxy, off
+}
+
+// NodeStatus is a node with what is known of it just now. Power, presence and job are separate facts.
+type NodeStatus struct {
+	node.Node
+	Hardware  *Hardware  `json:"hardware,omitempty"`   // as last reported
+	SeenAt    *time.Time `json:"seen_at,omitempty"`    // last heard of in any way
+	LastEvent string     `json:"last_event,omitempty"` // kind of the newest event
+	Job       string     `json:"job,omitempty"`        // active job
+	JobPhase  Phase      `json:"job_phase,omitempty"`
+}
+
+// NodeAdd makes nodes. Range is expanded without looking at the inventory; MAC, IP and BMC may hold a noderange of
+// the same length ("redfish://10.0.9.[1-40]") or, for one node, one value.
+type NodeAdd struct {
+	Range   string                          `json:"range"`
+	Set     map[string]string               `json:"set"`                // as NodeSet.Set
+	PerNode map[node.Name]map[string]string `json:"per_node,omitempty"` // goes before Set
+}
+
+// NodeSet changes nodes. Keys: mac (comma-separated), ip, bmc, bmc.user, bmc.password, bmc.insecure, bmc.cipher_suite,
+// arch, firmware, groups, profile, hostname, disk.serial, disk.wwn, disk.bus, disk.by_path, disk.min_size,
+// disk.max_size, knobs.disk_boot, knobs.console, knobs.cmdline, label.KEY. An empty value unsets.
+type NodeSet struct {
+	Range string            `json:"range"`
+	Set   map[string]string `json:"set"`
+}
+
+// Affected says what a change touched.
+type Affected struct {
+	Names []string `json:"names"`
+}
+
+// BootSet changes what nodes boot next.
+type BootSet struct {
+	Range   string         `json:"range"`
+	State   node.BootState `json:"state"` // disk, shell, stateless
+	Profile string         `json:"profile,omitempty"`
+	Once    bool           `json:"once,omitempty"`
+	Cycle   bool           `json:"cycle,omitempty"`    // power-cycle them now
+	SSHKeys []string       `json:"ssh_keys,omitempty"` // shell
+}
+
+// BootExplain says what a node would be offered now, and why.
+type BootExplain struct {
+	Node     node.Name     `json:"node"`
+	Arch     node.Arch     `json:"arch"`
+	Firmware node.Firmware `json:"firmware"`
+	Decision string        `json:"decision"` // "disk", "stateless imaging", "nothing"
+	Why      string        `json:"why"`
+	Loader   string        `json:"loader,omitempty"`
+	Script   string        `json:"script,omitempty"` // with the token blanked
+}
+
+// PowerDo switches power.
+type PowerDo struct {
+	Range  string `json:"range"`
+	Action string `json:"action"` // on, off, soft, cycle, reset, status, pxe (next boot), disk (next boot)
+}
+
+// PowerResult is what came of it on one node.
+type PowerResult struct {
+	Node  node.Name `json:"node"`
+	State string    `json:"state,omitempty"` // on, off, unknown
+	Error *Error    `json:"error,omitempty"`
+}
+
+// JobNew asks for work on nodes.
+type JobNew struct {
+	Key    string   `json:"key"`  // made by the client; the same key twice gives the same jobs
+	Kind   TaskKind `json:"kind"` // capture, deploy
+	Range  string   `json:"range"`
+	Image  string   `json:"image"`            // NAME; for deploy NAME or NAME@REV (the newest where left out)
+	Grow   string   `json:"grow,omitempty"`   // deploy: "last" (default) or "none"
+	Tries  int      `json:"tries,omitempty"`  // netboots before giving up; 0 means 3
+	Full   bool     `json:"full,omitempty"`   // deploy: write all, do not compare first
+	Verify bool     `json:"verify,omitempty"` // capture: read every chunk back before publishing
+}
+
+// Job is work on one node.
+type Job struct {
+	ID           string           `json:"id"`
+	Kind         TaskKind         `json:"kind"`
+	Node         node.Name        `json:"node"`
+	Image        string           `json:"image"`
+	Rev          int              `json:"rev,omitempty"` // capture: once published; deploy: from the start
+	Phase        Phase            `json:"phase"`
+	Active       bool             `json:"active"`
+	Try          int              `json:"try"` // netboots so far
+	Tries        int              `json:"tries"`
+	Done         int64            `json:"done"`  // bytes of the phase
+	Total        int64            `json:"total"` // 0 where unknown
+	Rate         int64            `json:"rate"`  // bytes a second, over the last seconds
+	ETAMS        int64            `json:"eta_ms,omitempty"`
+	Counts       map[string]int64 `json:"counts,omitempty"`
+	PhaseMS      map[Phase]int64  `json:"phase_ms,omitempty"` // how long each phase took
+	Error        *Error           `json:"error,omitempty"`
+	Outputs      []Output         `json:"outputs,omitempty"`
+	Touched      bool             `json:"touched,omitempty"` // deploy: past the point of no return
+	Created      time.Time        `json:"created"`
+	Started      *time.Time       `json:"started,omitempty"`
+	Ended        *time.Time       `json:"ended,omitempty"`
+	LastProgress *time.Time       `json:"last_progress,omitempty"`
+	Waiting      string           `json:"waiting,omitempty"` // what a person must do, as "switch n07 on"
+}
+
+// Watch is one message of a job's stream.
+type Watch struct {
+	Job   Job    `json:"job"`
+	Event *Event `json:"event,omitempty"`
+}
+
+// Event is something that happened to a node or job.
+type Event struct {
+	ID   int64     `json:"id"`
+	Time time.Time `json:"time"`
+	Node node.Name `json:"node,omitempty"`
+	Job  string    `json:"job,omitempty"`
+	Kind string    `json:"kind"`           // dhcp-offer, loader, script, kernel, initrd, rootimg, agent, phase, told-disk, power, ...
+	Addr string    `json:"addr,omitempty"` // who asked
+	Text string    `json:"text"`
+}
+
+// Image is a named line of captured disks.
+type Image struct {
+	Name      string     `json:"name"`
+	Revisions []Revision `json:"revisions"`
+}
+
+// Revision is one captured disk.
+type Revision struct {
+	Image    string    `json:"image"`
+	Rev      int       `json:"rev"`
+	ID       string    `json:"id"` // root hash
+	Created  time.Time `json:"created"`
+	Node     string    `json:"node,omitempty"`
+	DiskSize int64     `json:"disk_size"`
+	Used     int64     `json:"used"`
+	New      int64     `json:"new"`    // raw bytes that the store did not have before
+	Stored   int64     `json:"stored"` // bytes that they took in the store
+}
+
+// ImageDetail is a revision with its manifest.
+type ImageDetail struct {
+	Revision
+	Manifest any `json:"manifest"` // as docs/formats/manifest.md has it
+}
+
+// VerifyProgress is how far a read-back of a revision is.
+type VerifyProgress struct {
+	Done     int64  `json:"done"` // raw bytes read back
+	Total    int64  `json:"total"`
+	Finished bool   `json:"finished"`
+	Error    *Error `json:"error,omitempty"`
+}
+
+// Stateless is a built stateless image.
+type Stateless struct {
+	Profile  string                   `json:"profile"`
+	Arch     node.Arch                `json:"arch"`
+	Build    string                   `json:"build"` // ID of the build: hash over its three files
+	Created  time.Time                `json:"created"`
+	Kernel   string                   `json:"kernel"` // version
+	Files    map[string]StatelessFile `json:"files"`  // vmlinuz, initrd.img, rootimg
+	InUse    bool                     `json:"in_use"`
+	Packages []string                 `json:"packages,omitempty"` // name=version
+}
+
+// StatelessFile is one file of a stateless image.
+type StatelessFile struct {
+	Size   int64  `json:"size"`
+	SHA256 string `json:"sha256"`
+}
+
+// StatelessNew asks for a build.
+type StatelessNew struct {
+	Profile string      `json:"profile"`
+	Archs   []node.Arch `json:"archs"` // empty means the management node's own
+}
+
+// StatelessProgress is one message of a build.
+type StatelessProgress struct {
+	Line     string      `json:"line,omitempty"`
+	Finished bool        `json:"finished"`
+	Built    []Stateless `json:"built,omitempty"`
+	Error    *Error      `json:"error,omitempty"`
+}
