@@ -1,0 +1,129 @@
+// Package dhcp answers DHCP and ProxyDHCP for known nodes.
+//
+// A Server serves one interface. In mode Full it gives addresses and boot files, in mode Proxy it stands beside
+// somebody else's DHCP server and adds the boot file alone. It never answers a network card that Lookup does not know.
+// It follows RFC 2131 and 2132, 3046 (relays), 4578 and the PXE specification 2.1 (boot), 6842 (client identifier).
+package dhcp
+
+import (
+	"context"
+	"errors"
+	"log/slog"
+	"net/netip"
+	"time"
+
+	"mimeo/internal/cluster/node"
+)
+
+// Mode is what a Server does on its interface.
+type Mode string
+
+// The modes.
+const (
+	Full  Mode = "full"
+	Proxy Mode = "proxy"
+	Off   Mode = "off"
+)
+
+// RAMode says whether IPv6 router advertisements are sent.
+type RAMode string
+
+// The modes. Auto sends in mode Full where no other router is heard.
+const (
+	RAAuto RAMode = ""
+	RAOn   RAMode = "on"
+	RAOff  RAMode = "off"
+)
+
+// Request is what a packet says, for Decide and for events.
+type Request struct {
+	Interface   string
+	Mode        Mode
+	Server      netip.Addr // our address on that interface: what the node can reach
+	MAC         string     // lower case, colons
+	Type        string     // DISCOVER, REQUEST, INFORM, ...
+	VendorClass string     // option 60
+	UserClass   []byte     // option 77, raw
+	Archs       []uint16   // option 93
+	UUID        []byte     // option 97, raw
+	HasIPXE     bool       // option 175
+	Params      []byte     // option 55
+	Relay       netip.Addr // giaddr; zero where there is no relay
+}
+
+// Answer is what the node boots, as netboot decided.
+type Answer struct {
+	Boot     bool   // false: no boot file; in mode Proxy nothing is answered then
+	Why      string // in words
+	File     string // name for TFTP, or a URL
+	Config   string // option 209, for petitboot
+	IPXE     bool   // the one that asks is an iPXE
+	Firmware node.Firmware
+	Arch     node.Arch
+}
+
+// Event is a step that a node passed.
+type Event struct {
+	Time     time.Time
+	Kind     string // dhcp-offer, dhcp-ack, dhcp-nak, dhcp-decline, dhcp-release
+	Node     node.Name
+	MAC      string
+	Addr     netip.Addr // given; zero in mode Proxy
+	Firmware node.Firmware
+	Arch     node.Arch
+	IPXE     bool
+	File     string
+	Text     string // for people
+}
+
+// Lease says that an address belongs to a network card for a time.
+type Lease struct {
+	Addr     netip.Addr
+	MAC      string
+	Node     node.Name
+	Expires  time.Time
+	Declined bool // another machine was found to use it: nobody gets it until Expires
+}
+
+// ErrTaken says that an address was given to another network card meanwhile.
+var ErrTaken = errors.New("address is taken")
+
+// Leases keeps the leases across restarts. There is at most one for an address.
+type Leases interface {
+	// DHCPLeases gives all leases, also those that have expired: a node gets its old address again.
+	DHCPLeases(ctx context.Context) ([]Lease, error)
+	// PutDHCPLease keeps l, in place of the lease of the same address where that one is of the same network card, is
+	// declined or has expired at now; else the error is ErrTaken. When it returns nil, the lease survives a power cut.
+	PutDHCPLease(ctx context.Context, l Lease, now time.Time) error
+	// DeleteDHCPLease forgets the lease of an address, if there is one.
+	DeleteDHCPLease(ctx context.Context, addr netip.Addr) error
+}
+
+// Range is a range of addresses, both ends included.
+type Range struct{ From, To netip.Addr }
+
+// Server answers DHCP on one interface. Zero values mean the default.
+type Server struct {
+	Interface string
+	Mode      Mode
+
+	// Lookup says which node a network card (lower case, colons) belongs to.
+	Lookup func(ctx context.Context, mac string) (n node.Node, ok bool, err error)
+	// Decide says what n boots, when r asks.
+	Decide func(ctx context.Context, n node.Node, r Request) Answer
+	Leases Leases      // mode Full; nil means kept in memory
+	Events func(Event) // may be nil; called from the goroutine that answers, so it must be quick
+	Now    func() time.Time
+	Log    *slog.Logger // nil means silent
+
+	Pool      []Range       // for nodes without a fixed address; empty means none
+	Gateway   netip.Addr    // zero means none
+	DNS       []netip.Addr  // empty means none
+	Domain    string        // empty means none
+	LeaseTime time.Duration // 0 means 1 h
+	RA        RAMode
+
+	socks *sockets
+	book  *book
+	addr  netip.Prefix // ours, on the interface
+}
