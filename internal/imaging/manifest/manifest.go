@@ -95,7 +95,7 @@ type Content struct {
 	Chunks   int64     `json:"chunks"` // entries that name a chunk
 }
 
-// Segment is a chunk of the store that holds a run of entries.
+// Segment is a chunk of the store that holds a run of entries. Where it ends is the writer's choice.
 type Segment struct {
 	ID  chunk.ID `json:"id"`
 	Len int      `json:"len"` // bytes, a multiple of the size of an entry
@@ -107,4 +107,12 @@ type Entry struct {
 	Len  int64    // bytes; at most chunk.MaxLen unless Zero
 	Zero bool     // the piece is all zero bytes; ID is not used
 	ID   chunk.ID // the chunk that holds the piece
+}
+
+// Loss is a piece of a captured disk that the store cannot give back.
+type Loss struct {
+	Off int64    `json:"off"` // bytes from the start of the disk
+	Len int64    `json:"len"`
+	ID  chunk.ID `json:"id"`
+	Why string   `json:"why"`
 }
