@@ -1,0 +1,152 @@
+package cli
+
+import (
+	"fmt"
+	"net/http"
+	"net/url"
+	"os"
+	"strings"
+
+	"github.com/spf13/cobra"
+
+	"mimeo/internal/cluster/api"
+	"mimeo/internal/cluster/node"
+)
+
+func bootCmd(t *terminal) *cobra.Command {
+	req := api.BootSet{}
+	var keyFile string
+	c := &cobra.Command{
+		Use:   "boot RANGE [disk | shell | stateless] [PROFILE]",
+		Short: "Show or change what nodes boot next",
+		Long: `Show or change what nodes boot next, and from then on:
+
+  disk       their own disk; the state in which every job leaves them
+  shell      the stateless image, with a shell on its console and by SSH, for rescue
+  stateless  the stateless image of PROFILE, with the node's postscripts
+
+Nodes are not restarted unless --cycle says so.`,
+		Example: `  mimeo boot n07                       # what does it boot?
+  mimeo boot n07 shell --cycle --ssh-key ~/.ssh/id_ed25519.pub
+  mimeo boot n07 disk --cycle
+  mimeo boot explain n07               # what would it be offered now, and why?`,
+		Args: cobra.RangeArgs(1, 3),
+		RunE: func(cmd *cobra.Command, args []string) error {
+			if len(args) == 1 {
+				nodes, err := t.hit(cmd, args[0])
+				if err != nil {
+					return err
+				}
+				if t.json {
+					return t.printJSON(nodes)
+				}
+				t.listNodes(nodes)
+				return nil
+			}
+			req.Range, req.State = args[0], node.BootState(args[1])
+			if len(args) == 3 {
+				req.Profile = args[2]
+			}
+			if keyFile != "" {
+				b, err := os.ReadFile(keyFile)
+				if err != nil {
+					return err
+				}
+				for _, l := range strings.Split(string(b), "\n") {
+					if l = strings.TrimSpace(l); l != "" && !strings.HasPrefix(l, "#") {
+						req.SSHKeys = append(req.SSHKeys, l)
+					}
+				}
+			}
+			return t.nodes(cmd, http.MethodPost, "/v1/boot", req)
+		},
+	}
+	c.Flags().BoolVar(&req.Once, "once", false, "for one boot, then disk again")
+	c.Flags().BoolVar(&req.Cycle, "cycle", false, "power-cycle them now")
+	c.Flags().StringVar(&keyFile, "ssh-key", "", "public key `file` that may sign in to the shell")
+	c.AddCommand(&cobra.Command{
+		Use: "explain NODE", Short: "Say what a node would be offered now, and why",
+		Args: cobra.ExactArgs(1),
+		RunE: func(cmd *cobra.Command, args []string) error {
+			c, err := connect()
+			if err != nil {
+				return err
+			}
+			var e api.BootExplain
+			if err := c.Do(cmd.Context(), http.MethodGet, "/v1/nodes/"+url.PathEscape(args[0])+"/boot", nil, &e); err != nil {
+				return err
+			}
+			if t.json {
+				return t.printJSON(e)
+			}
+			table(t.out, [][]string{{"node", string(e.Node)}, {"firmware", dash(string(e.Firmware))}, {"arch", dash(string(e.Arch))},
+				{"boots", e.Decision}, {"why", e.Why}, {"loader", dash(e.Loader)}})
+			if e.Script != "" {
+				fmt.Fprintf(t.out, "\n%s\n", strings.TrimRight(e.Script, "\n"))
+			}
+			return nil
+		},
+	})
+	return c
+}
+
+func powerCmd(t *terminal) *cobra.Command {
+	var yes bool
+	c := &cobra.Command{
+		Use:   "power RANGE on|off|soft|cycle|reset|status|pxe|disk",
+		Short: "Switch nodes on and off through their BMCs",
+		Long: `Switch nodes on and off through their BMCs. A command is done when the BMC says
+that the new state is reached. "soft" asks the operating system to shut down;
+"pxe" and "disk" pick the device of the next boot only.`,
+		Example: "  mimeo power n07 status\n  mimeo power @rack3 cycle --yes",
+		Args:    cobra.ExactArgs(2),
+		RunE: func(cmd *cobra.Command, args []string) error {
+			switch args[1] {
+			case "status", "on", "pxe", "disk":
+			case "off", "soft", "cycle", "reset":
+				nodes, err := t.hit(cmd, args[0])
+				if err != nil {
+					return err
+				}
+				if len(nodes) > 1 && !yes {
+					if err := t.ask(fmt.Sprintf("power %s: %s (%s)?", args[1], count(len(nodes), "node"), fold(nodes))); err != nil {
+						return err
+					}
+				}
+			default:
+				return usagef("power: %q is none of on, off, soft, cycle, reset, status, pxe, disk", args[1])
+			}
+			c, err := connect()
+			if err != nil {
+				return err
+			}
+			var results []api.PowerResult
+			if err := c.Do(cmd.Context(), http.MethodPost, "/v1/power", api.PowerDo{Range: args[0], Action: args[1]}, &results); err != nil {
+				return err
+			}
+			if t.json {
+				if err := t.printJSON(results); err != nil {
+					return err
+				}
+			}
+			failed := 0
+			for _, r := range results {
+				if r.Error != nil {
+					failed++
+					fmt.Fprintf(t.err, "%s: %s\n", r.Node, r.Error.Message)
+					if r.Error.Hint != "" {
+						fmt.Fprintf(t.err, "  hint: %s\n", r.Error.Hint)
+					}
+				} else if !t.json {
+					fmt.Fprintf(t.out, "%s\t%s\n", r.Node, r.State)
+				}
+			}
+			if failed > 0 {
+				return fmt.Errorf("power %s failed on %d of %s", args[1], failed, count(len(results), "node"))
+			}
+			return nil
+		},
+	}
+	c.Flags().BoolVarP(&yes, "yes", "y", false, "do not ask, however many nodes")
+	return c
+}
