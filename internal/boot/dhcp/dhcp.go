@@ -116,14 +116,26 @@ type Server struct {
 	Now    func() time.Time
 	Log    *slog.Logger // nil means silent
 
+	// FixedOwner says which network card the inventory gives an address to, so that the pool never gives it to another.
+	// nil means that no fixed address lies in a pool.
+	FixedOwner func(ctx context.Context, addr netip.Addr) (mac string, ok bool, err error)
+
+	Addr      netip.Prefix  // ours; zero means the first IPv4 address of the interface
 	Pool      []Range       // for nodes without a fixed address; empty means none
 	Gateway   netip.Addr    // zero means none
 	DNS       []netip.Addr  // empty means none
 	Domain    string        // empty means none
 	LeaseTime time.Duration // 0 means 1 h
+	Relayed   []Subnet      // networks behind relays
 	RA        RAMode
 
 	socks *sockets
 	book  *book
-	addr  netip.Prefix // ours, on the interface
+}
+
+// Subnet is a network from which a relay forwards.
+type Subnet struct {
+	Prefix  netip.Prefix
+	Gateway netip.Addr // zero means the relay's own address
+	Pool    []Range
 }

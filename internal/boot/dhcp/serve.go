@@ -1,15 +1,184 @@
 package dhcp
 
-import "context"
+import (
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"net"
+	"net/netip"
+	"time"
 
-type sockets struct{}
-type book struct{}
+	"golang.org/x/sync/errgroup"
+)
 
-// Listen opens the sockets, so that a taken port or a missing interface is an error at start.
-func (s *Server) Listen() error { return nil }
+// Listen opens the sockets and reads the leases, so that a taken port or a missing interface is an error at start.
+// Serve calls it where it was not called.
+func (s *Server) Listen() error {
+	if s.socks != nil || s.Mode == Off {
+		return nil
+	}
+	if s.Mode != Full && s.Mode != Proxy {
+		return fmt.Errorf("serve DHCP on %s: mode %q is not full, proxy or off", s.Interface, s.Mode)
+	}
+	if s.Lookup == nil || s.Decide == nil {
+		return fmt.Errorf("serve DHCP on %s: Lookup and Decide must be set", s.Interface)
+	}
+	ifi, err := net.InterfaceByName(s.Interface)
+	if err != nil {
+		return fmt.Errorf("serve DHCP on %s: %w", s.Interface, err)
+	}
+	if !s.Addr.IsValid() {
+		if s.Addr, err = firstIPv4(ifi); err != nil {
+			return err
+		}
+	}
+	if err := s.open(context.Background()); err != nil {
+		return err
+	}
+	if s.socks, err = openSockets(ifi); err != nil {
+		return err
+	}
+	if s.RA == RAOn || (s.RA == RAAuto && s.Mode == Full) {
+		s.socks.ra, err = openAdvertiser(ifi, s.RA == RAAuto, s.log())
+		if err != nil && s.RA == RAOn {
+			s.socks.close()
+			s.socks = nil
+			return err
+		}
+		if err != nil {
+			// Without IPv6 on this machine nodes boot too, only later.
+			s.log().Warn("no router advertisements: old iPXE ROMs wait 16 s at each boot", "interface", s.Interface, "error", err)
+		}
+	}
+	return nil
+}
+
+// open makes the book ready.
+func (s *Server) open(ctx context.Context) error {
+	if s.Now == nil {
+		s.Now = time.Now
+	}
+	if s.Leases == nil {
+		s.Leases = &Memory{}
+	}
+	s.book = &book{store: s.Leases, now: s.Now, owner: s.FixedOwner}
+	return s.book.load(ctx)
+}
+
+// firstIPv4 is the address that nodes reach us at.
+func firstIPv4(ifi *net.Interface) (netip.Prefix, error) {
+	addrs, err := ifi.Addrs()
+	if err != nil {
+		return netip.Prefix{}, fmt.Errorf("read addresses of %s: %w", ifi.Name, err)
+	}
+	for _, a := range addrs {
+		p, err := netip.ParsePrefix(a.String())
+		if err == nil && p.Addr().Is4() {
+			return p, nil
+		}
+	}
+	return netip.Prefix{}, fmt.Errorf("serve DHCP on %s: it has no IPv4 address", ifi.Name)
+}
 
 // Serve answers until ctx is done, and returns nil then, when all has stopped.
 func (s *Server) Serve(ctx context.Context) error {
-	<-ctx.Done()
-	return nil
+	if s.Mode == Off {
+		<-ctx.Done()
+		return nil
+	}
+	if err := s.Listen(); err != nil {
+		return err
+	}
+	socks := s.socks
+	g, ctx := errgroup.WithContext(ctx)
+	// Closing the packet socket waits for the readers, which are the ones that write to it.
+	defer socks.close()
+	stop := context.AfterFunc(ctx, func() {
+		socks.dhcp.SetReadDeadline(time.Unix(1, 0))
+		socks.pxe.SetReadDeadline(time.Unix(1, 0))
+	})
+	defer stop()
+	g.Go(func() error { return s.loop(ctx, socks.dhcp, portServer) })
+	g.Go(func() error { return s.loop(ctx, socks.pxe, portPXE) })
+	if socks.ra != nil {
+		g.Go(func() error { return socks.ra.run(ctx) })
+	}
+	return g.Wait()
+}
+
+// loop answers the packets of one port, one after the other.
+func (s *Server) loop(ctx context.Context, conn *net.UDPConn, port int) error {
+	buf := make([]byte, 9216)
+	for {
+		n, from, err := conn.ReadFromUDPAddrPort(buf)
+		if err != nil {
+			if ctx.Err() != nil {
+				return nil
+			}
+			if errors.Is(err, net.ErrClosed) {
+				return fmt.Errorf("receive DHCP on %s port %d: %w", s.Interface, port, err)
+			}
+			// The interface may be down for a while; the socket lives on.
+			s.log().Warn("dhcp receive", "interface", s.Interface, "port", port, "error", err)
+			select {
+			case <-ctx.Done():
+				return nil
+			case <-time.After(time.Second):
+			}
+			continue
+		}
+		from = netip.AddrPortFrom(from.Addr().Unmap(), from.Port())
+		s.serve(ctx, conn, port, from, buf[:n])
+	}
+}
+
+// serve answers one packet, or logs why it does not.
+func (s *Server) serve(ctx context.Context, conn *net.UDPConn, port int, from netip.AddrPort, b []byte) {
+	m, err := parse(b)
+	if err != nil {
+		s.log().Debug("dhcp ignored", "interface", s.Interface, "addr", from, "why", err)
+		return
+	}
+	ans, err := s.handle(ctx, packet{port: port, from: from, msg: m})
+	if err != nil {
+		log := s.log().With("interface", s.Interface, "mac", m.ClientHWAddr, "type", m.MessageType())
+		if _, ok := errors.AsType[ignored](err); ok {
+			log.Debug("dhcp ignored", "why", err)
+		} else {
+			log.Error("dhcp not answered", "error", err)
+		}
+		return
+	}
+	if err := s.send(conn, port, ans); err != nil {
+		s.log().Error("dhcp not answered", "interface", s.Interface, "mac", m.ClientHWAddr, "error", err)
+		return
+	}
+	s.log().Debug("dhcp answered", "interface", s.Interface, "mac", m.ClientHWAddr, "type", ans.msg.MessageType(),
+		"node", ans.ev.Node, "addr", ans.ev.Addr, "file", ans.ev.File, "why", ans.ev.Text)
+	s.event(ans.ev)
+}
+
+func (s *Server) send(conn *net.UDPConn, port int, ans *answer) error {
+	b := ans.msg.ToBytes()
+	if ans.hw != nil {
+		return s.socks.sendFrame(netip.AddrPortFrom(s.Addr.Addr(), uint16(port)), ans.to, ans.hw, b)
+	}
+	_, err := conn.WriteToUDPAddrPort(b, ans.to)
+	return err
+}
+
+func (s *Server) event(e Event) {
+	if s.Events == nil {
+		return
+	}
+	e.Time = s.Now()
+	s.Events(e)
+}
+
+func (s *Server) log() *slog.Logger {
+	if s.Log == nil {
+		return slog.New(slog.DiscardHandler)
+	}
+	return s.Log
 }

@@ -102,7 +102,9 @@ func (o Offer) File() string {
 // anything and needs nothing but its arguments.
 func Decide(n node.Node, ask Ask) Offer {
 	o := Offer{Firmware: ask.Firmware, Arch: ask.Arch}
-	if o.Firmware == node.FirmwareUnknown {
+	// What was learnt before helps where a script is asked for. It must not turn the DHCP request of an operating
+	// system into one of the firmware; Open Firmware alone cannot be told from one by its options.
+	if o.Firmware == node.FirmwareUnknown && (ask.Mode == "" || n.Firmware == node.OpenFirmware) {
 		o.Firmware = n.Firmware
 	}
 	if o.Arch == node.ArchUnknown {

@@ -1,0 +1,276 @@
+package dhcp
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"net/netip"
+	"sync"
+	"time"
+
+	"mimeo/internal/cluster/node"
+)
+
+// Times of the book. An offer is held while a slow ROM makes up its mind; a declined address is left alone until
+// somebody has had time to look.
+const (
+	offerHold   = 60 * time.Second
+	declineHold = 15 * time.Minute
+)
+
+// book hands out addresses: no address is promised or leased to two network cards at once. What is leased is in the
+// store; what is merely offered lives here, as RFC 2131 section 3.1 allows.
+type book struct {
+	store Leases
+	now   func() time.Time
+	owner func(ctx context.Context, addr netip.Addr) (string, bool, error)
+
+	mu     sync.Mutex
+	leases map[netip.Addr]Lease
+	offers map[netip.Addr]offer
+}
+
+type offer struct {
+	mac   string
+	until time.Time
+}
+
+// wish is what is asked of the book.
+type wish struct {
+	mac       string
+	node      node.Name
+	fixed     netip.Addr // zero where the node has none
+	requested netip.Addr // by the node; a hint
+	subnet    Subnet
+	reserved  []netip.Addr // of the subnet, never to be given: ours, the gateway
+}
+
+// errNoAddress says why no address can be given.
+var errNoAddress = errors.New("no address to give")
+
+// load reads the leases from the store.
+func (b *book) load(ctx context.Context) error {
+	all, err := b.store.DHCPLeases(ctx)
+	if err != nil {
+		return fmt.Errorf("read DHCP leases: %w", err)
+	}
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	b.leases = make(map[netip.Addr]Lease, len(all))
+	b.offers = map[netip.Addr]offer{}
+	for _, l := range all {
+		b.leases[l.Addr] = l
+	}
+	return nil
+}
+
+// offer chooses an address for w and holds it for a while.
+func (b *book) offer(ctx context.Context, w wish) (netip.Addr, error) {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	addr, err := b.choose(ctx, w)
+	if err != nil {
+		return netip.Addr{}, err
+	}
+	now := b.now()
+	for a, o := range b.offers {
+		if !now.Before(o.until) {
+			delete(b.offers, a)
+		}
+	}
+	b.offers[addr] = offer{w.mac, now.Add(offerHold)}
+	return addr, nil
+}
+
+// lease gives addr to w for the time, durably. It is refused where addr is not what the book would offer.
+func (b *book) lease(ctx context.Context, w wish, addr netip.Addr, d time.Duration) error {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	w.requested = addr
+	if err := b.may(ctx, w, addr); err != nil {
+		return err
+	}
+	now := b.now()
+	l := Lease{Addr: addr, MAC: w.mac, Node: w.node, Expires: now.Add(d)}
+	if err := b.store.PutDHCPLease(ctx, l, now); err != nil {
+		return fmt.Errorf("keep lease of %s: %w", addr, err)
+	}
+	b.leases[addr] = l
+	delete(b.offers, addr)
+	return b.endOthers(ctx, w, addr)
+}
+
+// endOthers ends the leases of other addresses that the network card had here: it holds one address, and a node that
+// asks for another each time would empty the pool.
+func (b *book) endOthers(ctx context.Context, w wish, keep netip.Addr) error {
+	now := b.now()
+	for a, l := range b.leases {
+		if a == keep || l.MAC != w.mac || l.Declined || !now.Before(l.Expires) || !w.subnet.Prefix.Contains(a) {
+			continue
+		}
+		l.Expires = now
+		if err := b.store.PutDHCPLease(ctx, l, now); err != nil {
+			return fmt.Errorf("end lease of %s: %w", a, err)
+		}
+		b.leases[a] = l
+	}
+	return nil
+}
+
+// choose finds an address: the fixed one; the one it had; the one it was offered; the one it wishes; one that nobody
+// ever had; the one that was given up longest ago.
+func (b *book) choose(ctx context.Context, w wish) (netip.Addr, error) {
+	if w.fixed.IsValid() {
+		if err := b.may(ctx, w, w.fixed); err != nil {
+			return netip.Addr{}, err
+		}
+		return w.fixed, nil
+	}
+	var had netip.Addr
+	var hadUntil time.Time
+	for a, l := range b.leases {
+		if l.MAC == w.mac && !l.Declined && l.Expires.After(hadUntil) && b.may(ctx, w, a) == nil {
+			had, hadUntil = a, l.Expires
+		}
+	}
+	if had.IsValid() {
+		return had, nil
+	}
+	for a, o := range b.offers {
+		if o.mac == w.mac && b.may(ctx, w, a) == nil {
+			return a, nil
+		}
+	}
+	if w.requested.IsValid() && b.may(ctx, w, w.requested) == nil {
+		return w.requested, nil
+	}
+	var oldest netip.Addr
+	var oldestEnd time.Time
+	for _, r := range w.subnet.Pool {
+		for a := r.From; a.IsValid() && a.Compare(r.To) <= 0; a = a.Next() {
+			l, known := b.leases[a]
+			if known && oldest.IsValid() && !l.Expires.Before(oldestEnd) {
+				continue
+			}
+			if b.may(ctx, w, a) != nil {
+				continue
+			}
+			if !known {
+				return a, nil
+			}
+			oldest, oldestEnd = a, l.Expires
+		}
+	}
+	if oldest.IsValid() {
+		return oldest, nil
+	}
+	return netip.Addr{}, fmt.Errorf("%w: the pool of %s is empty or all in use", errNoAddress, w.subnet.Prefix)
+}
+
+// may says whether w can have addr now; nil means yes.
+func (b *book) may(ctx context.Context, w wish, addr netip.Addr) error {
+	now := b.now()
+	switch {
+	case !addr.Is4() || !w.subnet.Prefix.Contains(addr):
+		return fmt.Errorf("%w: %s is not in %s", errNoAddress, addr, w.subnet.Prefix)
+	case w.fixed.IsValid() && addr != w.fixed:
+		return fmt.Errorf("%w: %s is not its fixed address %s", errNoAddress, addr, w.fixed)
+	case !w.fixed.IsValid() && !inPool(w.subnet.Pool, addr):
+		return fmt.Errorf("%w: %s is not in the pool", errNoAddress, addr)
+	}
+	for _, r := range w.reserved {
+		if r == addr {
+			return fmt.Errorf("%w: %s is the management node's or the gateway's", errNoAddress, addr)
+		}
+	}
+	if p := w.subnet.Prefix; p.Bits() < 31 && (addr == p.Masked().Addr() || addr == broadcast(p)) {
+		return fmt.Errorf("%w: %s is the network's own", errNoAddress, addr)
+	}
+	if l, ok := b.leases[addr]; ok && now.Before(l.Expires) {
+		switch {
+		case l.Declined && !w.fixed.IsValid():
+			return fmt.Errorf("%w: %s is in use by a machine that is not ours", errNoAddress, addr)
+		case !l.Declined && l.MAC != w.mac:
+			return fmt.Errorf("%w: %s is leased to %s until %s", errNoAddress, addr, l.MAC, l.Expires.UTC().Format(time.RFC3339))
+		}
+	}
+	if o, ok := b.offers[addr]; ok && o.mac != w.mac && now.Before(o.until) {
+		return fmt.Errorf("%w: %s was just offered to %s", errNoAddress, addr, o.mac)
+	}
+	if w.fixed.IsValid() || b.owner == nil {
+		return nil
+	}
+	mac, ok, err := b.owner(ctx, addr)
+	if err != nil {
+		return fmt.Errorf("look up owner of %s: %w", addr, err)
+	}
+	if ok && mac != w.mac {
+		return fmt.Errorf("%w: %s is the fixed address of %s", errNoAddress, addr, mac)
+	}
+	return nil
+}
+
+// decline notes that another machine was found at addr. It gives false where addr was not mac's.
+func (b *book) decline(ctx context.Context, mac string, name node.Name, addr netip.Addr) (bool, error) {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	if l, ok := b.leases[addr]; !ok || l.MAC != mac {
+		if o, ok := b.offers[addr]; !ok || o.mac != mac {
+			return false, nil
+		}
+	}
+	now := b.now()
+	l := Lease{Addr: addr, MAC: mac, Node: name, Expires: now.Add(declineHold), Declined: true}
+	if err := b.store.PutDHCPLease(ctx, l, now); err != nil {
+		return false, fmt.Errorf("keep decline of %s: %w", addr, err)
+	}
+	b.leases[addr] = l
+	delete(b.offers, addr)
+	return true, nil
+}
+
+// release ends the lease; the entry stays, so that the node gets the same address again if it can.
+func (b *book) release(ctx context.Context, mac string, addr netip.Addr) (bool, error) {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	l, ok := b.leases[addr]
+	if !ok || l.MAC != mac || l.Declined {
+		return false, nil
+	}
+	now := b.now()
+	l.Expires = now
+	if err := b.store.PutDHCPLease(ctx, l, now); err != nil {
+		return false, fmt.Errorf("keep release of %s: %w", addr, err)
+	}
+	b.leases[addr] = l
+	return true, nil
+}
+
+// forget drops what was offered to mac: it took another server's offer.
+func (b *book) forget(mac string) {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	for a, o := range b.offers {
+		if o.mac == mac {
+			delete(b.offers, a)
+		}
+	}
+}
+
+func inPool(pool []Range, addr netip.Addr) bool {
+	for _, r := range pool {
+		if r.From.Compare(addr) <= 0 && addr.Compare(r.To) <= 0 {
+			return true
+		}
+	}
+	return false
+}
+
+// broadcast is the highest address of an IPv4 prefix. Prefixes of 31 and 32 bits have no broadcast address (RFC 3021).
+func broadcast(p netip.Prefix) netip.Addr {
+	a := p.Masked().Addr().As4()
+	for bit := p.Bits(); bit < 32; bit++ {
+		a[bit/8] |= 1 << (7 - bit%8)
+	}
+	return netip.AddrFrom4(a)
+}
