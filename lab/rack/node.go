@@ -25,6 +25,8 @@ type NodeConfig struct {
 	Memory int    // MiB; 0 means 512
 	CPUs   int    // 0 means 1
 	Accel  string // "kvm" or "tcg"; empty means tcg
+
+	NoReboot bool // switch off where the system reboots, so that a test can look at the disk
 }
 
 // Node is a machine in QEMU. Its boot order is network first, for ever, unless its BMC says otherwise for one boot.
@@ -104,6 +106,9 @@ func (n *Node) PowerOn() error {
 		"-drive", "file=" + n.Disk + ",format=raw,if=none,id=d0,discard=unmap,detect-zeroes=unmap",
 		"-device", fmt.Sprintf("virtio-blk-pci,drive=d0,serial=%s,bootindex=%d", n.Serial, diskIndex),
 		"-device", "virtio-rng-pci",
+	}
+	if n.NoReboot {
+		args = append(args, "-no-reboot")
 	}
 	cmd := n.net.Command(context.Background(), "qemu-system-x86_64", args...)
 	log, err := os.OpenFile(filepath.Join(n.dir, n.Name+".qemu.log"), os.O_CREATE|os.O_APPEND|os.O_WRONLY, 0o644)

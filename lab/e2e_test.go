@@ -1,0 +1,333 @@
+package lab
+
+import (
+	"bytes"
+	"context"
+	"encoding/json"
+	"fmt"
+	"io"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"regexp"
+	"strings"
+	"syscall"
+	"testing"
+	"time"
+
+	"mimeo/internal/cluster/api"
+	"mimeo/internal/imaging/manifest"
+	"mimeo/lab/golden"
+	"mimeo/lab/rack"
+	"mimeo/lab/tree"
+)
+
+// programs is the folder of mimeod, mimeo and mimeo-agent, built once for all tests of the lab.
+var programs string
+
+func TestMain(m *testing.M) {
+	dir, err := os.MkdirTemp("", "mimeo-lab-bin-")
+	if err == nil {
+		programs = dir
+		var out []byte
+		cmd := exec.Command("go", "build", "-o", dir, "mimeo/cmd/mimeod", "mimeo/cmd/mimeo", "mimeo/cmd/mimeo-agent")
+		cmd.Env = append(os.Environ(), "CGO_ENABLED=0")
+		if out, err = cmd.CombinedOutput(); err != nil {
+			err = fmt.Errorf("build the programs: %w\n%s", err, out)
+		}
+	}
+	if err != nil {
+		fmt.Fprintln(os.Stderr, err)
+		os.Exit(1)
+	}
+	code := m.Run()
+	os.RemoveAll(dir)
+	os.Exit(code)
+}
+
+// cacheDir keeps what takes long to make between runs: Debian packages and the golden root tree.
+func cacheDir(t *testing.T) string {
+	dir, err := filepath.Abs("../build/out/cache")
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := os.MkdirAll(filepath.Join(dir, "packages"), 0o755); err != nil {
+		t.Fatal(err)
+	}
+	return dir
+}
+
+func newRack(t *testing.T, ctx context.Context, args ...string) *rack.Rack {
+	t.Helper()
+	r, err := rack.New(ctx, fmt.Sprintf("mlab-%d-%d", os.Getpid(), time.Now().UnixNano()%1e6), t.TempDir(), programs)
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() {
+		if err := r.Close(); err != nil {
+			t.Errorf("close the rack: %v", err)
+		}
+		if t.Failed() {
+			for _, f := range []string{"mimeod.log", "n01.log", "n02.log"} {
+				if b, err := os.ReadFile(filepath.Join(r.Dir, f)); err == nil {
+					t.Logf("%s ends with:\n%s", f, rack.Tail(b, 60))
+				}
+			}
+		}
+	})
+	if err := os.MkdirAll(r.State, 0o700); err != nil {
+		t.Fatal(err)
+	}
+	if err := os.Symlink(filepath.Join(cacheDir(t), "packages"), filepath.Join(r.State, "cache")); err != nil {
+		t.Fatal(err)
+	}
+	if err := r.StartServer(ctx, args...); err != nil {
+		t.Fatal(err)
+	}
+	return r
+}
+
+// mimeo calls the command line and fails the test where it fails.
+func mimeo(t *testing.T, ctx context.Context, r *rack.Rack, args ...string) string {
+	t.Helper()
+	out, err := r.Run(ctx, args...)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return out
+}
+
+func copySparse(t *testing.T, from, to string) {
+	t.Helper()
+	if out, err := exec.Command("cp", "--sparse=always", from, to).CombinedOutput(); err != nil {
+		t.Fatalf("cp: %v: %s", err, out)
+	}
+}
+
+// diskMap is what mimeo-agent map --json prints, so far as the test reads it.
+type diskMap struct {
+	Table   manifest.Table `json:"table"`
+	Volumes []struct {
+		manifest.Volume
+		Extents [][2]int64 `json:"extents"`
+	} `json:"volumes"`
+}
+
+func mapDisk(t *testing.T, disk string) (m diskMap) {
+	t.Helper()
+	out, err := exec.Command(filepath.Join(programs, "mimeo-agent"), "map", disk, "--json").Output()
+	if err != nil {
+		t.Fatalf("map %s: %v", disk, err)
+	}
+	if err := json.Unmarshal(out, &m); err != nil {
+		t.Fatal(err)
+	}
+	return m
+}
+
+// sameBytes compares ranges of two disks and returns how many bytes differ, in blocks of 4 KiB.
+func sameBytes(t *testing.T, a, b string, extents [][2]int64) (differ, total int64) {
+	t.Helper()
+	fa, err := os.Open(a)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer fa.Close()
+	fb, err := os.Open(b)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer fb.Close()
+	ba, bb := make([]byte, 1<<20), make([]byte, 1<<20)
+	for _, e := range extents {
+		for off, end := e[0], e[0]+e[1]; off < end; {
+			n := min(int64(len(ba)), end-off)
+			if _, err := fa.ReadAt(ba[:n], off); err != nil && err != io.EOF {
+				t.Fatal(err)
+			}
+			if _, err := fb.ReadAt(bb[:n], off); err != nil && err != io.EOF {
+				t.Fatal(err)
+			}
+			for i := int64(0); i < n; i += 4096 {
+				j := min(i+4096, n)
+				if !bytes.Equal(ba[i:j], bb[i:j]) {
+					differ += j - i
+				}
+			}
+			total += n
+			off += n
+		}
+	}
+	return differ, total
+}
+
+// mount mounts a range of a disk image read-only and returns where.
+func mount(t *testing.T, disk string, off, length int64) string {
+	t.Helper()
+	out, err := exec.Command("losetup", "-f", "--show", "-r", "-o", fmt.Sprint(off), "--sizelimit", fmt.Sprint(length), disk).Output()
+	if err != nil {
+		t.Fatalf("losetup: %v", err)
+	}
+	loop := strings.TrimSpace(string(out))
+	dir := t.TempDir()
+	if err := syscall.Mount(loop, dir, "ext4", syscall.MS_RDONLY, "noload"); err != nil {
+		exec.Command("losetup", "-d", loop).Run()
+		t.Fatalf("mount %s: %v", loop, err)
+	}
+	t.Cleanup(func() {
+		syscall.Unmount(dir, 0)
+		exec.Command("losetup", "-d", loop).Run()
+	})
+	return dir
+}
+
+func fsck(t *testing.T, disk string, off int64) {
+	t.Helper()
+	if out, err := exec.Command("e2fsck", "-fn", fmt.Sprintf("%s?offset=%d", disk, off)).CombinedOutput(); err != nil {
+		t.Errorf("e2fsck of %s at %d: %v\n%s", filepath.Base(disk), off, err, out)
+	}
+}
+
+// identity are the files of the root filesystem that a deploy makes the node's own.
+var identity = regexp.MustCompile(`^(etc/hostname|etc/hosts|etc/machine-id|var/lib/dbus/machine-id|etc/ssh/ssh_host_.*|var/lib/systemd/random-seed|etc|etc/ssh|var/lib/dbus|var/lib/systemd|lost\+found|\.):`)
+
+func TestCaptureDeploy(t *testing.T) {
+	if testing.Short() {
+		t.Skip("-short leaves the virtual rack out")
+	}
+	ctx, cancel := context.WithTimeout(context.Background(), 20*time.Minute)
+	defer cancel()
+	r := newRack(t, ctx)
+	cache := cacheDir(t)
+	mimeo(t, ctx, r, "stateless", "build", "imaging")
+
+	disk1, disk2 := filepath.Join(r.Dir, "n01.img"), filepath.Join(r.Dir, "n02.img")
+	if err := golden.Make(ctx, disk1, golden.Config{Cache: cache, SizeMiB: 2560, Log: func(s string) { t.Log(s) }}); err != nil {
+		t.Fatal(err)
+	}
+	before := filepath.Join(r.Dir, "n01-captured.img")
+	copySparse(t, disk1, before)
+	// n02's disk is larger, and full of what must not be taken for the image.
+	if out, err := exec.Command("sh", "-c", `truncate -s 4G "$1"; sgdisk -og -n 1:1M:+1G -n 2:0:0 "$1" >/dev/null; head -c 300M /dev/urandom | dd of="$1" bs=1M seek=2 conv=notrunc status=none`, "sh", disk2).CombinedOutput(); err != nil {
+		t.Fatalf("prepare n02's disk: %v: %s", err, out)
+	}
+	n1, bmc1, err := r.AddNode(ctx, rack.NodeConfig{Name: "n01", MAC: "52:54:00:77:00:01", Disk: disk1, Serial: "GOLDEN-1", CPUs: 2})
+	if err != nil {
+		t.Fatal(err)
+	}
+	// Without a reboot of its own the test can look at n02's disk between the deploy and its first boot.
+	n2, bmc2, err := r.AddNode(ctx, rack.NodeConfig{Name: "n02", MAC: "52:54:00:77:00:02", Disk: disk2, Serial: "TARGET-2", CPUs: 2, NoReboot: true})
+	if err != nil {
+		t.Fatal(err)
+	}
+	mimeo(t, ctx, r, "node", "add", "n01", "--mac", n1.MAC, "--bmc", "ipmi://"+bmc1, "--user", rack.BMCUser, "--set", "bmc.password="+rack.BMCPassword, "--set", "knobs.console=ttyS0,115200")
+	mimeo(t, ctx, r, "node", "add", "n02", "--mac", n2.MAC, "--bmc", "redfish+http://"+bmc2+":8000", "--user", rack.BMCUser, "--set", "bmc.password="+rack.BMCPassword, "--set", "knobs.console=ttyS0,115200")
+
+	t.Log(mimeo(t, ctx, r, "capture", "n01", "--image", "debian12", "--watch"))
+	if _, err := n1.WaitConsole(ctx, 0, golden.Marker+` node=golden root=/dev/vda4`); err != nil {
+		t.Fatalf("n01 does not boot its disk after the capture: %v", err)
+	}
+
+	var deploy []api.Job
+	if err := json.Unmarshal([]byte(mimeo(t, ctx, r, "deploy", "n02", "--image", "debian12", "--json")), &deploy); err != nil {
+		t.Fatal(err)
+	}
+	for deadline := time.Now().Add(5 * time.Minute); n2.Boots() == 0 || n2.Power(); time.Sleep(300 * time.Millisecond) {
+		if time.Now().After(deadline) {
+			t.Fatal("n02 did not end its deploy within 5 minutes")
+		}
+	}
+	after := filepath.Join(r.Dir, "n02-deployed.img")
+	copySparse(t, disk2, after)
+	if err := n2.PowerOn(); err != nil {
+		t.Fatal(err)
+	}
+	t.Log(mimeo(t, ctx, r, "job", "watch", deploy[0].ID))
+	mark, err := n2.WaitConsole(ctx, 0, golden.Marker+` node=n02 root=/dev/vda4 id=[0-9a-f]{32} size=\d+`)
+	if err != nil {
+		t.Fatalf("n02 does not boot its disk after the deploy: %v", err)
+	}
+	t.Log(mark)
+
+	compareDisks(t, before, after)
+
+	// The chain of events is the one that the design tells.
+	events := mimeo(t, ctx, r, "node", "events", "n02")
+	for _, kind := range []string{"dhcp-", "script", "kernel", "initrd", "rootimg", "agent", "told-disk"} {
+		if !strings.Contains(events, kind) {
+			t.Errorf("n02's events lack %q:\n%s", kind, events)
+		}
+	}
+	mimeo(t, ctx, r, "image", "verify", "debian12@1")
+}
+
+// compareDisks holds the disk that was written against the one that was captured.
+func compareDisks(t *testing.T, captured, deployed string) {
+	a, b := mapDisk(t, captured), mapDisk(t, deployed)
+	if a.Table.Kind != "gpt" || b.Table.Kind != "gpt" || !strings.EqualFold(a.Table.ID, b.Table.ID) || len(a.Table.Partitions) != len(b.Table.Partitions) {
+		t.Fatalf("tables differ: %+v, %+v", a.Table, b.Table)
+	}
+	if out, err := exec.Command("sgdisk", "-v", deployed).CombinedOutput(); err != nil || !bytes.Contains(out, []byte("No problems found")) {
+		t.Errorf("sgdisk -v of n02's disk: %v\n%s", err, out)
+	}
+	last := len(a.Table.Partitions) - 1
+	for i, p := range a.Table.Partitions {
+		q := b.Table.Partitions[i]
+		if i == last {
+			if q.Len <= p.Len {
+				t.Errorf("the last partition did not grow: %d, %d bytes", p.Len, q.Len)
+			}
+			q.Len = p.Len
+		}
+		if fmt.Sprint(p) != fmt.Sprint(q) {
+			t.Errorf("partition %d differs: %+v, %+v", i+1, p, q)
+		}
+	}
+	root := a.Table.Partitions[last]
+	for _, v := range a.Volumes {
+		differ, total := sameBytes(t, captured, deployed, v.Extents)
+		t.Logf("partition %d, %s: %d of %d used bytes differ", v.Partition, v.Type, differ, total)
+		switch {
+		case total == 0:
+			t.Errorf("partition %d has no used extents", v.Partition)
+		case v.Partition == root.Number && differ > total/20:
+			t.Errorf("identity and growth changed more than a twentieth of the root filesystem")
+		case v.Partition != root.Number && differ > 0:
+			t.Errorf("partition %d differs", v.Partition)
+		}
+		if strings.HasPrefix(v.Type, "ext") {
+			fsck(t, deployed, v.Off)
+			length := v.Len
+			treeA := mount(t, captured, v.Off, length)
+			if v.Partition == root.Number {
+				length = b.Table.Partitions[last].Len
+			}
+			treeB := mount(t, deployed, v.Off, length)
+			compareTrees(t, treeA, treeB)
+		}
+	}
+	// Boot code in the MBR is part of what boots.
+	if differ, _ := sameBytes(t, captured, deployed, [][2]int64{{0, 440}}); differ > 0 {
+		t.Error("the boot code in the MBR differs")
+	}
+}
+
+func compareTrees(t *testing.T, a, b string) {
+	t.Helper()
+	fa, err := tree.Read(a)
+	if err != nil {
+		t.Fatal(err)
+	}
+	fb, err := tree.Read(b)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if len(fa) < 100 {
+		t.Errorf("only %d files were compared", len(fa))
+	}
+	for _, d := range tree.Diff(fa, fb) {
+		if !identity.MatchString(d) {
+			t.Errorf("file tree: %s", d)
+		}
+	}
+}
