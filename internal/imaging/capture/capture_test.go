@@ -185,7 +185,7 @@ func TestGoesOn(t *testing.T) {
 		data, plan := testDisk(rng, 16<<20)
 		st := mem.New()
 		opts := Options{Workers: 1 + rng.IntN(3), ChunkSize: 64 << 10, Memory: 8 << 20}
-		broken := &faulty{Writer: st, after: rng.IntN(200), err: store.ErrFull, block: seed%2 == 0}
+		broken := &faulty{Writer: st, after: rng.IntN(60), err: store.ErrFull, block: seed%2 == 0}
 		ctx, cancel := context.WithCancel(t.Context())
 		if broken.block {
 			opts.Progress = func(p Progress) { cancel() }
