@@ -1,0 +1,413 @@
+// Package dir keeps a store in a folder, on a local disk or on NFS. docs/formats/store.md is its format.
+package dir
+
+import (
+	"bytes"
+	"context"
+	"crypto/rand"
+	"encoding/hex"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"io/fs"
+	"os"
+	"path"
+	"slices"
+	"strconv"
+	"strings"
+	"sync"
+	"time"
+
+	"mimeo/internal/imaging/store"
+)
+
+// Version is the store format that this package writes.
+const Version = 1
+
+// Names in the store's folder.
+const (
+	formatFile   = "format.json"
+	lockFile     = "lock"
+	packsDir     = "packs"
+	indexDir     = "index"
+	manifestsDir = "manifests"
+	imagesDir    = "images"
+	tmpDir       = "tmp"
+)
+
+// Options say how to open a store. The zero value opens one that is there for reading and writing.
+type Options struct {
+	Create   bool  // make the store where there is none: the folder is made, or is empty
+	ReadOnly bool  // take no lock and change nothing; what another process publishes meanwhile is seen
+	PackSize int64 // bytes after which a pack is closed; 0 means DefaultPackSize
+
+	fs fsys // tests put their own here
+}
+
+// DefaultPackSize makes a store of 10 TB some 80,000 files, and the loss of one pack, or of the time to write one
+// again, small.
+const DefaultPackSize = 128 << 20
+
+// Store is a store.Publisher in a folder. Its methods may be called from several goroutines, Close after all others.
+type Store struct {
+	root     string // for people
+	fs       fsys
+	id       uid
+	readOnly bool
+	packSize int64
+	lock     io.Closer
+
+	imu   sync.RWMutex // index, packs
+	index *index
+	packs map[uint32]*pack
+
+	wmu sync.Mutex // writing packs; taken before imu
+	cur *pack      // the one that takes new chunks; nil before the first
+	buf []byte     // records on their way to cur
+
+	pmu    sync.Mutex // publishing
+	files  *handles
+	reload sync.Mutex // reading what another process wrote
+}
+
+// pack is one pack file.
+type pack struct {
+	number uint32
+	size   int64 // bytes, without a torn end
+
+	// Of the pack that takes new chunks; under wmu.
+	uid    uid
+	file   file
+	synced int64 // bytes that are durable
+	named  bool  // its name is durable
+	items  []indexed
+	behind int64 // bytes that the system was asked to write
+}
+
+// format is the content of formatFile.
+type format struct {
+	Format  string    `json:"format"` // "mimeo-store"
+	Version int       `json:"version"`
+	ID      string    `json:"id"`   // 32 hexadecimal digits
+	Hash    string    `json:"hash"` // "blake3"
+	Created time.Time `json:"created"`
+}
+
+// Open opens the store in the folder at path. Unless it is ReadOnly it takes the store's lock, store.ErrLocked says
+// that another process has it, and repairs what a crash left behind: torn ends of packs, missing index files,
+// temporary files. A folder that is no store is store.ErrNotFound.
+func Open(path string, o Options) (*Store, error) {
+	if o.fs == nil {
+		o.fs = osFS{path}
+		if o.Create && !o.ReadOnly {
+			if err := os.MkdirAll(path, 0o750); err != nil {
+				return nil, fmt.Errorf("make store: %w", full(err))
+			}
+		}
+	}
+	if o.PackSize <= 0 {
+		o.PackSize = DefaultPackSize
+	}
+	s := &Store{root: path, fs: o.fs, readOnly: o.ReadOnly, packSize: min(o.PackSize, maxPack/2),
+		index: newIndex(), packs: make(map[uint32]*pack)}
+	s.files = newHandles(s.fs)
+	if err := s.open(o); err != nil {
+		return nil, errors.Join(fmt.Errorf("open store %s: %w", path, full(err)), s.release())
+	}
+	return s, nil
+}
+
+func (s *Store) open(o Options) error {
+	there, err := s.readFormat()
+	if err != nil {
+		return err
+	}
+	if !there {
+		if !o.Create || o.ReadOnly {
+			return fmt.Errorf("no store in this folder: %w", store.ErrNotFound)
+		}
+		if err := s.mayCreate(); err != nil {
+			return err
+		}
+	}
+	if !s.readOnly {
+		if s.lock, err = s.fs.Lock(lockFile); err != nil {
+			return err
+		}
+		// Another process may have made it before we had the lock.
+		if there, err = s.readFormat(); err != nil {
+			return err
+		}
+		if !there {
+			if err := s.create(); err != nil {
+				return err
+			}
+		}
+		if err := s.sweepTmp(); err != nil {
+			return err
+		}
+	}
+	return s.load()
+}
+
+// readFormat tells whether there is a store, and refuses one that this program does not know.
+func (s *Store) readFormat() (bool, error) {
+	b, err := s.readFile(formatFile, 1<<16)
+	if errors.Is(err, fs.ErrNotExist) {
+		return false, nil
+	} else if err != nil {
+		return false, err
+	}
+	var f format
+	if err := json.Unmarshal(b, &f); err != nil {
+		return false, fmt.Errorf("%s: %w", formatFile, err)
+	}
+	id, err := hex.DecodeString(f.ID)
+	switch {
+	case f.Format != "mimeo-store" || err != nil || len(id) != len(s.id):
+		return false, fmt.Errorf("%s is not that of a store", formatFile)
+	case f.Version != Version:
+		return false, fmt.Errorf("store format %d is unknown: this program reads format %d", f.Version, Version)
+	case f.Hash != "blake3":
+		return false, fmt.Errorf("store names chunks by %q, which is unknown", f.Hash)
+	}
+	s.id = uid(id)
+	return true, nil
+}
+
+// mayCreate refuses to make a store among somebody else's files. What a creation that was cut off left is no obstacle.
+func (s *Store) mayCreate() error {
+	list, err := s.fs.ReadDir(".")
+	if err != nil {
+		return err
+	}
+	ours := []string{lockFile, packsDir, indexDir, manifestsDir, imagesDir, tmpDir, "lost+found"}
+	for _, e := range list {
+		if !slices.Contains(ours, e.name) {
+			return fmt.Errorf("the folder is no store and not empty: it holds %s", e.name)
+		}
+	}
+	return nil
+}
+
+func (s *Store) create() error {
+	for _, d := range []string{packsDir, indexDir, manifestsDir, imagesDir, tmpDir} {
+		if err := s.fs.Mkdir(d); err != nil {
+			return err
+		}
+	}
+	if _, err := rand.Read(s.id[:]); err != nil {
+		return err
+	}
+	b, err := json.MarshalIndent(format{Format: "mimeo-store", Version: Version, ID: hex.EncodeToString(s.id[:]),
+		Hash: "blake3", Created: time.Now().UTC().Truncate(time.Second)}, "", "  ")
+	if err != nil {
+		return err
+	}
+	return s.writeFile(formatFile, append(b, '\n'))
+}
+
+// sweepTmp removes what was being written when an earlier process ended.
+func (s *Store) sweepTmp() error {
+	list, err := s.fs.ReadDir(tmpDir)
+	if err != nil {
+		return err
+	}
+	for _, e := range list {
+		if err := s.fs.Remove(path.Join(tmpDir, e.name)); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+func packName(number uint32) string  { return fmt.Sprintf("%s/%08x.pack", packsDir, number) }
+func indexName(number uint32) string { return fmt.Sprintf("%s/%08x.idx", indexDir, number) }
+
+// packNumber reads the number in the name of a pack or an index file.
+func packNumber(name, ext string) (uint32, bool) {
+	hexa, ok := strings.CutSuffix(name, ext)
+	if !ok || len(hexa) != 8 || strings.ToLower(hexa) != hexa {
+		return 0, false
+	}
+	n, err := strconv.ParseUint(hexa, 16, 32)
+	return uint32(n), err == nil && n > 0
+}
+
+// load fills the index from all packs that it does not know yet.
+func (s *Store) load() error {
+	list, err := s.fs.ReadDir(packsDir)
+	if err != nil {
+		return err
+	}
+	for _, e := range list {
+		number, ok := packNumber(e.name, ".pack")
+		if !ok {
+			continue
+		}
+		s.imu.RLock()
+		known := s.packs[number]
+		s.imu.RUnlock()
+		if known != nil && known.size == e.size {
+			continue
+		}
+		items, size, err := s.loadPack(number, e.size)
+		if err != nil {
+			return fmt.Errorf("%s: %w", packName(number), err)
+		}
+		if size == 0 {
+			continue
+		}
+		s.imu.Lock()
+		s.packs[number] = &pack{number: number, size: size}
+		for _, it := range items {
+			s.index.put(it.id, it.loc)
+		}
+		s.imu.Unlock()
+	}
+	return nil
+}
+
+// loadPack returns the items of a pack and its length, from its index file or, where that is missing or of another
+// state of the pack, from the pack itself; then it brings pack and index file in order, unless the store is read-only.
+// A length of 0 says that there is no pack any more.
+func (s *Store) loadPack(number uint32, size int64) ([]indexed, int64, error) {
+	if size <= maxPack {
+		if b, err := s.readFile(indexName(number), size+indexHead+indexSum); err == nil {
+			if _, items, err := parseIndex(b, number, size); err == nil {
+				return items, size, nil
+			}
+		}
+	}
+	f, err := s.fs.Open(packName(number), !s.readOnly)
+	if err != nil {
+		return nil, 0, err
+	}
+	defer f.Close()
+	sc, err := scan(f, number, size)
+	if err != nil {
+		return nil, 0, err
+	}
+	if s.readOnly {
+		return sc.items, sc.end, nil
+	}
+	if len(sc.items) == 0 {
+		return nil, 0, s.setAside(f, number, size)
+	}
+	if sc.end < size {
+		if err := f.Truncate(sc.end); err != nil {
+			return nil, 0, err
+		}
+	}
+	if err := f.Sync(); err != nil {
+		return nil, 0, err
+	}
+	if err := s.fs.SyncDir(packsDir); err != nil {
+		return nil, 0, err
+	}
+	s.writeIndex(number, sc.uid, sc.end, sc.items)
+	return sc.items, sc.end, nil
+}
+
+// setAside removes a pack in which no chunk ever became durable. One that holds something else than zeros is kept
+// under another name, for whoever wants to look into it.
+func (s *Store) setAside(f file, number uint32, size int64) error {
+	if err := s.fs.Remove(indexName(number)); err != nil && !errors.Is(err, fs.ErrNotExist) {
+		return err
+	}
+	if size > packHead {
+		head := make([]byte, min(size, 1<<20))
+		if _, err := f.ReadAt(head, 0); err != nil && err != io.EOF {
+			return err
+		}
+		if len(bytes.Trim(head[packHead:], "\x00")) > 0 {
+			return s.fs.Rename(packName(number), packName(number)+".damaged")
+		}
+	}
+	return s.fs.Remove(packName(number))
+}
+
+// writeIndex writes the index file of a pack. It is only a help for the next start, which reads the pack itself where
+// the index file is missing: so a failure is none of the caller's.
+func (s *Store) writeIndex(number uint32, id uid, size int64, items []indexed) {
+	_ = s.writeFile(indexName(number), encodeIndex(number, id, size, items))
+}
+
+// Close writes what is left and gives the lock back. After an error, what was Put since the last Flush may be gone.
+func (s *Store) Close() error {
+	s.wmu.Lock()
+	defer s.wmu.Unlock()
+	return errors.Join(s.seal(), s.release())
+}
+
+func (s *Store) release() error {
+	err := s.files.close()
+	if s.lock != nil {
+		err = errors.Join(err, s.lock.Close())
+		s.lock = nil
+	}
+	return err
+}
+
+// readFile returns a file of at most limit bytes.
+func (s *Store) readFile(name string, limit int64) ([]byte, error) {
+	f, err := s.fs.Open(name, false)
+	if err != nil {
+		return nil, err
+	}
+	defer f.Close()
+	size, err := f.Size()
+	if err != nil {
+		return nil, err
+	}
+	if size > limit {
+		return nil, fmt.Errorf("%s: %d bytes, at most %d", name, size, limit)
+	}
+	b := make([]byte, size)
+	if n, err := f.ReadAt(b, 0); int64(n) < size {
+		return nil, fmt.Errorf("read %s: %w", name, err)
+	}
+	return b, nil
+}
+
+// writeFile makes a file appear under its name, whole and durable, or not at all.
+func (s *Store) writeFile(name string, b []byte) (err error) {
+	var r [8]byte
+	if _, err := rand.Read(r[:]); err != nil {
+		return err
+	}
+	tmp := path.Join(tmpDir, hex.EncodeToString(r[:]))
+	f, err := s.fs.Create(tmp)
+	if err != nil {
+		return fmt.Errorf("write %s: %w", name, full(err))
+	}
+	_, err = f.WriteAt(b, 0)
+	if err == nil {
+		err = f.Sync()
+	}
+	if cerr := f.Close(); err == nil {
+		err = cerr
+	}
+	if err == nil {
+		err = s.fs.Rename(tmp, name)
+	}
+	if err != nil {
+		_ = s.fs.Remove(tmp) // the next start removes it otherwise
+		return fmt.Errorf("write %s: %w", name, full(err))
+	}
+	if err := s.fs.SyncDir(path.Dir(name)); err != nil {
+		return fmt.Errorf("write %s: %w", name, full(err))
+	}
+	return nil
+}
+
+// errReadOnly says that a store was opened without the right to change it.
+var errReadOnly = errors.New("the store is open for reading only")
+
+func (s *Store) writable(ctx context.Context) error {
+	if s.readOnly {
+		return errReadOnly
+	}
+	return ctx.Err()
+}

@@ -1,0 +1,149 @@
+package dir
+
+import (
+	"errors"
+	"fmt"
+	"io"
+	"os"
+	"path/filepath"
+
+	"golang.org/x/sys/unix"
+
+	"mimeo/internal/imaging/store"
+)
+
+// fsys is what a Store needs of a filesystem. Names are relative to the store, with slashes. Tests have one that
+// forgets what was not synced.
+type fsys interface {
+	// Open opens a file that is there, for reading, or for both.
+	Open(name string, write bool) (file, error)
+	// Create makes a file that must not be there.
+	Create(name string) (file, error)
+	Rename(from, to string) error
+	Remove(name string) error
+	Mkdir(name string) error // no error where it is there
+	ReadDir(name string) ([]entry, error)
+	SyncDir(name string) error // makes the names in a directory durable
+	Lock(name string) (io.Closer, error)
+}
+
+type file interface {
+	io.ReaderAt
+	io.WriterAt
+	io.Closer
+	Size() (int64, error)
+	Truncate(size int64) error
+	Sync() error
+	// WriteBehind asks the system to start writing a range to the disk, and does not wait for it.
+	WriteBehind(off, n int64)
+}
+
+type entry struct {
+	name string
+	size int64
+	dir  bool
+}
+
+// full wraps err in store.ErrFull where it says that no room is left.
+func full(err error) error {
+	if errors.Is(err, unix.ENOSPC) || errors.Is(err, unix.EDQUOT) {
+		return fmt.Errorf("%w: %w", store.ErrFull, err)
+	}
+	return err
+}
+
+type osFS struct{ root string }
+
+func (f osFS) path(name string) string { return filepath.Join(f.root, filepath.FromSlash(name)) }
+
+func (f osFS) Open(name string, write bool) (file, error) {
+	flag := os.O_RDONLY
+	if write {
+		flag = os.O_RDWR
+	}
+	h, err := os.OpenFile(f.path(name), flag, 0)
+	if err != nil {
+		return nil, err
+	}
+	return osFile{h}, nil
+}
+
+func (f osFS) Create(name string) (file, error) {
+	h, err := os.OpenFile(f.path(name), os.O_RDWR|os.O_CREATE|os.O_EXCL, 0o640)
+	if err != nil {
+		return nil, err
+	}
+	return osFile{h}, nil
+}
+
+func (f osFS) Rename(from, to string) error { return os.Rename(f.path(from), f.path(to)) }
+func (f osFS) Remove(name string) error     { return os.Remove(f.path(name)) }
+
+func (f osFS) Mkdir(name string) error {
+	err := os.Mkdir(f.path(name), 0o750)
+	if errors.Is(err, os.ErrExist) {
+		return nil
+	}
+	return err
+}
+
+func (f osFS) ReadDir(name string) ([]entry, error) {
+	list, err := os.ReadDir(f.path(name))
+	if err != nil {
+		return nil, err
+	}
+	out := make([]entry, 0, len(list))
+	for _, d := range list {
+		info, err := d.Info()
+		if errors.Is(err, os.ErrNotExist) {
+			continue // went away meanwhile
+		} else if err != nil {
+			return nil, err
+		}
+		out = append(out, entry{name: d.Name(), size: info.Size(), dir: d.IsDir()})
+	}
+	return out, nil
+}
+
+func (f osFS) SyncDir(name string) error {
+	d, err := os.Open(f.path(name))
+	if err != nil {
+		return err
+	}
+	defer d.Close()
+	// Some network filesystems cannot sync a directory and say EINVAL; they keep names without being asked.
+	if err := d.Sync(); err != nil && !errors.Is(err, unix.EINVAL) {
+		return err
+	}
+	return nil
+}
+
+func (f osFS) Lock(name string) (io.Closer, error) {
+	h, err := os.OpenFile(f.path(name), os.O_RDWR|os.O_CREATE, 0o640)
+	if err != nil {
+		return nil, err
+	}
+	if err := unix.Flock(int(h.Fd()), unix.LOCK_EX|unix.LOCK_NB); err != nil {
+		h.Close()
+		if errors.Is(err, unix.EWOULDBLOCK) {
+			return nil, fmt.Errorf("%s: %w", h.Name(), store.ErrLocked)
+		}
+		return nil, fmt.Errorf("lock %s: %w", h.Name(), err)
+	}
+	return h, nil
+}
+
+type osFile struct{ *os.File }
+
+func (f osFile) Size() (int64, error) {
+	info, err := f.Stat()
+	if err != nil {
+		return 0, err
+	}
+	return info.Size(), nil
+}
+
+func (f osFile) WriteBehind(off, n int64) {
+	// Only a hint: without it, the next Sync has more to do.
+	_ = unix.SyncFileRange(int(f.Fd()), off, n, unix.SYNC_FILE_RANGE_WRITE)
+}

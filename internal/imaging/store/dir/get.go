@@ -1,0 +1,145 @@
+package dir
+
+import (
+	"cmp"
+	"context"
+	"fmt"
+	"io"
+	"slices"
+
+	"mimeo/internal/imaging/chunk"
+	"mimeo/internal/imaging/store"
+)
+
+// Chunks that lie near each other in a pack are read at once: up to readLen bytes, over gaps of up to readGap, which
+// a disk passes as quickly as it seeks.
+const (
+	readLen = 4 << 20
+	readGap = 64 << 10
+)
+
+// Get implements store.Reader. It hands the chunks out in the order of the packs, so that a deploy reads them forwards.
+func (s *Store) Get(ctx context.Context, ids []chunk.ID, fn func(chunk.Encoded) error) error {
+	want, err := s.locate(ids)
+	if err != nil {
+		return err
+	}
+	var buf []byte
+	for len(want) > 0 {
+		if err := ctx.Err(); err != nil {
+			return err
+		}
+		n := run(want)
+		if buf, err = s.read(want[:n], buf, func(it indexed, c chunk.Encoded, err error) error {
+			if err != nil {
+				return err
+			}
+			return fn(c)
+		}); err != nil {
+			return err
+		}
+		want = want[n:]
+	}
+	return nil
+}
+
+// locate returns the places of ids, sorted.
+func (s *Store) locate(ids []chunk.ID) ([]indexed, error) {
+	want := make([]indexed, 0, len(ids))
+	again := false
+	for {
+		want = want[:0]
+		var missing error
+		s.imu.RLock()
+		for _, id := range ids {
+			l, ok := s.index.get(id)
+			if !ok {
+				missing = &store.MissingError{ID: id}
+				break
+			}
+			want = append(want, indexed{id, l})
+		}
+		s.imu.RUnlock()
+		if missing == nil {
+			break
+		}
+		if !s.readOnly || again {
+			return nil, missing
+		}
+		// Another process may have written it since we looked.
+		again = true
+		s.reload.Lock()
+		err := s.load()
+		s.reload.Unlock()
+		if err != nil {
+			return nil, err
+		}
+	}
+	slices.SortFunc(want, byPlace)
+	return want, nil
+}
+
+func byPlace(a, b indexed) int {
+	return cmp.Or(cmp.Compare(a.pack, b.pack), cmp.Compare(a.off, b.off))
+}
+
+// run returns how many of want, which are sorted and not none, are read at once.
+func run(want []indexed) int {
+	first := want[0]
+	n := 1
+	for end := first.end(); n < len(want); n++ {
+		next := want[n]
+		if next.pack != first.pack || int64(next.off) > end+readGap || next.end()-int64(first.off) > readLen {
+			break
+		}
+		end = max(end, next.end())
+	}
+	return n
+}
+
+// read reads a run of chunks in one go and calls fn with each, or with a *store.DamagedError. It uses and returns buf.
+func (s *Store) read(want []indexed, buf []byte, fn func(indexed, chunk.Encoded, error) error) ([]byte, error) {
+	first := want[0]
+	off, end := int64(first.off), want[len(want)-1].end()
+	buf = slices.Grow(buf[:0], int(end-off))[:end-off]
+	h, err := s.files.get(first.pack)
+	if err != nil {
+		return buf, fmt.Errorf("read chunk %s: %w", first.id, err)
+	}
+	n, err := h.ReadAt(buf, off)
+	s.files.put(h)
+	if n < len(buf) && err == nil {
+		err = io.ErrUnexpectedEOF
+	}
+	for _, it := range want {
+		at := int64(it.off) - off
+		rec := buf[at : it.end()-off]
+		c, bad := chunk.Encoded{}, err
+		if it.end()-off <= int64(n) {
+			c, bad = it.parse(rec)
+		} else if bad == nil || bad == io.EOF {
+			bad = fmt.Errorf("the pack ends at %d: %w", off+int64(n), io.ErrUnexpectedEOF)
+		}
+		if bad != nil {
+			bad = &store.DamagedError{ID: it.id, Where: fmt.Sprintf("%s, offset %d, %d bytes", s.path(packName(it.pack)), it.off, len(rec)), Err: bad}
+		}
+		if err := fn(it, c, bad); err != nil {
+			return buf, err
+		}
+	}
+	return buf, nil
+}
+
+// parse reads a record that should be it.
+func (it indexed) parse(b []byte) (chunk.Encoded, error) {
+	rec, err := parseRecord(b)
+	switch {
+	case err != nil:
+		return chunk.Encoded{}, err
+	case rec.id != it.id || rec.raw != it.raw || rec.stored != it.stored || rec.codec != it.codec:
+		return chunk.Encoded{}, fmt.Errorf("another record lies there, of chunk %s", rec.id)
+	case crc(b[recordHead:]) != rec.crc:
+		return chunk.Encoded{}, fmt.Errorf("checksum of the %d bytes of data does not match", rec.stored)
+	}
+	return chunk.Encoded{ID: it.id, RawLen: it.raw, Codec: it.codec, Data: b[recordHead:]}, nil
+}

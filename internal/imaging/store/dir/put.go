@@ -1,0 +1,236 @@
+package dir
+
+import (
+	"context"
+	"crypto/rand"
+	"errors"
+	"fmt"
+	"io/fs"
+
+	"mimeo/internal/imaging/chunk"
+	"mimeo/internal/imaging/store"
+)
+
+// writeLen is how much is gathered before a write, and after how much the system is asked to start writing to the
+// disk, so that a Flush has little left to do.
+const writeLen = 8 << 20
+
+// Missing implements store.Writer.
+func (s *Store) Missing(ctx context.Context, ids []chunk.ID) ([]chunk.ID, error) {
+	var missing []chunk.ID
+	s.imu.RLock()
+	for _, id := range ids {
+		if _, ok := s.index.get(id); !ok {
+			missing = append(missing, id)
+		}
+	}
+	s.imu.RUnlock()
+	return missing, ctx.Err()
+}
+
+// Put implements store.Writer. It does not check the chunks against their names: that is for whoever takes them from
+// elsewhere.
+func (s *Store) Put(ctx context.Context, chunks []chunk.Encoded) (store.PutResult, error) {
+	var res store.PutResult
+	if err := s.writable(ctx); err != nil {
+		return res, err
+	}
+	for _, c := range chunks {
+		if err := c.Check(); err != nil {
+			return res, fmt.Errorf("put: %w", err)
+		}
+	}
+	s.wmu.Lock()
+	defer s.wmu.Unlock()
+	batch := batch{inside: make(map[chunk.ID]bool, len(chunks))}
+	for _, c := range chunks {
+		if s.has(c.ID) || batch.inside[c.ID] {
+			continue
+		}
+		if err := s.room(&batch, &res, recordHead+int64(len(c.Data))); err != nil {
+			return res, err
+		}
+		l := loc{pack: s.cur.number, off: uint32(s.cur.size + int64(len(s.buf))), stored: uint32(len(c.Data)), raw: c.RawLen, codec: c.Codec}
+		s.buf = appendRecord(s.buf, c)
+		batch.items = append(batch.items, indexed{c.ID, l})
+		batch.inside[c.ID] = true
+	}
+	return res, s.write(&batch, &res)
+}
+
+// batch is what lies in Store.buf and is not written yet.
+type batch struct {
+	items  []indexed
+	inside map[chunk.ID]bool
+}
+
+func (s *Store) has(id chunk.ID) bool {
+	s.imu.RLock()
+	defer s.imu.RUnlock()
+	_, ok := s.index.get(id)
+	return ok
+}
+
+// room sees to it that a record of n bytes can be appended to s.buf for s.cur.
+func (s *Store) room(b *batch, res *store.PutResult, n int64) error {
+	if s.cur != nil && s.cur.size+int64(len(s.buf))+n > s.packSize && s.cur.size+int64(len(s.buf)) > packHead {
+		if err := s.write(b, res); err != nil {
+			return err
+		}
+		if err := s.seal(); err != nil {
+			return err
+		}
+	}
+	if s.cur == nil {
+		if err := s.newPack(); err != nil {
+			return fmt.Errorf("start a new pack: %w", full(err))
+		}
+	}
+	if len(s.buf) > 0 && int64(len(s.buf))+n > writeLen {
+		return s.write(b, res)
+	}
+	return nil
+}
+
+// write appends s.buf to the current pack. Only then the chunks are in the index. After an error the pack is as it was.
+func (s *Store) write(b *batch, res *store.PutResult) error {
+	if len(s.buf) == 0 {
+		return nil
+	}
+	buf, items := s.buf, b.items
+	s.buf, b.items = s.buf[:0], b.items[:0]
+	p := s.cur
+	if _, err := p.file.WriteAt(buf, p.size); err != nil {
+		// What was written of it lies past the pack's end: the next write goes over it, and so does the scan
+		// after a crash. Giving the room back helps others, where the disk is full.
+		_ = p.file.Truncate(p.size)
+		return fmt.Errorf("write %s: %w", packName(p.number), full(err))
+	}
+	s.imu.Lock()
+	p.size += int64(len(buf))
+	for _, it := range items {
+		s.index.put(it.id, it.loc)
+	}
+	s.imu.Unlock()
+	p.items = append(p.items, items...)
+	for _, it := range items {
+		res.Add(store.PutResult{New: 1, NewRaw: int64(it.raw), NewStored: recordHead + int64(it.stored)})
+	}
+	if p.size-p.behind >= writeLen {
+		p.file.WriteBehind(p.behind, p.size-p.behind)
+		p.behind = p.size
+	}
+	return nil
+}
+
+// newPack starts the pack that takes new chunks. Its number is one that no pack and no index file has.
+func (s *Store) newPack() error {
+	p := &pack{number: 1}
+	s.imu.RLock()
+	for n := range s.packs {
+		p.number = max(p.number, n+1)
+	}
+	s.imu.RUnlock()
+	if _, err := rand.Read(p.uid[:]); err != nil {
+		return err
+	}
+	for {
+		f, err := s.fs.Create(packName(p.number))
+		if errors.Is(err, fs.ErrExist) && p.number < 1<<32-1 {
+			p.number++
+			continue
+		} else if err != nil {
+			return err
+		}
+		p.file = f
+		break
+	}
+	head := appendPackHead(nil, p.number, p.uid, s.id)
+	if _, err := p.file.WriteAt(head, 0); err != nil {
+		return errors.Join(err, p.file.Close(), s.fs.Remove(packName(p.number)))
+	}
+	p.size = packHead
+	s.imu.Lock()
+	s.packs[p.number] = p
+	s.imu.Unlock()
+	s.cur = p
+	return nil
+}
+
+// Flush implements store.Writer.
+func (s *Store) Flush(ctx context.Context) error {
+	if err := s.writable(ctx); err != nil {
+		return err
+	}
+	s.wmu.Lock()
+	defer s.wmu.Unlock()
+	return s.sync()
+}
+
+// sync makes the current pack durable.
+func (s *Store) sync() error {
+	p := s.cur
+	if p == nil || p.size == p.synced {
+		return nil
+	}
+	err := p.file.Sync()
+	if err == nil && !p.named {
+		err = s.fs.SyncDir(packsDir)
+	}
+	if err != nil {
+		s.forget(p)
+		return fmt.Errorf("make %s durable: %w", packName(p.number), full(err))
+	}
+	p.named, p.synced = true, p.size
+	return nil
+}
+
+// forget gives up a pack that could not be made durable. A second try to sync may succeed without having written
+// anything, so nothing after the last good sync can be trusted: these chunks leave the index, and are asked for again.
+func (s *Store) forget(p *pack) {
+	keep := p.synced
+	s.imu.Lock()
+	n := len(p.items)
+	for ; n > 0 && p.items[n-1].end() > keep; n-- {
+		s.index.remove(p.items[n-1].id)
+	}
+	p.size = keep
+	if n == 0 {
+		delete(s.packs, p.number)
+	}
+	s.imu.Unlock()
+	// What fails here is found and put in order at the next start.
+	if n == 0 {
+		_ = s.fs.Remove(packName(p.number))
+	} else {
+		_ = p.file.Truncate(keep)
+	}
+	_ = p.file.Close()
+	s.files.drop(p.number)
+	p.file, p.items, s.cur = nil, nil, nil
+}
+
+// seal closes the current pack and writes its index file.
+func (s *Store) seal() error {
+	if err := s.sync(); err != nil {
+		return err
+	}
+	p := s.cur
+	if p == nil {
+		return nil
+	}
+	s.cur = nil
+	if len(p.items) == 0 {
+		s.imu.Lock()
+		delete(s.packs, p.number)
+		s.imu.Unlock()
+		return errors.Join(p.file.Close(), s.fs.Remove(packName(p.number)))
+	}
+	s.writeIndex(p.number, p.uid, p.size, p.items)
+	err := p.file.Close()
+	p.file, p.items = nil, nil
+	if err != nil {
+		return fmt.Errorf("close %s: %w", packName(p.number), full(err))
+	}
+	return nil
+}

@@ -1,0 +1,252 @@
+package dir
+
+import (
+	"bytes"
+	"cmp"
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io/fs"
+	"slices"
+	"strings"
+
+	"mimeo/internal/imaging/manifest"
+	"mimeo/internal/imaging/store"
+)
+
+// revision is the content of images/NAME/REV.json.
+type revision struct {
+	Version int `json:"version"` // of this record: 1
+	store.Revision
+}
+
+const (
+	revVersion = 1
+	revExt     = ".json"
+	removedExt = ".removed"
+	maxRev     = 1 << 16 // bytes of a revision's record
+)
+
+func manifestName(id manifest.ID) string { return manifestsDir + "/" + id.String() + ".json" }
+
+func revName(image string, rev int, ext string) string {
+	return fmt.Sprintf("%s/%s/%d%s", imagesDir, image, rev, ext)
+}
+
+// Manifest implements store.Reader.
+func (s *Store) Manifest(ctx context.Context, id manifest.ID) (*manifest.Manifest, error) {
+	if err := ctx.Err(); err != nil {
+		return nil, err
+	}
+	b, err := s.readFile(manifestName(id), manifest.MaxSize)
+	if errors.Is(err, fs.ErrNotExist) {
+		return nil, fmt.Errorf("manifest %s: %w", id, store.ErrNotFound)
+	} else if err != nil {
+		return nil, fmt.Errorf("manifest %s: %w", id, err)
+	}
+	if got := manifest.Sum(b); got != id {
+		return nil, fmt.Errorf("manifest %s is damaged: the hash of %s is %s", id, s.path(manifestName(id)), got)
+	}
+	return manifest.Decode(b)
+}
+
+// Stage implements store.Writer.
+func (s *Store) Stage(ctx context.Context, m *manifest.Manifest) (manifest.ID, error) {
+	b, err := manifest.Encode(m)
+	if err != nil {
+		return manifest.ID{}, err
+	}
+	if err := s.Flush(ctx); err != nil {
+		return manifest.ID{}, err
+	}
+	if err := store.Complete(ctx, s, m); err != nil {
+		return manifest.ID{}, fmt.Errorf("stage manifest: %w", err)
+	}
+	id := manifest.Sum(b)
+	if old, err := s.readFile(manifestName(id), manifest.MaxSize); err == nil && bytes.Equal(old, b) {
+		// An earlier Stage may have failed after the rename.
+		if err := s.fs.SyncDir(manifestsDir); err != nil {
+			return id, fmt.Errorf("stage manifest: %w", full(err))
+		}
+		return id, nil
+	}
+	return id, s.writeFile(manifestName(id), b)
+}
+
+// Images implements store.Reader.
+func (s *Store) Images(ctx context.Context) ([]string, error) {
+	list, err := s.fs.ReadDir(imagesDir)
+	if err != nil {
+		return nil, fmt.Errorf("list images: %w", err)
+	}
+	var names []string
+	for _, e := range list {
+		if !e.dir || manifest.ValidName(e.name) != nil {
+			continue
+		}
+		numbers, _, err := s.numbers(e.name)
+		if err != nil {
+			return nil, err
+		}
+		if len(numbers) > 0 {
+			names = append(names, e.name)
+		}
+	}
+	slices.Sort(names)
+	return names, ctx.Err()
+}
+
+// numbers returns the published revision numbers of an image in ascending order, and the greatest that was ever given.
+func (s *Store) numbers(image string) (numbers []int, last int, err error) {
+	list, err := s.fs.ReadDir(imagesDir + "/" + image)
+	if errors.Is(err, fs.ErrNotExist) {
+		return nil, 0, nil
+	} else if err != nil {
+		return nil, 0, fmt.Errorf("list revisions of %s: %w", image, err)
+	}
+	for _, e := range list {
+		text, published := strings.CutSuffix(e.name, revExt)
+		if !published {
+			var removed bool
+			if text, removed = strings.CutSuffix(e.name, removedExt); !removed {
+				continue
+			}
+		}
+		n, err := manifest.ParseRev(text)
+		if err != nil {
+			continue
+		}
+		last = max(last, n)
+		if published {
+			numbers = append(numbers, n)
+		}
+	}
+	slices.Sort(numbers)
+	return numbers, last, nil
+}
+
+// Revisions implements store.Reader.
+func (s *Store) Revisions(ctx context.Context, image string) ([]store.Revision, error) {
+	if err := manifest.ValidName(image); err != nil {
+		return nil, err
+	}
+	numbers, _, err := s.numbers(image)
+	if err != nil {
+		return nil, err
+	}
+	revs := make([]store.Revision, 0, len(numbers))
+	for _, n := range numbers {
+		r, err := s.revision(image, n)
+		if errors.Is(err, fs.ErrNotExist) {
+			continue // removed meanwhile
+		} else if err != nil {
+			return nil, err
+		}
+		revs = append(revs, r)
+	}
+	return revs, ctx.Err()
+}
+
+func (s *Store) revision(image string, rev int) (store.Revision, error) {
+	name := revName(image, rev, revExt)
+	b, err := s.readFile(name, maxRev)
+	if err != nil {
+		return store.Revision{}, fmt.Errorf("%s@%d: %w", image, rev, err)
+	}
+	var r revision
+	if err := json.Unmarshal(b, &r); err != nil {
+		return store.Revision{}, fmt.Errorf("%s@%d: %s is damaged: %w", image, rev, s.path(name), err)
+	}
+	if r.Version != revVersion || r.Image != image || r.Rev != rev {
+		return store.Revision{}, fmt.Errorf("%s@%d: %s is damaged: it says version %d, %s@%d", image, rev, s.path(name), r.Version, r.Image, r.Rev)
+	}
+	return r.Revision, nil
+}
+
+// Publish implements store.Publisher.
+func (s *Store) Publish(ctx context.Context, image string, id manifest.ID) (store.Revision, error) {
+	if err := s.writable(ctx); err != nil {
+		return store.Revision{}, err
+	}
+	s.pmu.Lock()
+	defer s.pmu.Unlock()
+	revs, err := s.Revisions(ctx, image)
+	if err != nil {
+		return store.Revision{}, err
+	}
+	if i := slices.IndexFunc(revs, func(r store.Revision) bool { return r.ID == id }); i >= 0 {
+		return revs[i], nil
+	}
+	m, err := s.Manifest(ctx, id)
+	if err != nil {
+		return store.Revision{}, err
+	}
+	_, last, err := s.numbers(image)
+	if err != nil {
+		return store.Revision{}, err
+	}
+	if err := s.fs.Mkdir(imagesDir + "/" + image); err != nil {
+		return store.Revision{}, fmt.Errorf("publish %s: %w", image, full(err))
+	}
+	if err := s.fs.SyncDir(imagesDir); err != nil {
+		return store.Revision{}, fmt.Errorf("publish %s: %w", image, full(err))
+	}
+	r := store.NewRevision(image, last+1, id, m)
+	b, err := json.MarshalIndent(revision{revVersion, r}, "", "  ")
+	if err != nil {
+		return store.Revision{}, err
+	}
+	if err := s.writeFile(revName(image, r.Rev, revExt), append(b, '\n')); err != nil {
+		return store.Revision{}, fmt.Errorf("publish %s: %w", r, err)
+	}
+	return r, nil
+}
+
+// Remove implements store.Publisher. The record stays under another name, so that its number is not given again.
+func (s *Store) Remove(ctx context.Context, image string, rev int) error {
+	if err := s.writable(ctx); err != nil {
+		return err
+	}
+	if err := manifest.ValidName(image); err != nil {
+		return err
+	}
+	s.pmu.Lock()
+	defer s.pmu.Unlock()
+	err := s.fs.Rename(revName(image, rev, revExt), revName(image, rev, removedExt))
+	if errors.Is(err, fs.ErrNotExist) {
+		return fmt.Errorf("%s@%d: %w", image, rev, store.ErrNotFound)
+	}
+	if err == nil {
+		err = s.fs.SyncDir(imagesDir + "/" + image)
+	}
+	if err != nil {
+		return fmt.Errorf("remove %s@%d: %w", image, rev, full(err))
+	}
+	return nil
+}
+
+// all returns every published revision, sorted by image and number. Records that cannot be read are given to bad.
+func (s *Store) all(ctx context.Context, bad func(error)) ([]store.Revision, error) {
+	names, err := s.Images(ctx)
+	if err != nil {
+		return nil, err
+	}
+	var all []store.Revision
+	for _, name := range names {
+		numbers, _, err := s.numbers(name)
+		if err != nil {
+			return nil, err
+		}
+		for _, n := range numbers {
+			r, err := s.revision(name, n)
+			if err != nil {
+				bad(err)
+				continue
+			}
+			all = append(all, r)
+		}
+	}
+	slices.SortStableFunc(all, func(a, b store.Revision) int { return cmp.Compare(a.Image, b.Image) })
+	return all, ctx.Err()
+}
