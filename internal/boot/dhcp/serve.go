@@ -142,7 +142,7 @@ func (s *Server) serve(ctx context.Context, conn *net.UDPConn, port int, from ne
 	}
 	ans, err := s.handle(ctx, packet{port: port, from: from, msg: m})
 	if err != nil {
-		log := s.log().With("interface", s.Interface, "mac", m.ClientHWAddr, "type", m.MessageType())
+		log := s.log().With("interface", s.Interface, "mac", m.ClientHWAddr.String(), "type", m.MessageType().String())
 		if _, ok := errors.AsType[ignored](err); ok {
 			log.Debug("dhcp ignored", "why", err)
 		} else {
@@ -151,10 +151,10 @@ func (s *Server) serve(ctx context.Context, conn *net.UDPConn, port int, from ne
 		return
 	}
 	if err := s.send(conn, port, ans); err != nil {
-		s.log().Error("dhcp not answered", "interface", s.Interface, "mac", m.ClientHWAddr, "error", err)
+		s.log().Error("dhcp not answered", "interface", s.Interface, "mac", m.ClientHWAddr.String(), "error", err)
 		return
 	}
-	s.log().Debug("dhcp answered", "interface", s.Interface, "mac", m.ClientHWAddr, "type", ans.msg.MessageType(),
+	s.log().Debug("dhcp answered", "interface", s.Interface, "mac", m.ClientHWAddr.String(), "type", ans.msg.MessageType().String(),
 		"node", ans.ev.Node, "addr", ans.ev.Addr, "file", ans.ev.File, "why", ans.ev.Text)
 	s.event(ans.ev)
 }
