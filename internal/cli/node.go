@@ -10,6 +10,7 @@ import (
 	"os"
 	"slices"
 	"sort"
+	"strconv"
 	"strings"
 
 	"github.com/spf13/cobra"
@@ -124,7 +125,7 @@ func deal(value string, n int) ([]string, error) {
 		}
 		return []string{value}, nil
 	}
-	values, err := noderange.Brackets(value)
+	values, err := brackets(value)
 	if err != nil {
 		return nil, err
 	}
@@ -132,6 +133,39 @@ func deal(value string, n int) ([]string, error) {
 		return nil, fmt.Errorf("%q makes %d values for %d nodes", value, len(values), n)
 	}
 	return values, nil
+}
+
+// brackets deals out the one row of numbers in a text: a[08-10,12]b makes a08b, a09b, a10b, a12b.
+func brackets(text string) ([]string, error) {
+	head, rest, _ := strings.Cut(text, "[")
+	row, tail, ok := strings.Cut(rest, "]")
+	if !ok || strings.Contains(tail, "[") {
+		return nil, fmt.Errorf("%q: want one row in brackets, as 10.0.9.[1-40]", text)
+	}
+	var out []string
+	for _, part := range strings.Split(row, ",") {
+		lo, hi, isRow := strings.Cut(part, "-")
+		if !isRow {
+			hi = lo
+		}
+		from, err1 := strconv.Atoi(lo)
+		to, err2 := strconv.Atoi(hi)
+		if err1 != nil || err2 != nil || from > to || to-from >= 100000 {
+			return nil, fmt.Errorf("%q: %q is no row of numbers", text, part)
+		}
+		for i := from; i <= to; i++ {
+			out = append(out, fmt.Sprintf("%s%0*d%s", head, width(lo), i, tail))
+		}
+	}
+	return out, nil
+}
+
+// width is how many digits a row keeps: only leading zeros ask for it.
+func width(first string) int {
+	if strings.HasPrefix(first, "0") {
+		return len(first)
+	}
+	return 1
 }
 
 func readMACs(path string) (map[node.Name][]string, error) {

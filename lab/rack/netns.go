@@ -68,6 +68,10 @@ func (n *Network) Link(ctx context.Context, name string, up bool) error {
 	return run(ctx, "ip", "-n", n.Name, "link", "set", name, state)
 }
 
+// Loopback switches the network's loopback interface: without it, programs on the management node's addresses do not
+// hear each other.
+func (n *Network) Loopback(ctx context.Context, up bool) error { return n.Link(ctx, "lo", up) }
+
 // AddAddr gives the management node's bridge one more address, for a BMC.
 func (n *Network) AddAddr(ctx context.Context, addr string) error {
 	return run(ctx, "ip", "-n", n.Name, "addr", "add", addr, "dev", n.Bridge)

@@ -35,6 +35,9 @@ type Rack struct {
 	Bin   string // folder of mimeod and mimeo
 
 	nodes  []*Node
+	bmcs   int
+	args   []string // of mimeod, as it was started
+	life   context.Context
 	cancel context.CancelFunc
 	group  *errgroup.Group
 	mu     sync.Mutex
@@ -50,25 +53,34 @@ func New(ctx context.Context, name, dir, bin string) (*Rack, error) {
 	}
 	bg, cancel := context.WithCancel(context.Background())
 	g, _ := errgroup.WithContext(bg)
-	return &Rack{Net: network, Dir: dir, State: filepath.Join(dir, "state"), Bin: bin, cancel: cancel, group: g}, nil
+	return &Rack{Net: network, Dir: dir, State: filepath.Join(dir, "state"), Bin: bin, life: bg, cancel: cancel, group: g}, nil
 }
 
-// AddNode puts a node and its BMC into the rack. The BMC of the i-th node has the address 10.77.0.(200+i), and speaks
-// IPMI on port 623 and Redfish (without TLS) on port 8000.
+// AddNode puts a node and its BMC into the rack, and returns the BMC's address.
 func (r *Rack) AddNode(ctx context.Context, c NodeConfig) (*Node, string, error) {
 	n, err := NewNode(ctx, r.Net, r.Dir, c)
 	if err != nil {
 		return nil, "", err
 	}
 	r.nodes = append(r.nodes, n)
-	addr := fmt.Sprintf("10.77.0.%d", 200+len(r.nodes))
-	if err := r.Net.AddAddr(ctx, addr+"/32"); err != nil {
-		return nil, "", err
+	addr, err := r.AddBMC(ctx, n)
+	if err != nil {
+		return nil, "", fmt.Errorf("%s: %w", c.Name, err)
 	}
-	bmc := vbmc.New(n, BMCUser, BMCPassword)
+	return n, addr, nil
+}
+
+// AddBMC gives a machine a BMC and returns its address: IPMI on port 623, Redfish without TLS on port 8000.
+func (r *Rack) AddBMC(ctx context.Context, m vbmc.Machine) (string, error) {
+	r.bmcs++
+	addr := fmt.Sprintf("10.77.0.%d", 200+r.bmcs)
+	if err := r.Net.AddAddr(ctx, addr+"/32"); err != nil {
+		return "", err
+	}
+	bmc := vbmc.New(m, BMCUser, BMCPassword)
 	var pc net.PacketConn
 	var ln net.Listener
-	err = r.Net.Do(func() (err error) {
+	err := r.Net.Do(func() (err error) {
 		if pc, err = net.ListenPacket("udp4", addr+":623"); err != nil {
 			return err
 		}
@@ -76,22 +88,20 @@ func (r *Rack) AddNode(ctx context.Context, c NodeConfig) (*Node, string, error)
 		return err
 	})
 	if err != nil {
-		return nil, "", fmt.Errorf("%s: open BMC ports: %w", c.Name, err)
+		return "", fmt.Errorf("open the BMC's ports: %w", err)
 	}
-	bg, stop := context.WithCancel(context.Background())
-	prev := r.cancel
-	r.cancel = func() { stop(); prev() }
 	srv := &http.Server{Handler: bmc.Handler(), ReadHeaderTimeout: 10 * time.Second}
-	r.group.Go(func() error { return bmc.ServeIPMI(bg, pc) })
+	r.group.Go(func() error { return bmc.ServeIPMI(r.life, pc) })
 	r.group.Go(func() error { return srv.Serve(ln) })
-	r.group.Go(func() error { <-bg.Done(); return srv.Close() })
-	return n, addr, nil
+	r.group.Go(func() error { <-r.life.Done(); return srv.Close() })
+	return addr, nil
 }
 
 // StartServer starts mimeod in the rack and waits until it answers. Its log is mimeod.log in the rack's folder.
 func (r *Rack) StartServer(ctx context.Context, args ...string) error {
 	r.mu.Lock()
 	defer r.mu.Unlock()
+	r.args = args
 	log, err := os.OpenFile(filepath.Join(r.Dir, "mimeod.log"), os.O_CREATE|os.O_APPEND|os.O_WRONLY, 0o644)
 	if err != nil {
 		return err
@@ -123,6 +133,9 @@ func (r *Rack) StartServer(ctx context.Context, args ...string) error {
 		}
 	}
 }
+
+// StartServerAgain starts mimeod as it was started before.
+func (r *Rack) StartServerAgain(ctx context.Context) error { return r.StartServer(ctx, r.args...) }
 
 // StopServer ends mimeod with a signal: SIGTERM for an orderly end, SIGKILL for a crash.
 func (r *Rack) StopServer(sig syscall.Signal) error {

@@ -159,7 +159,7 @@ func (n *Node) script(ctx context.Context) (string, error) {
 		}
 		defer conn.Close()
 		conn.SetDeadline(time.Now().Add(5 * time.Second))
-		req, err := http.NewRequest(http.MethodGet, "http://"+n.net.Addr+":4480/boot/ipxe?mac="+n.MAC+"&platform=pcbios&arch=x86_64&buildarch=i386", nil)
+		req, err := http.NewRequest(http.MethodGet, "http://"+n.net.Addr+":4480/boot/ipxe/"+strings.ReplaceAll(n.MAC, ":", "-")+"?firmware=bios&arch=amd64", nil)
 		if err != nil {
 			return err
 		}
