@@ -107,6 +107,7 @@ func (s *session) window(ctx context.Context) error {
 	end := min(s.done+s.win, s.last)
 	resent := false
 	send := func() error {
+		resent = false
 		for n := s.done + 1; n <= end; n++ {
 			if err := s.sendBlock(n); err != nil {
 				return err
@@ -124,10 +125,10 @@ func (s *session) window(ctx context.Context) error {
 		case delta == 0 && s.win > 1 && !resent:
 			// The first block of the window was lost. Once only, and never with windows of one block: there an
 			// acknowledgement that comes twice would double all packets from here to the end.
-			resent = true
 			if err := send(); err != nil {
 				s.server.log().Debug("tftp window not sent again", "addr", s.req.Remote, "error", err)
 			}
+			resent = true
 		}
 		return false
 	})
@@ -155,10 +156,10 @@ func (s *session) sendBlock(n int64) error {
 
 // exchange sends, waits for an acknowledgement that accept takes, and sends again with growing pauses.
 func (s *session) exchange(ctx context.Context, send func() error, accept func(ack uint16) bool) error {
-	wait := s.rrq.timeout
-	if wait == 0 {
-		wait = s.server.firstTimeout()
-	}
+	// The pauses start short whatever the receiver asked for (RFC 2349): clients that ask for six seconds would crawl
+	// at each lost packet. They grow beyond it: atftp acknowledges a repeated block once, then only when it has heard
+	// nothing for its own timeout.
+	wait, longest := s.server.firstTimeout(), max(maxTimeout, 2*s.rrq.timeout)
 	in := make([]byte, 1024)
 	for try := 0; ; try++ {
 		if try > s.server.retries() {
@@ -168,7 +169,7 @@ func (s *session) exchange(ctx context.Context, send func() error, accept func(a
 			return fmt.Errorf("send: %w", err)
 		}
 		deadline := time.Now().Add(wait)
-		wait = min(2*wait, maxTimeout)
+		wait = min(2*wait, longest)
 		for {
 			s.conn.SetReadDeadline(deadline)
 			if ctx.Err() != nil { // the deadline just set may have covered the one of the cancel
