@@ -1,0 +1,146 @@
+package cli
+
+import (
+	"encoding/json"
+	"fmt"
+	"net/http"
+	"net/http/httptest"
+	"os"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/rogpeppe/go-internal/testscript"
+
+	"mimeo/internal/cluster/api"
+	"mimeo/internal/cluster/node"
+)
+
+func TestMain(m *testing.M) {
+	testscript.Main(m, map[string]func(){
+		"mimeo": func() { os.Exit(Main(os.Args[1:], os.Stdin, os.Stdout, os.Stderr)) },
+	})
+}
+
+// TestScripts runs terminal sessions of the real command line against a small server with one known answer for each
+// path; the real server is tested with its own package and in the lab.
+func TestScripts(t *testing.T) {
+	srv := httptest.NewServer(fakeServer())
+	t.Cleanup(srv.Close) // the scripts run after this function has returned
+	testscript.Run(t, testscript.Params{
+		Dir: "testdata",
+		Setup: func(e *testscript.Env) error {
+			e.Setenv("MIMEO_SERVER", srv.URL)
+			e.Setenv("MIMEO_TOKEN", "good")
+			e.Setenv("HOME", e.WorkDir)
+			e.Setenv("TZ", "UTC")
+			return nil
+		},
+	})
+}
+
+func fakeServer() http.Handler {
+	mux := http.NewServeMux()
+	when := time.Date(2026, 3, 4, 5, 6, 7, 0, time.UTC)
+	answer := func(w http.ResponseWriter, v any) {
+		if e, ok := v.(*api.Error); ok {
+			w.WriteHeader(map[string]int{"not_found": 404, "conflict": 409, "denied": 401}[e.Code])
+		}
+		json.NewEncoder(w).Encode(v)
+	}
+	nodes := func(n int) (out []api.NodeStatus) {
+		for i := range n {
+			out = append(out, api.NodeStatus{Node: node.Node{Name: node.Name(fmt.Sprintf("n%02d", i+1)), Boot: node.BootDisk,
+				NICs: []node.NIC{{MAC: fmt.Sprintf("52:54:00:00:00:%02d", i+1)}}, BMC: node.BMC{URL: fmt.Sprintf("ipmi://10.0.9.%d", i+1), User: "ops", HasPassword: true}}})
+		}
+		return out
+	}
+	mux.HandleFunc("GET /v1/nodes", func(w http.ResponseWriter, r *http.Request) {
+		switch r.FormValue("range") {
+		case "n01":
+			answer(w, nodes(1))
+		case "nope":
+			answer(w, &api.Error{Code: "not_found", Message: `no node "nope"`, Hint: `"mimeo node list" shows all`})
+		default:
+			answer(w, nodes(3))
+		}
+	})
+	mux.HandleFunc("POST /v1/nodes", func(w http.ResponseWriter, r *http.Request) {
+		var req api.NodeAdd
+		json.NewDecoder(r.Body).Decode(&req)
+		out := nodes(len(req.PerNode))
+		for i := range out {
+			out[i].BMC.URL = req.PerNode[out[i].Name]["bmc"]
+			out[i].NICs[0].MAC = req.PerNode[out[i].Name]["mac"]
+		}
+		answer(w, out)
+	})
+	mux.HandleFunc("POST /v1/jobs", func(w http.ResponseWriter, r *http.Request) {
+		var req api.JobNew
+		json.NewDecoder(r.Body).Decode(&req)
+		if req.Key == "" {
+			t := &api.Error{Code: "conflict", Message: "no key"}
+			answer(w, t)
+			return
+		}
+		if strings.HasPrefix(req.Image, "busy") {
+			answer(w, &api.Error{Code: "conflict", Message: "n01 has an active job, j7", Hint: "wait for it, or cancel it: mimeo job cancel j7"})
+			return
+		}
+		answer(w, []api.Job{{ID: "j" + req.Image, Kind: req.Kind, Node: "n01", Image: req.Image, Phase: api.PhaseQueued, Active: true, Created: when}})
+	})
+	mux.HandleFunc("GET /v1/jobs/{id}/watch", func(w http.ResponseWriter, r *http.Request) {
+		end := when.Add(90 * time.Second)
+		j := api.Job{ID: r.PathValue("id"), Kind: api.TaskCapture, Node: "n01", Image: "pc", Rev: 3, Active: true, Created: when}
+		send := func() {
+			b, _ := json.Marshal(api.Watch{Job: j})
+			fmt.Fprintf(w, "data: %s\n\n", b)
+			w.(http.Flusher).Flush()
+		}
+		j.Phase, j.Done, j.Total, j.Rate, j.ETAMS = api.PhaseCapturing, 1<<30, 4<<30, 256<<20, 12000
+		send()
+		j.Active, j.Ended, j.Phase = false, &end, api.PhaseDone
+		j.Counts = map[string]int64{"used": 4 << 30, "new": 5 << 20, "stored": 2 << 20}
+		if j.ID == "jbad" {
+			j.Phase, j.Error = api.PhaseFailed, &api.Error{Code: "disk", Message: "no disk matches serial=X", Hint: "the node has: vda, 3 GiB"}
+			j.Outputs = []api.Output{{Name: "pre.sh", Exit: 7, Output: "boom\n"}}
+		}
+		send()
+	})
+	mux.HandleFunc("POST /v1/power", func(w http.ResponseWriter, r *http.Request) {
+		answer(w, []api.PowerResult{{Node: "n01", State: "on"}, {Node: "n02", Error: &api.Error{Message: `n02: BMC 10.0.9.2 refused user "ops"`, Hint: "set the password"}}})
+	})
+	mux.HandleFunc("POST /v1/images/{name}/{rev}/verify", func(w http.ResponseWriter, r *http.Request) {
+		b, _ := json.Marshal(api.VerifyProgress{Done: 1 << 20, Total: 1 << 20, Finished: r.PathValue("rev") == "1"})
+		fmt.Fprintf(w, "data: %s\n\n", b)
+	})
+	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		if r.Header.Get("Authorization") != "Bearer good" {
+			answer(w, &api.Error{Code: "denied", Message: "the token is not known"})
+			return
+		}
+		mux.ServeHTTP(w, r)
+	})
+}
+
+func TestSize(t *testing.T) {
+	for n, want := range map[int64]string{0: "0 B", 1023: "1023 B", 1024: "1.00 KiB", 1536: "1.50 KiB", 10 << 20: "10.0 MiB", 999 << 20: "999 MiB", 1000 << 20: "0.98 GiB", 5 << 40: "5.00 TiB"} {
+		if got := size(n); got != want {
+			t.Errorf("size(%d) = %q, want %q", n, got, want)
+		}
+	}
+}
+
+func TestBrackets(t *testing.T) {
+	for in, want := range map[string]string{"a[08-10,12]b": "a08b a09b a10b a12b", "x[1-3]": "x1 x2 x3"} {
+		got, err := brackets(in)
+		if err != nil || strings.Join(got, " ") != want {
+			t.Errorf("brackets(%q) = %v, %v", in, got, err)
+		}
+	}
+	for _, bad := range []string{"a[1-", "a[3-1]", "a[x-y]", "a[1-2][3-4]", "a[1-99999999]"} {
+		if got, err := brackets(bad); err == nil {
+			t.Errorf("brackets(%q) = %v, want an error", bad, got)
+		}
+	}
+}

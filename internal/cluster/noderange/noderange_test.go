@@ -1,0 +1,140 @@
+package noderange
+
+import (
+	"flag"
+	"fmt"
+	"os"
+	"slices"
+	"strings"
+	"testing"
+
+	"pgregory.net/rapid"
+
+	"mimeo/internal/cluster/node"
+)
+
+var update = flag.Bool("update", false, "write what is found into testdata")
+
+// rackOf is a small rack: n01 to n16, gpu1 to gpu3, rack1n1 to rack2n4, a node with a hyphen, and groups.
+type rackOf struct{ names []node.Name }
+
+func (r rackOf) Names() []node.Name { return r.names }
+func (r rackOf) Members(g string) ([]node.Name, bool) {
+	m := map[string][]node.Name{"rack3": {"n03", "n04", "n05"}, "empty": {}, "odd-name": {"gpu1"}}
+	out, ok := m[g]
+	return out, ok
+}
+func (r rackOf) Attribute(n node.Name, key string) (string, bool) {
+	if key == "arch" {
+		if strings.HasPrefix(string(n), "gpu") {
+			return "ppc64el", true
+		}
+		return "amd64", true
+	}
+	return "", false
+}
+
+func small() rackOf {
+	var r rackOf
+	for i := 1; i <= 16; i++ {
+		r.names = append(r.names, node.Name(fmt.Sprintf("n%02d", i)))
+	}
+	r.names = append(r.names, "gpu1", "gpu2", "gpu3", "a-b", "n01-n16x")
+	for i := 1; i <= 2; i++ {
+		for j := 1; j <= 4; j++ {
+			r.names = append(r.names, node.Name(fmt.Sprintf("rack%dn%d", i, j)))
+		}
+	}
+	return r
+}
+
+// TestTable reads testdata/expand.txt: each line without a leading blank is an expression ("make: " before it asks
+// without a Lookup), what follows indented is its answer.
+func TestTable(t *testing.T) {
+	b, err := os.ReadFile("testdata/expand.txt")
+	if err != nil {
+		t.Fatal(err)
+	}
+	var got strings.Builder
+	for _, line := range strings.Split(string(b), "\n") {
+		if line == "" || strings.HasPrefix(line, "#") {
+			fmt.Fprintln(&got, line)
+			continue
+		}
+		if line[0] == ' ' {
+			continue
+		}
+		expr, made := strings.CutPrefix(line, "make: ")
+		var known Lookup = small()
+		if made {
+			known = nil
+		}
+		names, err := Expand(expr, known)
+		fmt.Fprintln(&got, line)
+		switch {
+		case err != nil:
+			fmt.Fprintln(&got, "    "+strings.ReplaceAll(err.Error(), "\n", "\n    "))
+		case len(names) == 0:
+			fmt.Fprintln(&got, "    (none)")
+		default:
+			fmt.Fprintln(&got, "    "+strings.Trim(fmt.Sprint(names), "[]"))
+		}
+	}
+	text := strings.TrimRight(got.String(), "\n") + "\n"
+	if *update {
+		if err := os.WriteFile("testdata/expand.txt", []byte(text), 0o644); err != nil {
+			t.Fatal(err)
+		}
+		return
+	}
+	if text != string(b) {
+		t.Errorf("testdata/expand.txt differs (-update writes it):\n%s", text)
+	}
+}
+
+func TestFoldExpandsBack(t *testing.T) {
+	rapid.Check(t, func(t *rapid.T) {
+		var names []node.Name
+		for range rapid.IntRange(0, 30).Draw(t, "n") {
+			head := rapid.SampledFrom([]string{"n", "gpu", "rack1n"}).Draw(t, "head")
+			names = append(names, node.Name(fmt.Sprintf("%s%0*d", head, rapid.IntRange(1, 3).Draw(t, "width"), rapid.IntRange(0, 120).Draw(t, "number"))))
+		}
+		slices.Sort(names)
+		names = slices.Compact(names)
+		folded := Fold(names)
+		if len(names) == 0 {
+			return
+		}
+		back, err := Expand(folded, nil)
+		if err != nil {
+			t.Fatalf("%q: %v", folded, err)
+		}
+		slices.Sort(back)
+		if !slices.Equal(back, names) {
+			t.Fatalf("%v folds to %q, which is %v", names, folded, back)
+		}
+	})
+}
+
+func FuzzExpand(f *testing.F) {
+	for _, s := range []string{"n[01-16],-n07", "@rack3", "/^gpu/", "arch==ppc64el", "(n01,(n02)),-n01", "n[1-99999999]", "rack[1-2]n[1-4]", "n01+15"} {
+		f.Add(s)
+	}
+	f.Fuzz(func(t *testing.T, expr string) {
+		for _, known := range []Lookup{nil, small()} {
+			names, err := Expand(expr, known)
+			if err != nil {
+				_ = err.Error()
+				continue
+			}
+			if len(names) > maxNodes {
+				t.Fatalf("%d nodes", len(names))
+			}
+			for _, n := range names {
+				if !plainName.MatchString(string(n)) {
+					t.Fatalf("%q is no name", n)
+				}
+			}
+		}
+	})
+}
