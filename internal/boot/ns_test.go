@@ -274,3 +274,47 @@ func bootDisk(t *testing.T, text string) string {
 	}
 	return path
 }
+
+// tinyKernel is a bzImage (the x86 boot protocol, version 2.12) that prints its command line on the serial port and
+// halts.
+func tinyKernel() []byte {
+	b := make([]byte, 1536)
+	b[0x1f1] = 1                // one sector of set-up code
+	b[0x1f4] = 0x20             // 512 bytes after it, in units of 16
+	copy(b[0x1fe:], "\x55\xaa") // boot flag
+	copy(b[0x200:], "\xeb\x62HdrS\x0c\x02")
+	b[0x211] = 1    // loaded high
+	b[0x216] = 0x10 // code32_start: 1 MiB
+	copy(b[0x224:], "\x00\xfe")
+	copy(b[0x22c:], "\xff\xff\xff\x37") // highest address of the initrd
+	copy(b[0x238:], "\xff\x07")         // longest command line
+	copy(b[0x264:], []byte{
+		0x66, 0xa1, 0x28, 0x02, // mov eax,[0x228] (address of the command line)
+		0x66, 0x89, 0xc6, // mov esi,eax
+		0x83, 0xe6, 0x0f, // and si,15
+		0x66, 0xc1, 0xe8, 0x04, // shr eax,4
+		0x8e, 0xc0, // mov es,ax
+		0x26, 0x8a, 0x24, // next: mov ah,[es:si]
+		0x46,       // inc si
+		0x84, 0xe4, // test ah,ah
+		0x74, 0x0f, // jz end
+		0xba, 0xfd, 0x03, // mov dx,0x3fd
+		0xec,       // ready: in al,dx
+		0xa8, 0x20, // test al,0x20
+		0x74, 0xfb, // jz ready
+		0xb2, 0xf8, // mov dl,0xf8
+		0x88, 0xe0, // mov al,ah
+		0xee,       // out dx,al
+		0xeb, 0xe9, // jmp next
+		0xba, 0xfd, 0x03, // end: mov dx,0x3fd
+		0xec,       // ready2: in al,dx
+		0xa8, 0x20, // test al,0x20
+		0x74, 0xfb, // jz ready2
+		0xb2, 0xf8, // mov dl,0xf8
+		0xb0, 0x0a, // mov al,'\n'
+		0xee,       // out dx,al
+		0xf4,       // stop: hlt
+		0xeb, 0xfd, // jmp stop
+	})
+	return b
+}

@@ -1,14 +1,21 @@
 package boot_test
 
 import (
+	"context"
+	"fmt"
+	"io/fs"
 	"net"
 	"net/http"
+	"os"
+	"path/filepath"
 	"strings"
+	"sync"
 	"testing"
 	"time"
 
 	"mimeo/internal/boot/dhcp"
 	"mimeo/internal/boot/netboot"
+	"mimeo/internal/boot/tftp"
 	"mimeo/internal/cluster/node"
 )
 
@@ -69,5 +76,115 @@ func TestROMBootsFromDisk(t *testing.T) {
 	// The old ROM waits 16 s for an IPv6 router where none answers.
 	if took > 14*time.Second {
 		t.Errorf("it took %v: are router advertisements sent?", took)
+	}
+}
+
+// TestROMBootsStateless boots the same machine into a kernel, which shows its command line. The server does not answer
+// the first time.
+func TestROMBootsStateless(t *testing.T) {
+	const mac = "52:54:00:77:00:07"
+	n := node.Node{Name: "n07", NICs: []node.NIC{{MAC: mac}}, Boot: node.BootCapture, Knobs: node.Knobs{Console: "ttyS0", Cmdline: "a.b=c,d;e quiet"}}
+	s := newSite(t, dhcp.Full, n)
+	var mu sync.Mutex
+	var asked []string
+	serveHTTP(t, http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		mu.Lock()
+		defer mu.Unlock()
+		asked = append(asked, r.URL.Path)
+		switch r.URL.Path {
+		case "/boot/ipxe/52-54-00-77-00-07":
+			ask := netboot.AskFromQuery(r.URL.Query())
+			o := netboot.Decide(n, ask)
+			err := netboot.Render(w, netboot.Script{Kind: netboot.KindIPXE, Decision: o.Decision, Node: n.Name, Why: o.Why,
+				Firmware: o.Firmware, Arch: o.Arch, Knobs: n.Knobs, Kernel: base + "/s/vmlinuz", Initrd: base + "/s/initrd.img",
+				RootImg: base + "/s/rootimg", RootSum: strings.Repeat("5a", 32), Build: "b1", Server: "https://10.77.0.1:4443",
+				Pin: strings.Repeat("c3", 32), Token: "t0k3n", MAC: mac, Time: time.Unix(1790000000, 0)})
+			if err != nil {
+				t.Error(err)
+			}
+		case "/s/vmlinuz":
+			if len(asked) == 2 {
+				http.Error(w, "not yet", http.StatusServiceUnavailable)
+				return
+			}
+			w.Write(tinyKernel())
+		case "/s/initrd.img":
+			w.Write(make([]byte, 100_000))
+		default:
+			t.Errorf("asked for %s", r.URL)
+		}
+	}))
+	s.serve(t)
+	out := &buffer{}
+	qemuBIOS(t, mac, out)
+	want := "initrd=initrd.img mimeo.server=https://10.77.0.1:4443 mimeo.pin=" + strings.Repeat("c3", 32) +
+		" mimeo.node=n07 mimeo.token=t0k3n mimeo.rootimg=http://10.77.0.1:4480/s/rootimg mimeo.rootsha256=" + strings.Repeat("5a", 32) +
+		" mimeo.build=b1 BOOTIF=01-52-54-00-77-00-07 mimeo.time=1790000000 console=ttyS0 a.b=c,d;e quiet\n"
+	waitFor(t, out, want, 25*time.Second)
+	if !strings.Contains(out.String(), "loading failed (1 of 10)") {
+		t.Errorf("the failure was not told:\n%s", tail(out.String()))
+	}
+	mu.Lock()
+	defer mu.Unlock()
+	if got := strings.Join(asked, " "); got != "/boot/ipxe/52-54-00-77-00-07 /s/vmlinuz /s/vmlinuz /s/initrd.img" {
+		t.Errorf("asked for %s", got)
+	}
+}
+
+// TestUEFILoadsIPXE boots edk2 without an iPXE ROM: its own PXE client takes our offer and loads iPXE by TFTP, which
+// then asks for its script.
+func TestUEFILoadsIPXE(t *testing.T) {
+	const mac = "52:54:00:77:00:08"
+	n := node.Node{Name: "n08", NICs: []node.NIC{{MAC: mac}}, Boot: node.BootDisk}
+	s := newSite(t, dhcp.Full, n)
+	loaded := make(chan tftp.Result, 10)
+	tf := &tftp.Server{Addr: "10.77.0.1:69", Interface: "br0", Done: func(r tftp.Result) { loaded <- r },
+		Open: func(_ context.Context, r tftp.Request) (tftp.File, error) {
+			if r.Name != netboot.LoaderUEFIAMD64 {
+				return nil, fs.ErrNotExist
+			}
+			b, err := os.ReadFile("/usr/lib/ipxe/snponly.efi")
+			return tftp.Bytes(b), err
+		}}
+	if err := tf.Listen(); err != nil {
+		t.Fatal(err)
+	}
+	ctx, cancel := context.WithCancel(context.Background())
+	done := make(chan error, 1)
+	go func() { done <- tf.Serve(ctx) }()
+	t.Cleanup(func() {
+		cancel()
+		if err := <-done; err != nil {
+			t.Error(err)
+		}
+	})
+	script := make(chan string, 10)
+	serveHTTP(t, http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		script <- r.URL.String()
+		fmt.Fprintln(w, "#!ipxe\necho MIMEO-SCRIPT\nsleep 100")
+	}))
+	s.serve(t)
+	vars := filepath.Join(t.TempDir(), "vars")
+	run(t, "cp", "/usr/share/OVMF/OVMF_VARS_4M.fd", vars)
+	out := &buffer{}
+	qemu(t, mac, out, "-machine", "q35", "-drive", "if=pflash,format=raw,unit=0,readonly=on,file=/usr/share/OVMF/OVMF_CODE_4M.fd",
+		"-drive", "if=pflash,format=raw,unit=1,file="+vars, "-boot", "menu=on,splash-time=0",
+		"-fw_cfg", "name=opt/org.tianocore/IPv6PXESupport,string=n",
+		"-device", "virtio-net-pci,netdev=n0,romfile=,bootindex=1,mac="+mac)
+	waitFor(t, out, "MIMEO-SCRIPT", 60*time.Second)
+	if got, want := <-script, "/boot/ipxe/52-54-00-77-00-08?arch=amd64&firmware=uefi"; got != want {
+		t.Errorf("asked for %s, not %s", got, want)
+	}
+	// The firmware asks for the size first and breaks off, then loads.
+	for end := time.After(5 * time.Second); ; {
+		select {
+		case r := <-loaded:
+			t.Logf("%s: %d of %d bytes in blocks of %d, windows of %d: %v", r.Name, r.Sent, r.Size, r.Block, r.Win, r.Err)
+			if r.Err == nil && r.Sent == r.Size {
+				return
+			}
+		case <-end:
+			t.Fatal("the loader was not sent whole")
+		}
 	}
 }
