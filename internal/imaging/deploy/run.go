@@ -1,0 +1,86 @@
+package deploy
+
+import (
+	"sync/atomic"
+	"time"
+
+	"mimeo/internal/imaging/manifest"
+	"mimeo/internal/imaging/store"
+)
+
+// compareTrial is how much is compared before it is asked whether comparing pays: below 2 % it costs more than it saves.
+const compareTrial = 256 << 20
+
+// run is a deploy under way.
+type run struct {
+	from store.Reader
+	m    *manifest.Manifest
+	t    Target
+	opts Options
+
+	head, tail held // kept back while all else is written
+
+	free  chan *job
+	fetch chan *job // to the workers
+	order chan *job // in the same order to the writer, which waits until each one is filled
+
+	touched                           atomic.Bool
+	phase                             atomic.Value // string
+	done                              atomic.Int64 // bytes of the phase
+	written, skipped, zeroed, fetched atomic.Int64
+	compared, equal                   atomic.Int64
+}
+
+func newRun(from store.Reader, m *manifest.Manifest, t Target, opts Options) (*run, error) {
+	if err := opts.fill(); err != nil {
+		return nil, err
+	}
+	r := &run{from: from, m: m, t: t, opts: opts}
+	r.hold()
+	r.phase.Store(PhaseChecking)
+	return r, nil
+}
+
+func (r *run) enter(phase string) {
+	r.done.Store(0)
+	r.phase.Store(phase)
+}
+
+func (r *run) counts() Counts {
+	return Counts{Written: r.written.Load(), Skipped: r.skipped.Load(), Zeroed: r.zeroed.Load(), Fetched: r.fetched.Load()}
+}
+
+// report starts the calls of Progress; stop makes the last one and ends them.
+func (r *run) report() (stop func()) {
+	if r.opts.Progress == nil {
+		return func() {}
+	}
+	tell := func() {
+		r.opts.Progress(Progress{Phase: r.phase.Load().(string), Done: r.done.Load(), Total: r.m.Content.Used, Counts: r.counts()})
+	}
+	quit, done := make(chan struct{}), make(chan struct{})
+	go func() {
+		defer close(done)
+		tick := time.NewTicker(250 * time.Millisecond)
+		defer tick.Stop()
+		for {
+			select {
+			case <-tick.C:
+				tell()
+			case <-quit:
+				tell()
+				return
+			}
+		}
+	}()
+	return func() { close(quit); <-done }
+}
+
+// compare tells whether the disk should be read before it is written.
+func (r *run) compare() bool {
+	if !r.opts.Compare {
+		return false
+	}
+	n := r.compared.Load()
+	return n < compareTrial || r.equal.Load() >= n/50
+}

@@ -1,0 +1,90 @@
+package deploy
+
+import (
+	"mimeo/internal/imaging/extent"
+	"mimeo/internal/imaging/manifest"
+)
+
+// headLen is the start of the disk that is written last. It holds the partition table of any kind, or the superblock
+// of a filesystem without one.
+const headLen = 64 << 10
+
+// held is a range of the captured disk that is kept in memory until all else is written.
+type held struct {
+	extent.Extent
+	buf  []byte
+	have extent.List // what of it the image holds
+}
+
+// take keeps the part of b, which belongs at off, that lies in h.
+func (h *held) take(b []byte, off int64) {
+	lo, hi := max(off, h.Off), min(off+int64(len(b)), h.End())
+	if lo < hi {
+		copy(h.buf[lo-h.Off:], b[lo-off:hi-off])
+		h.have.Add(extent.Extent{Off: lo, Len: hi - lo})
+	}
+}
+
+// give is the other way round: it puts what is kept back into b.
+func (h *held) give(b []byte, off int64) {
+	lo, hi := max(off, h.Off), min(off+int64(len(b)), h.End())
+	if lo < hi {
+		copy(b[lo-off:hi-off], h.buf[lo-h.Off:])
+	}
+}
+
+// hold lays out what is kept back: the start of the disk and, with a GPT, the backup at its end.
+func (r *run) hold() {
+	size := r.m.Disk.Size
+	r.head.Extent = extent.Extent{Len: min(headLen, size)}
+	r.head.buf = make([]byte, r.head.Len)
+	if r.m.Table.Kind != "gpt" {
+		return
+	}
+	start := max(size-backupLen(r.m.Disk.SectorSize), r.head.Len)
+	for _, p := range r.m.Table.Partitions {
+		start = max(start, min(p.Off+p.Len, size))
+	}
+	r.tail.Extent = extent.Extent{Off: start, Len: size - start}
+	r.tail.buf = make([]byte, r.tail.Len)
+}
+
+// backupLen returns the bytes of a GPT's backup: 128 entries of 128 bytes and the header, in whole sectors.
+func backupLen(sector int) int64 {
+	return int64((128*128+sector-1)/sector+1) * int64(sector)
+}
+
+// Needed returns how large a disk must be for m, in bytes: with a GPT whose end is free, less than the captured one.
+func Needed(m *manifest.Manifest) int64 {
+	if m.Table.Kind != "gpt" || len(m.Table.Partitions) == 0 {
+		return m.Disk.Size
+	}
+	end := int64(headLen)
+	for _, p := range m.Table.Partitions {
+		end = max(end, p.Off+p.Len)
+	}
+	return min(end+backupLen(m.Disk.SectorSize), m.Disk.Size)
+}
+
+// moved tells whether the table must be made new because the disk has another size than the captured one.
+func (r *run) moved() bool { return r.t.Size() != r.m.Disk.Size }
+
+// placed tells whether e lies on the target: all of it, or, of a disk that became smaller, its backup table.
+func (r *run) placed(e manifest.Entry) bool {
+	return e.Off+e.Len <= r.t.Size() || r.moved() && e.Off >= r.tail.Off && r.tail.Len > 0
+}
+
+// wipe makes the old partition table unreadable: the start of the disk, and the backup of a GPT at its end.
+func (r *run) wipe() error {
+	r.touched.Store(true)
+	if err := r.t.Zero(0, r.head.Len); err != nil {
+		return err
+	}
+	n := min(backupLen(r.t.SectorSize()), r.t.Size()-r.head.Len)
+	if n > 0 {
+		if err := r.t.Zero(r.t.Size()-n, n); err != nil {
+			return err
+		}
+	}
+	return r.t.Sync()
+}
