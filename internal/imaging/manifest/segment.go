@@ -2,6 +2,7 @@ package manifest
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"io"
 	"iter"
@@ -86,6 +87,10 @@ type Getter interface {
 	Get(ctx context.Context, ids []chunk.ID, fn func(chunk.Encoded) error) error
 }
 
+// ErrContent says that a manifest's segments are damaged, or are not what the manifest says. Reading them again does
+// not help.
+var ErrContent = errors.New("the manifest's chunk list is wrong")
+
 // An EntryReader streams the entries of a manifest, one segment in memory at a time. It checks that they are in order,
 // do not overlap, lie on the disk, and add up to what Content says.
 type EntryReader struct {
@@ -113,14 +118,14 @@ func (r *EntryReader) Next(ctx context.Context) (Entry, error) {
 	}
 	e, err := DecodeEntry(r.buf)
 	if err != nil {
-		return e, fmt.Errorf("segment %d: %w", r.next-1, err)
+		return e, fmt.Errorf("%w: segment %d: %w", ErrContent, r.next-1, err)
 	}
 	r.buf = r.buf[EntrySize:]
 	if e.Off < r.end {
-		return e, fmt.Errorf("segment %d: entry at offset %d: the one before it ends at %d", r.next-1, e.Off, r.end)
+		return e, fmt.Errorf("%w: segment %d: entry at offset %d: the one before it ends at %d", ErrContent, r.next-1, e.Off, r.end)
 	}
 	if !r.m.within(e.Off, e.Len, 1) {
-		return e, fmt.Errorf("segment %d: entry: %d bytes at offset %d are not on the disk of %d", r.next-1, e.Len, e.Off, r.m.Disk.Size)
+		return e, fmt.Errorf("%w: segment %d: entry: %d bytes at offset %d are not on the disk of %d", ErrContent, r.next-1, e.Len, e.Off, r.m.Disk.Size)
 	}
 	r.end = e.Off + e.Len
 	r.seen.Entries++
@@ -136,16 +141,20 @@ func (r *EntryReader) Next(ctx context.Context) (Entry, error) {
 func (r *EntryReader) load(ctx context.Context) error {
 	s := r.m.Content.Segments[r.next]
 	if s.Len <= 0 || s.Len > MaxSegment || s.Len%EntrySize != 0 {
-		return fmt.Errorf("segment %d: length %d", r.next, s.Len)
+		return fmt.Errorf("%w: segment %d: length %d", ErrContent, r.next, s.Len)
 	}
 	got := false
-	err := r.from.Get(ctx, []chunk.ID{s.ID}, func(c chunk.Encoded) (err error) {
+	err := r.from.Get(ctx, []chunk.ID{s.ID}, func(c chunk.Encoded) error {
 		if c.ID != s.ID {
 			return fmt.Errorf("asked for chunk %s, got %s", s.ID, c.ID)
 		}
 		got = true
-		r.raw, err = chunk.Decode(c, r.raw)
-		return err
+		raw, err := chunk.Decode(c, r.raw)
+		if err != nil {
+			return fmt.Errorf("%w: %w", ErrContent, err)
+		}
+		r.raw = raw
+		return nil
 	})
 	switch {
 	case err != nil:
@@ -153,7 +162,7 @@ func (r *EntryReader) load(ctx context.Context) error {
 	case !got:
 		return fmt.Errorf("read segment %d of the manifest: the store gave no chunk %s", r.next, s.ID)
 	case len(r.raw) != s.Len:
-		return fmt.Errorf("segment %d: %d bytes, the manifest says %d", r.next, len(r.raw), s.Len)
+		return fmt.Errorf("%w: segment %d: %d bytes, the manifest says %d", ErrContent, r.next, len(r.raw), s.Len)
 	}
 	r.buf = r.raw
 	r.next++
@@ -163,7 +172,7 @@ func (r *EntryReader) load(ctx context.Context) error {
 func (r *EntryReader) totals() error {
 	want, got := r.m.Content, r.seen
 	if got.Entries != want.Entries || got.Used != want.Used || got.Zero != want.Zero || got.Chunks != want.Chunks {
-		return fmt.Errorf("manifest says %d entries, %d chunks, %d bytes, %d of them zero; its segments hold %d, %d, %d, %d",
+		return fmt.Errorf("%w: it says %d entries, %d chunks, %d bytes, %d of them zero; its segments hold %d, %d, %d, %d", ErrContent,
 			want.Entries, want.Chunks, want.Used, want.Zero, got.Entries, got.Chunks, got.Used, got.Zero)
 	}
 	return io.EOF

@@ -1,0 +1,347 @@
+package httpstore
+
+import (
+	"context"
+	"encoding/json"
+	"net/http"
+	"sync"
+	"time"
+
+	"golang.org/x/sync/semaphore"
+
+	"mimeo/internal/imaging/chunk"
+	"mimeo/internal/imaging/manifest"
+	"mimeo/internal/imaging/store"
+)
+
+// Limits bound what a Handler takes. Zero values mean the defaults.
+type Limits struct {
+	MaxBody  int64         // bytes of a request; 0 means 16 MiB. Not less than the longest chunk with its frame.
+	InFlight int64         // bytes of memory for all requests at once; 0 means 256 MiB
+	Wait     time.Duration // how long a request waits for its share of that before it is told to come again; 0 means 20 s
+	Stall    time.Duration // how long a node may send or take nothing before its request ends; 0 means 60 s
+}
+
+func (l *Limits) applyDefaults() {
+	if l.MaxBody <= 0 {
+		l.MaxBody = 16 << 20
+	}
+	l.MaxBody = max(l.MaxBody, chunk.MaxLen+4*frameHead)
+	if l.InFlight <= 0 {
+		l.InFlight = 256 << 20
+	}
+	l.InFlight = max(l.InFlight, l.MaxBody+chunk.MaxLen, manifestCost*manifest.MaxSize)
+	if l.Wait <= 0 {
+		l.Wait = 20 * time.Second
+	}
+	if l.Stall <= 0 {
+		l.Stall = 60 * time.Second
+	}
+}
+
+// manifestCost is how many times its length in memory a manifest needs while it is read: bytes, value, bytes again.
+const manifestCost = 4
+
+type handler struct {
+	s      store.Writer
+	limits Limits
+	memory *semaphore.Weighted
+	counts counts
+}
+
+// Handler serves s under Prefix. It does not ask who the caller is: wrap it in what does.
+func Handler(s store.Writer, l Limits) http.Handler {
+	l.applyDefaults()
+	h := &handler{s: s, limits: l, memory: semaphore.NewWeighted(l.InFlight)}
+	mux := http.NewServeMux()
+	route := func(pattern string, fn func(http.ResponseWriter, *http.Request) error) {
+		mux.HandleFunc(pattern, func(w http.ResponseWriter, r *http.Request) {
+			if err := fn(w, r); err != nil {
+				h.fail(w, err)
+			}
+		})
+	}
+	route("POST "+Prefix+"missing", h.missing)
+	route("POST "+Prefix+"chunks", h.chunks)
+	route("POST "+Prefix+"flush", h.flush)
+	route("POST "+Prefix+"get", h.get)
+	route("POST "+Prefix+"manifests", h.stage)
+	route("GET "+Prefix+"manifests/{id}", h.manifest)
+	route("GET "+Prefix+"images", h.images)
+	route("GET "+Prefix+"images/{image}/revisions", h.revisions)
+	return mux
+}
+
+func (h *handler) fail(w http.ResponseWriter, err error) {
+	p := problemOf(err)
+	if p.Code == "busy" {
+		w.Header().Set("Retry-After", "1")
+	}
+	writeJSON(w, statuses[p.Code], p)
+}
+
+func writeJSON(w http.ResponseWriter, status int, v any) {
+	b, err := json.Marshal(v)
+	if err != nil {
+		status, b = http.StatusInternalServerError, []byte(`{"code":"internal","message":"encode answer"}`)
+	}
+	w.Header().Set("Content-Type", "application/json")
+	w.WriteHeader(status)
+	_, _ = w.Write(append(b, '\n')) // the caller is gone where this fails, and asks again
+}
+
+// acquire takes n bytes of the memory that all requests share, and returns what gives them back.
+func (h *handler) acquire(ctx context.Context, n int64) (func(), error) {
+	wait, cancel := context.WithTimeout(ctx, h.limits.Wait)
+	defer cancel()
+	if err := h.memory.Acquire(wait, n); err != nil {
+		if ctx.Err() != nil {
+			return nil, ctx.Err()
+		}
+		return nil, refuse("busy", "too many requests at once: no room for %d bytes within %v", n, h.limits.Wait)
+	}
+	return func() { h.memory.Release(n) }, nil
+}
+
+// body reads the request's body of at most limit bytes into memory that acquire gave: cost times its length and extra
+// bytes more. Call release when it is not used any more.
+func (h *handler) body(w http.ResponseWriter, r *http.Request, limit, cost, extra int64) (b []byte, release func(), err error) {
+	n := r.ContentLength
+	if n < 0 {
+		return nil, nil, refuse("no_length", "the request has no Content-Length")
+	}
+	if n > limit {
+		return nil, nil, refuse("too_large", "request of %d bytes, at most %d", n, limit)
+	}
+	release, err = h.acquire(r.Context(), n*cost+extra)
+	if err != nil {
+		return nil, nil, err
+	}
+	defer func() {
+		if err != nil {
+			release()
+		}
+	}()
+	rc := http.NewResponseController(w)
+	defer rc.SetReadDeadline(time.Time{})
+	b = make([]byte, n)
+	for got := int64(0); got < n; {
+		// Where deadlines are not to be had, the server's own timeouts must do.
+		_ = rc.SetReadDeadline(time.Now().Add(h.limits.Stall))
+		k, err := r.Body.Read(b[got:min(n, got+1<<20)])
+		got += int64(k)
+		if err != nil && got < n {
+			return nil, nil, refuse("bad_request", "the request stopped after %d of %d bytes: %w", got, n, cutOff(err))
+		}
+	}
+	return b, release, nil
+}
+
+func (h *handler) ids(w http.ResponseWriter, r *http.Request, most int) ([]chunk.ID, error) {
+	const size = int64(len(chunk.ID{}))
+	b, release, err := h.body(w, r, int64(most)*size, 3, 0)
+	if err != nil {
+		return nil, err
+	}
+	defer release()
+	if int64(len(b))%size != 0 {
+		return nil, refuse("bad_request", "%d bytes are not a list of chunk IDs", len(b))
+	}
+	ids := make([]chunk.ID, 0, int64(len(b))/size)
+	for ; len(b) > 0; b = b[size:] {
+		ids = append(ids, chunk.ID(b[:size]))
+	}
+	return ids, nil
+}
+
+func (h *handler) missing(w http.ResponseWriter, r *http.Request) error {
+	ids, err := h.ids(w, r, MaxMissing)
+	if err != nil {
+		return err
+	}
+	missing, err := h.s.Missing(r.Context(), ids)
+	if err != nil {
+		return err
+	}
+	bits := make([]byte, (len(ids)+7)/8)
+	for i, id := range ids {
+		if len(missing) > 0 && missing[0] == id {
+			bits[i/8] |= 1 << (i % 8)
+			missing = missing[1:]
+		}
+	}
+	w.Header().Set("Content-Type", bitsType)
+	_, _ = w.Write(bits)
+	return nil
+}
+
+var scratch = sync.Pool{New: func() any { return new([]byte) }}
+
+func (h *handler) chunks(w http.ResponseWriter, r *http.Request) error {
+	b, release, err := h.body(w, r, h.limits.MaxBody, 1, chunk.MaxLen)
+	if err != nil {
+		return err
+	}
+	defer release()
+	chunks, err := splitFrames(b)
+	if err != nil {
+		return &refusal{"bad_request", err}
+	}
+	raw := scratch.Get().(*[]byte)
+	defer scratch.Put(raw)
+	for _, c := range chunks {
+		out, err := chunk.Decode(c, *raw)
+		if err != nil {
+			return &refusal{"bad_chunk", err}
+		}
+		*raw = out
+	}
+	res, err := h.s.Put(r.Context(), chunks)
+	res = h.counts.add(r.Header.Get(putHeader), res)
+	if err != nil {
+		return err
+	}
+	writeJSON(w, http.StatusOK, res)
+	return nil
+}
+
+func (h *handler) flush(w http.ResponseWriter, r *http.Request) error {
+	if err := h.s.Flush(r.Context()); err != nil {
+		return err
+	}
+	w.WriteHeader(http.StatusNoContent)
+	return nil
+}
+
+func (h *handler) get(w http.ResponseWriter, r *http.Request) error {
+	ids, err := h.ids(w, r, MaxGet)
+	if err != nil {
+		return err
+	}
+	release, err := h.acquire(r.Context(), 2*chunk.MaxLen)
+	if err != nil {
+		return err
+	}
+	defer release()
+	rc := http.NewResponseController(w)
+	defer rc.SetWriteDeadline(time.Time{})
+	w.Header().Set("Content-Type", framesType)
+	var head []byte
+	count := 0
+	gone := false
+	err = h.s.Get(r.Context(), ids, func(c chunk.Encoded) error {
+		_ = rc.SetWriteDeadline(time.Now().Add(h.limits.Stall))
+		head = appendFrameHead(head[:0], frameChunk, c.Codec, c.RawLen, uint32(len(c.Data)), c.ID)
+		count++
+		_, err := w.Write(head)
+		if err == nil {
+			_, err = w.Write(c.Data)
+		}
+		gone = err != nil
+		return err
+	})
+	switch {
+	case gone || r.Context().Err() != nil:
+		return nil // nobody is there to be told
+	case err != nil:
+		b, jerr := json.Marshal(problemOf(err))
+		if jerr != nil {
+			return jerr
+		}
+		head = appendFrameHead(head[:0], frameError, 0, 0, uint32(len(b)), chunk.ID{})
+		_, _ = w.Write(append(head, b...))
+	default:
+		_, _ = w.Write(appendEnd(head[:0], count))
+	}
+	return nil
+}
+
+func (h *handler) stage(w http.ResponseWriter, r *http.Request) error {
+	b, release, err := h.body(w, r, manifest.MaxSize, manifestCost, 0)
+	if err != nil {
+		return err
+	}
+	defer release()
+	m, err := manifest.Decode(b)
+	if err != nil {
+		return &refusal{"bad_request", err}
+	}
+	id, err := h.s.Stage(r.Context(), m)
+	if err != nil {
+		return err
+	}
+	writeJSON(w, http.StatusOK, staged{id})
+	return nil
+}
+
+func (h *handler) manifest(w http.ResponseWriter, r *http.Request) error {
+	id, err := chunk.ParseID(r.PathValue("id"))
+	if err != nil {
+		return &refusal{"bad_request", err}
+	}
+	m, err := h.s.Manifest(r.Context(), id)
+	if err != nil {
+		return err
+	}
+	b, err := manifest.Encode(m)
+	if err != nil {
+		return err
+	}
+	w.Header().Set("Content-Type", "application/json")
+	_, _ = w.Write(b)
+	return nil
+}
+
+func (h *handler) images(w http.ResponseWriter, r *http.Request) error {
+	names, err := h.s.Images(r.Context())
+	if err != nil {
+		return err
+	}
+	writeJSON(w, http.StatusOK, append([]string{}, names...))
+	return nil
+}
+
+func (h *handler) revisions(w http.ResponseWriter, r *http.Request) error {
+	image := r.PathValue("image")
+	if err := manifest.ValidName(image); err != nil {
+		return &refusal{"bad_request", err}
+	}
+	revs, err := h.s.Revisions(r.Context(), image)
+	if err != nil {
+		return err
+	}
+	writeJSON(w, http.StatusOK, append([]store.Revision{}, revs...))
+	return nil
+}
+
+// counts remembers for a while what was new in a batch, over all times that it was sent.
+type counts struct {
+	mu   sync.Mutex
+	m    map[string]store.PutResult
+	keys []string // in the order of their first coming; the oldest are forgotten
+}
+
+// maxCounts is enough for some hundred nodes with a few batches under way each.
+const maxCounts = 4096
+
+func (c *counts) add(key string, res store.PutResult) store.PutResult {
+	if key == "" || len(key) > 64 {
+		return res
+	}
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if c.m == nil {
+		c.m = make(map[string]store.PutResult)
+	}
+	old, ok := c.m[key]
+	if !ok {
+		if len(c.keys) == maxCounts {
+			delete(c.m, c.keys[0])
+			c.keys = c.keys[1:]
+		}
+		c.keys = append(c.keys, key)
+	}
+	res.Add(old)
+	c.m[key] = res
+	return res
+}
