@@ -37,8 +37,23 @@ func Run(t *testing.T, open Open) {
 	}
 }
 
+// encoders are used again, as a new one is dear.
+var encoders = sync.Pool{New: func() any { return chunk.NewEncoder() }}
+
+func encode(raw []byte, codec chunk.Codec) chunk.Encoded {
+	enc := encoders.Get().(*chunk.Encoder)
+	defer encoders.Put(enc)
+	return enc.Encode(chunk.Sum(raw), raw, nil, codec)
+}
+
 // Chunk returns a chunk of n bytes that differs for each seed. Every third is random, the others can be compressed.
 func Chunk(seed uint64, n int) (chunk.Encoded, []byte) {
+	raw := Bytes(seed, n)
+	return encode(raw, chunk.Codec(seed%3)), raw
+}
+
+// Bytes returns the raw bytes of Chunk.
+func Bytes(seed uint64, n int) []byte {
 	raw := make([]byte, n)
 	r := rand.New(rand.NewPCG(seed, 1))
 	for i := range raw {
@@ -47,16 +62,15 @@ func Chunk(seed uint64, n int) (chunk.Encoded, []byte) {
 			raw[i] &= 3
 		}
 	}
-	return chunk.NewEncoder().Encode(chunk.Sum(raw), raw, nil, chunk.Codec(seed%3)), raw
+	return raw
 }
 
 // Image puts a small disk of n pieces into s and returns its manifest, which is not staged yet. Pieces with the same
 // content in two images are the same chunks: salt says where they differ.
 func Image(ctx context.Context, s store.Writer, n int, salt func(piece int) uint64) (*manifest.Manifest, error) {
 	const piece = 4096
-	enc := chunk.NewEncoder()
 	put := func(raw []byte) (chunk.ID, error) {
-		e := enc.Encode(chunk.Sum(raw), raw, nil, chunk.Zstd)
+		e := encode(raw, chunk.Zstd)
 		_, err := s.Put(ctx, []chunk.Encoded{e})
 		return e.ID, err
 	}
@@ -68,8 +82,7 @@ func Image(ctx context.Context, s store.Writer, n int, salt func(piece int) uint
 		e := manifest.Entry{Off: int64(i) * 2 * piece, Len: piece, Zero: i%5 == 4}
 		if !e.Zero {
 			var err error
-			_, raw := Chunk(salt(i), piece)
-			if e.ID, err = put(raw); err != nil {
+			if e.ID, err = put(Bytes(salt(i), piece)); err != nil {
 				return nil, err
 			}
 		}
