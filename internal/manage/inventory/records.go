@@ -1,0 +1,266 @@
+package inventory
+
+import (
+	"context"
+	"crypto/sha256"
+	"database/sql"
+	"encoding/hex"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"net/netip"
+	"time"
+
+	"mimeo/internal/boot/dhcp"
+	"mimeo/internal/cluster/api"
+	"mimeo/internal/cluster/node"
+)
+
+// keepEvents is how many events of a node are kept: some hundred boots.
+const keepEvents = 5000
+
+// PutJob makes or replaces a job; data is its record. A second active job of a node is an error.
+func (t *Tx) PutJob(id string, n node.Name, active bool, data any) error {
+	b, err := json.Marshal(data)
+	if err != nil {
+		return err
+	}
+	_, err = t.tx.ExecContext(t.ctx, `INSERT INTO jobs(id, node, active, data) VALUES(?, ?, ?, ?) ON CONFLICT(id) DO UPDATE SET active = excluded.active, data = excluded.data`, id, n, active, string(b))
+	return explain(err)
+}
+
+// ActiveJob is the ID of a node's active job, or "".
+func (t *Tx) ActiveJob(n node.Name) (id string, err error) {
+	err = t.tx.QueryRowContext(t.ctx, `SELECT id FROM jobs WHERE node = ? AND active = 1`, n).Scan(&id)
+	if errors.Is(err, sql.ErrNoRows) {
+		return "", nil
+	}
+	return id, explain(err)
+}
+
+// NextJobID makes a short ID that was never used.
+func (t *Tx) NextJobID() (string, error) {
+	var n int64
+	err := t.tx.QueryRowContext(t.ctx, `SELECT coalesce((SELECT seq FROM sqlite_sequence WHERE name = 'jobs'), 0) + 1`).Scan(&n)
+	return fmt.Sprintf("j%d", n), explain(err)
+}
+
+// JobsOfKey gives the jobs that were made with a client's key; none where the key is new.
+func (t *Tx) JobsOfKey(key string) (ids []string, err error) {
+	var s string
+	err = t.tx.QueryRowContext(t.ctx, `SELECT jobs FROM job_keys WHERE key = ?`, key).Scan(&s)
+	if errors.Is(err, sql.ErrNoRows) {
+		return nil, nil
+	}
+	if err != nil {
+		return nil, explain(err)
+	}
+	return ids, json.Unmarshal([]byte(s), &ids)
+}
+
+// PutKey keeps which jobs a client's key made.
+func (t *Tx) PutKey(key string, ids []string) error {
+	b, err := json.Marshal(ids)
+	if err != nil {
+		return err
+	}
+	_, err = t.tx.ExecContext(t.ctx, `INSERT INTO job_keys(key, jobs, made) VALUES(?, ?, ?)`, key, string(b), millis(t.db.now()))
+	return explain(err)
+}
+
+// Job reads the record of a job into data.
+func (d *DB) Job(ctx context.Context, id string, data any) error {
+	var s string
+	if err := d.sql.QueryRowContext(ctx, `SELECT data FROM jobs WHERE id = ?`, id).Scan(&s); err != nil {
+		return notFound(err, "job "+id)
+	}
+	return json.Unmarshal([]byte(s), data)
+}
+
+// Jobs calls fn with the record of each job, newest first, at most limit.
+func (d *DB) Jobs(ctx context.Context, activeOnly bool, limit int, fn func(data []byte) error) error {
+	q := `SELECT data FROM jobs ORDER BY seq DESC LIMIT ?`
+	if activeOnly {
+		q = `SELECT data FROM jobs WHERE active = 1 ORDER BY seq DESC LIMIT ?`
+	}
+	rows, err := d.sql.QueryContext(ctx, q, limit)
+	if err != nil {
+		return explain(err)
+	}
+	defer rows.Close()
+	for rows.Next() {
+		var s string
+		if err := rows.Scan(&s); err != nil {
+			return explain(err)
+		}
+		if err := fn([]byte(s)); err != nil {
+			return err
+		}
+	}
+	return explain(rows.Err())
+}
+
+// AddEvent keeps an event and gives it its ID. A node's oldest events make room.
+func (t *Tx) AddEvent(e *api.Event) error {
+	if e.Time.IsZero() {
+		e.Time = t.db.now()
+	}
+	r, err := t.tx.ExecContext(t.ctx, `INSERT INTO events(time, node, job, kind, addr, text) VALUES(?, ?, ?, ?, ?, ?)`, millis(e.Time), e.Node, e.Job, e.Kind, e.Addr, e.Text)
+	if err != nil {
+		return explain(err)
+	}
+	if e.ID, err = r.LastInsertId(); err != nil {
+		return explain(err)
+	}
+	if e.Node != "" {
+		if _, err := t.tx.ExecContext(t.ctx, `UPDATE nodes SET seen_at = CASE WHEN ? THEN ? ELSE seen_at END, last_event = ? WHERE name = ?`, e.Addr != "", millis(e.Time), e.Kind, e.Node); err != nil {
+			return explain(err)
+		}
+		if e.ID%64 == 0 {
+			_, err = t.tx.ExecContext(t.ctx, `DELETE FROM events WHERE node = ? AND id <= (SELECT id FROM events WHERE node = ? ORDER BY id DESC LIMIT 1 OFFSET ?)`, e.Node, e.Node, keepEvents)
+		}
+	}
+	return explain(err)
+}
+
+// AddEvent keeps an event by itself.
+func (d *DB) AddEvent(ctx context.Context, e *api.Event) error {
+	return d.Update(ctx, func(t *Tx) error { return t.AddEvent(e) })
+}
+
+// Events reads the newest events of a node or a job, oldest first. Exactly one of the two is set.
+func (d *DB) Events(ctx context.Context, n node.Name, job string, limit int) ([]api.Event, error) {
+	column, value := "node", string(n)
+	if job != "" {
+		column, value = "job", job
+	}
+	rows, err := d.sql.QueryContext(ctx, `SELECT * FROM (SELECT id, time, node, job, kind, addr, text FROM events WHERE `+column+` = ? ORDER BY id DESC LIMIT ?) ORDER BY id`, value, limit)
+	if err != nil {
+		return nil, explain(err)
+	}
+	defer rows.Close()
+	out := []api.Event{}
+	for rows.Next() {
+		var e api.Event
+		var ms int64
+		if err := rows.Scan(&e.ID, &ms, &e.Node, &e.Job, &e.Kind, &e.Addr, &e.Text); err != nil {
+			return nil, explain(err)
+		}
+		e.Time = fromMillis(ms)
+		out = append(out, e)
+	}
+	return out, explain(rows.Err())
+}
+
+// RevisionFacts are what the inventory knows of a revision beside its manifest.
+type RevisionFacts struct {
+	Node, Job   string
+	New, Stored int64 // bytes
+}
+
+// PutRevision keeps the facts of a revision.
+func (t *Tx) PutRevision(image string, rev int, f RevisionFacts) error {
+	_, err := t.tx.ExecContext(t.ctx, `INSERT INTO revisions(image, rev, node, job, fresh, stored) VALUES(?, ?, ?, ?, ?, ?) ON CONFLICT DO NOTHING`, image, rev, f.Node, f.Job, f.New, f.Stored)
+	return explain(err)
+}
+
+// Revision reads the facts of a revision; all are zero for one that came by another way.
+func (d *DB) Revision(ctx context.Context, image string, rev int) (f RevisionFacts, err error) {
+	err = d.sql.QueryRowContext(ctx, `SELECT node, job, fresh, stored FROM revisions WHERE image = ? AND rev = ?`, image, rev).Scan(&f.Node, &f.Job, &f.New, &f.Stored)
+	if errors.Is(err, sql.ErrNoRows) {
+		return f, nil
+	}
+	return f, explain(err)
+}
+
+// Token is who may use the API.
+type Token struct {
+	Name string
+	Role string // viewer, operator, admin
+}
+
+func tokenHash(token string) string {
+	sum := sha256.Sum256([]byte(token))
+	return hex.EncodeToString(sum[:])
+}
+
+// PutToken makes a token known. It has 256 random bits, so that its plain hash can be kept.
+func (d *DB) PutToken(ctx context.Context, token string, who Token) error {
+	_, err := d.sql.ExecContext(ctx, `INSERT INTO tokens(hash, name, role, created) VALUES(?, ?, ?, ?)`, tokenHash(token), who.Name, who.Role, millis(d.now()))
+	return explain(err)
+}
+
+// Token tells whose token it is.
+func (d *DB) Token(ctx context.Context, token string) (who Token, err error) {
+	err = d.sql.QueryRowContext(ctx, `SELECT name, role FROM tokens WHERE hash = ?`, tokenHash(token)).Scan(&who.Name, &who.Role)
+	if err != nil {
+		return who, notFound(err, "token")
+	}
+	return who, nil
+}
+
+// HasTokens tells whether this is not the first start.
+func (d *DB) HasTokens(ctx context.Context) (bool, error) {
+	var n int
+	err := d.sql.QueryRowContext(ctx, `SELECT count(*) FROM tokens`).Scan(&n)
+	return n > 0, explain(err)
+}
+
+// Audit keeps who changed what.
+func (d *DB) Audit(ctx context.Context, who, addr, what, data string) error {
+	_, err := d.sql.ExecContext(ctx, `INSERT INTO audit(time, who, addr, what, data) VALUES(?, ?, ?, ?, ?)`, millis(d.now()), who, addr, what, data)
+	return explain(err)
+}
+
+// DHCPLeases implements dhcp.Leases.
+func (d *DB) DHCPLeases(ctx context.Context) ([]dhcp.Lease, error) {
+	rows, err := d.sql.QueryContext(ctx, `SELECT addr, mac, node, expires, declined FROM leases`)
+	if err != nil {
+		return nil, explain(err)
+	}
+	defer rows.Close()
+	var out []dhcp.Lease
+	for rows.Next() {
+		l, err := scanLease(rows)
+		if err != nil {
+			return nil, err
+		}
+		out = append(out, l)
+	}
+	return out, explain(rows.Err())
+}
+
+func scanLease(row scanner) (l dhcp.Lease, err error) {
+	var addr string
+	var ms int64
+	if err := row.Scan(&addr, &l.MAC, &l.Node, &ms, &l.Declined); err != nil {
+		return l, err
+	}
+	l.Expires = fromMillis(ms)
+	l.Addr, err = netip.ParseAddr(addr)
+	return l, err
+}
+
+// PutDHCPLease implements dhcp.Leases.
+func (d *DB) PutDHCPLease(ctx context.Context, l dhcp.Lease, now time.Time) error {
+	return d.Update(ctx, func(t *Tx) error {
+		old, err := scanLease(t.tx.QueryRowContext(ctx, `SELECT addr, mac, node, expires, declined FROM leases WHERE addr = ?`, l.Addr.String()))
+		switch {
+		case errors.Is(err, sql.ErrNoRows):
+		case err != nil:
+			return explain(err)
+		case old.MAC != l.MAC && !old.Declined && old.Expires.After(now):
+			return dhcp.ErrTaken
+		}
+		_, err = t.tx.ExecContext(ctx, `INSERT INTO leases(addr, mac, node, expires, declined) VALUES(?, ?, ?, ?, ?)
+			ON CONFLICT(addr) DO UPDATE SET mac = excluded.mac, node = excluded.node, expires = excluded.expires, declined = excluded.declined`,
+			l.Addr.String(), l.MAC, l.Node, millis(l.Expires), l.Declined)
+		return explain(err)
+	})
+}
+
+// DeleteDHCPLease implements dhcp.Leases.
+func (d *DB) DeleteDHCPLease(ctx context.Context, addr netip.Addr) error {
+	_, err := d.sql.ExecContext(ctx, `DELETE FROM leases WHERE addr = ?`, addr.String())
+	return explain(err)
+}
