@@ -93,13 +93,7 @@ func TestProxyBesideDnsmasq(t *testing.T) {
 	n := node.Node{Name: "n06", NICs: []node.NIC{{MAC: mac}}, Boot: node.BootDisk}
 	s := newSite(t, dhcp.Proxy, n)
 	s.RA = dhcp.RAOn // dnsmasq is not configured for it
-	dns := station(t, "dns", "52:54:00:77:00:fe")
-	run(t, "ip", "-n", dns, "addr", "add", "10.77.0.2/24", "dev", "eth0")
-	d := &buffer{}
-	start(t, d, "ip", "netns", "exec", dns, "dnsmasq", "--keep-in-foreground", "--conf-file=/dev/null", "--port=0", "--user=root",
-		"--group=root", "--no-ping", "--log-dhcp", "--log-facility=-", "--dhcp-range=10.77.0.200,10.77.0.210,1h",
-		"--dhcp-leasefile="+t.TempDir()+"/leases", "--pid-file=")
-	waitFor(t, d, "DHCP, IP range", 5*time.Second)
+	d := startDnsmasq(t)
 	got := make(chan string, 10)
 	serveHTTP(t, http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		got <- r.URL.Path + " " + r.RemoteAddr[:9]
@@ -130,6 +124,19 @@ func TestProxyBesideDnsmasq(t *testing.T) {
 	if !strings.Contains(d.String(), "DHCPACK(eth0) 10.77.0.2") {
 		t.Errorf("dnsmasq gave no address:\n%s", tail(d.String()))
 	}
+}
+
+// startDnsmasq runs somebody else's DHCP server at 10.77.0.2.
+func startDnsmasq(t *testing.T) *buffer {
+	t.Helper()
+	dns := station(t, "dns", "52:54:00:77:00:fe")
+	run(t, "ip", "-n", dns, "addr", "add", "10.77.0.2/24", "dev", "eth0")
+	d := &buffer{}
+	start(t, d, "ip", "netns", "exec", dns, "dnsmasq", "--keep-in-foreground", "--conf-file=/dev/null", "--port=0", "--user=root",
+		"--group=root", "--no-ping", "--log-dhcp", "--log-facility=-", "--dhcp-range=10.77.0.200,10.77.0.210,1h",
+		"--dhcp-leasefile="+t.TempDir()+"/leases", "--pid-file=")
+	waitFor(t, d, "DHCP, IP range", 5*time.Second)
+	return d
 }
 
 func readFile(t *testing.T, path string) string {

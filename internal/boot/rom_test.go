@@ -1,13 +1,15 @@
 package boot_test
 
 import (
+	"cmp"
 	"context"
 	"fmt"
-	"io/fs"
 	"net"
 	"net/http"
 	"os"
+	"path"
 	"path/filepath"
+	"slices"
 	"strings"
 	"sync"
 	"testing"
@@ -131,60 +133,99 @@ func TestROMBootsStateless(t *testing.T) {
 	}
 }
 
-// TestUEFILoadsIPXE boots edk2 without an iPXE ROM: its own PXE client takes our offer and loads iPXE by TFTP, which
-// then asks for its script.
+// TestUEFILoadsIPXE boots edk2 without an iPXE ROM. Its own PXE client, or its HTTP client, takes our offer and loads
+// iPXE, which then asks for its script; in the middle case dnsmasq gives the addresses.
 func TestUEFILoadsIPXE(t *testing.T) {
 	const mac = "52:54:00:77:00:08"
-	n := node.Node{Name: "n08", NICs: []node.NIC{{MAC: mac}}, Boot: node.BootDisk}
-	s := newSite(t, dhcp.Full, n)
-	loaded := make(chan tftp.Result, 10)
-	tf := &tftp.Server{Addr: "10.77.0.1:69", Interface: "br0", Done: func(r tftp.Result) { loaded <- r },
-		Open: func(_ context.Context, r tftp.Request) (tftp.File, error) {
-			if r.Name != netboot.LoaderUEFIAMD64 {
-				return nil, fs.ErrNotExist
+	for _, c := range []struct {
+		name   string
+		mode   dhcp.Mode
+		off    string // another of the firmware's ways that is switched off, beside PXE over IPv6
+		loader string
+	}{
+		{"PXE", dhcp.Full, "", "tftp snponly.efi"},
+		{"ProxyDHCP", dhcp.Proxy, "", "tftp snponly.efi"},
+		{"HTTP", dhcp.Full, "IPv4PXESupport", "http /loaders/snponly.efi"},
+	} {
+		t.Run(c.name, func(t *testing.T) {
+			s := newSite(t, c.mode, node.Node{Name: "n08", NICs: []node.NIC{{MAC: mac}}, Boot: node.BootDisk})
+			s.RA = dhcp.RAOn
+			if c.mode == dhcp.Proxy {
+				startDnsmasq(t)
 			}
-			b, err := os.ReadFile("/usr/lib/ipxe/snponly.efi")
-			return tftp.Bytes(b), err
-		}}
-	if err := tf.Listen(); err != nil {
+			var got steps
+			serveTFTP(t, &got)
+			serveHTTP(t, http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+				got.add("http " + r.URL.String())
+				if strings.HasPrefix(r.URL.Path, netboot.PathLoaders) {
+					http.ServeFile(w, r, "/usr/lib/ipxe/"+path.Base(r.URL.Path))
+					return
+				}
+				fmt.Fprintln(w, "#!ipxe\necho MIMEO-SCRIPT\nsleep 100")
+			}))
+			s.serve(t)
+			vars := filepath.Join(t.TempDir(), "vars")
+			run(t, "cp", "/usr/share/OVMF/OVMF_VARS_4M.fd", vars)
+			out := &buffer{}
+			qemu(t, mac, out, "-machine", "q35", "-drive", "if=pflash,format=raw,unit=0,readonly=on,file=/usr/share/OVMF/OVMF_CODE_4M.fd",
+				"-drive", "if=pflash,format=raw,unit=1,file="+vars, "-boot", "menu=on,splash-time=0",
+				"-fw_cfg", "name=opt/org.tianocore/IPv6PXESupport,string=n",
+				"-fw_cfg", "name=opt/org.tianocore/"+cmp.Or(c.off, "none")+",string=n",
+				"-device", "virtio-net-pci,netdev=n0,romfile=,bootindex=1,mac="+mac)
+			waitFor(t, out, "MIMEO-SCRIPT", 60*time.Second)
+			for _, want := range []string{c.loader, "http /boot/ipxe/52-54-00-77-00-08?arch=amd64&firmware=uefi"} {
+				if !got.has(want) {
+					t.Errorf("%q did not happen, but %q", want, got.all())
+				}
+			}
+		})
+	}
+}
+
+// steps are what the servers were asked for.
+type steps struct {
+	mu   sync.Mutex
+	list []string
+}
+
+func (s *steps) add(x string) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.list = append(s.list, x)
+}
+
+func (s *steps) all() []string {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return slices.Clone(s.list)
+}
+
+func (s *steps) has(x string) bool { return slices.Contains(s.all(), x) }
+
+// serveTFTP serves Debian's iPXE and notes what was sent whole.
+func serveTFTP(t *testing.T, got *steps) {
+	t.Helper()
+	root, err := os.OpenRoot("/usr/lib/ipxe")
+	if err != nil {
+		t.Fatal(err)
+	}
+	s := &tftp.Server{Addr: "10.77.0.1:69", Interface: "br0", Open: tftp.Dir(root), Done: func(r tftp.Result) {
+		// edk2 asks for the size first and breaks off, then loads.
+		if r.Err == nil {
+			got.add("tftp " + r.Name)
+		}
+	}}
+	if err := s.Listen(); err != nil {
 		t.Fatal(err)
 	}
 	ctx, cancel := context.WithCancel(context.Background())
 	done := make(chan error, 1)
-	go func() { done <- tf.Serve(ctx) }()
+	go func() { done <- s.Serve(ctx) }()
 	t.Cleanup(func() {
 		cancel()
 		if err := <-done; err != nil {
 			t.Error(err)
 		}
+		root.Close()
 	})
-	script := make(chan string, 10)
-	serveHTTP(t, http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
-		script <- r.URL.String()
-		fmt.Fprintln(w, "#!ipxe\necho MIMEO-SCRIPT\nsleep 100")
-	}))
-	s.serve(t)
-	vars := filepath.Join(t.TempDir(), "vars")
-	run(t, "cp", "/usr/share/OVMF/OVMF_VARS_4M.fd", vars)
-	out := &buffer{}
-	qemu(t, mac, out, "-machine", "q35", "-drive", "if=pflash,format=raw,unit=0,readonly=on,file=/usr/share/OVMF/OVMF_CODE_4M.fd",
-		"-drive", "if=pflash,format=raw,unit=1,file="+vars, "-boot", "menu=on,splash-time=0",
-		"-fw_cfg", "name=opt/org.tianocore/IPv6PXESupport,string=n",
-		"-device", "virtio-net-pci,netdev=n0,romfile=,bootindex=1,mac="+mac)
-	waitFor(t, out, "MIMEO-SCRIPT", 60*time.Second)
-	if got, want := <-script, "/boot/ipxe/52-54-00-77-00-08?arch=amd64&firmware=uefi"; got != want {
-		t.Errorf("asked for %s, not %s", got, want)
-	}
-	// The firmware asks for the size first and breaks off, then loads.
-	for end := time.After(5 * time.Second); ; {
-		select {
-		case r := <-loaded:
-			t.Logf("%s: %d of %d bytes in blocks of %d, windows of %d: %v", r.Name, r.Sent, r.Size, r.Block, r.Win, r.Err)
-			if r.Err == nil && r.Sent == r.Size {
-				return
-			}
-		case <-end:
-			t.Fatal("the loader was not sent whole")
-		}
-	}
 }
