@@ -1,7 +1,13 @@
 // Package power turns nodes on and off and picks their next boot device.
 package power
 
-import "context"
+import (
+	"context"
+	"errors"
+)
+
+// ErrByHand says that no BMC can do this: a person must.
+var ErrByHand = errors.New("this node has no BMC: a person switches it")
 
 // State is what a BMC says of a node's power.
 type State string

@@ -1,0 +1,288 @@
+package job
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"log/slog"
+	"sync"
+	"time"
+
+	"mimeo/internal/cluster/api"
+	"mimeo/internal/cluster/node"
+	"mimeo/internal/imaging/store"
+	"mimeo/internal/manage/inventory"
+	"mimeo/internal/manage/power"
+)
+
+// Power opens the way to a node's power. The server gives it, with the BMC's password.
+type Power func(ctx context.Context, n node.Node, f func(power.Controller) error) error
+
+// Engine carries jobs on. Make one with New, then call Run; all other methods may be called from any goroutine.
+type Engine struct {
+	db     *inventory.DB
+	store  store.Publisher
+	power  Power
+	limits Limits
+	log    *slog.Logger
+	now    func() time.Time
+
+	mu       sync.Mutex // held while a record is read, changed and written
+	live     map[string]*Record
+	samples  map[string][]sample // for rates
+	watchers map[string]map[chan api.Watch]bool
+	busy     map[string]bool // jobs with a power command or the server's own phases under way
+	run      context.Context // nil before Run
+	work     sync.WaitGroup
+}
+
+// sample is a point of a phase's progress.
+type sample struct {
+	at   time.Time
+	done int64
+}
+
+// Options of an Engine.
+type Options struct {
+	DB     *inventory.DB
+	Store  store.Publisher
+	Power  Power
+	Limits Limits
+	Log    *slog.Logger     // nil means silent
+	Now    func() time.Time // nil means the real clock
+}
+
+// New reads the active jobs. Nothing happens to them before Run.
+func New(ctx context.Context, o Options) (*Engine, error) {
+	e := &Engine{db: o.DB, store: o.Store, power: o.Power, limits: o.Limits.withDefaults(), log: o.Log, now: o.Now,
+		live: map[string]*Record{}, samples: map[string][]sample{}, watchers: map[string]map[chan api.Watch]bool{}, busy: map[string]bool{}}
+	if e.log == nil {
+		e.log = slog.New(slog.DiscardHandler)
+	}
+	if e.now == nil {
+		e.now = time.Now
+	}
+	err := o.DB.Jobs(ctx, true, 1<<30, func(data []byte) error {
+		r := new(Record)
+		if err := json.Unmarshal(data, r); err != nil {
+			return fmt.Errorf("read a job: %w", err)
+		}
+		// While this server was down nobody could be heard: silence counts from now.
+		r.Heard = e.now()
+		e.live[r.ID] = r
+		return nil
+	})
+	return e, err
+}
+
+// Run drives the jobs until ctx is done, and returns when all that it started has stopped.
+func (e *Engine) Run(ctx context.Context) error {
+	e.mu.Lock()
+	e.run = ctx
+	e.mu.Unlock()
+	tick := time.NewTicker(200 * time.Millisecond)
+	defer tick.Stop()
+	for {
+		e.step(ctx)
+		select {
+		case <-tick.C:
+		case <-ctx.Done():
+			e.work.Wait()
+			return nil
+		}
+	}
+}
+
+// step looks at each active job: does it wait for something that the engine itself must do, or did it wait too long?
+func (e *Engine) step(ctx context.Context) {
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	for _, r := range e.live {
+		if !r.Active || e.busy[r.ID] {
+			continue
+		}
+		if err := e.stepOne(ctx, r); err != nil {
+			e.log.Error("job cannot go on just now", "job", r.ID, "node", r.Node, "err", err)
+		}
+	}
+}
+
+func (e *Engine) stepOne(ctx context.Context, r *Record) error {
+	now := e.now()
+	switch {
+	case r.Phase == api.PhaseQueued:
+		return e.change(ctx, r, func(r *Record) (string, error) {
+			r.setPhase(api.PhasePowering, now)
+			r.Started = &now
+			return "", nil
+		})
+	case r.Phase == api.PhasePowering:
+		e.powerUp(ctx, r)
+	case serverPhases[r.Phase]:
+		e.background(r, func() { e.finish(ctx, r.ID) })
+	case r.Waiting != "":
+		// a person must do something: no limit counts
+	case r.Phase == api.PhaseNetbooting && now.Sub(r.Heard) > e.limits.Netboot:
+		return e.again(ctx, r, fmt.Sprintf("did not netboot within %s", e.limits.Netboot))
+	case agentPhases[r.Phase] && now.Sub(r.Heard) > e.limits.AgentSilence:
+		return e.again(ctx, r, fmt.Sprintf("its agent has not been heard for %s", e.limits.AgentSilence))
+	case r.Phase == api.PhaseCancelling && now.Sub(r.Heard) > e.limits.AgentSilence:
+		return e.cancelUnheard(ctx, r)
+	case r.Phase == api.PhaseRebooting && now.Sub(r.Heard) > e.limits.Reboot:
+		return e.notBack(ctx, r)
+	}
+	return nil
+}
+
+// background runs f beside the others, one for each job at a time. The caller holds the lock.
+func (e *Engine) background(r *Record, f func()) {
+	e.busy[r.ID] = true
+	e.work.Go(func() {
+		f()
+		e.mu.Lock()
+		delete(e.busy, r.ID)
+		e.mu.Unlock()
+	})
+}
+
+// change applies f to a copy of the record, writes it together with an event (none where the text is empty) and, only
+// then, lets everybody see it. The caller holds the lock. A job that ended sets the node's boot state to disk.
+func (e *Engine) change(ctx context.Context, r *Record, f func(*Record) (string, error)) error {
+	next := clone(r)
+	text, err := f(next)
+	if err != nil {
+		return err
+	}
+	var event *api.Event
+	if text != "" || next.Phase != r.Phase {
+		event = &api.Event{Time: e.now(), Node: r.Node, Job: r.ID, Kind: "phase", Text: string(next.Phase)}
+		if text != "" {
+			event.Text += ": " + text
+		}
+	}
+	err = e.db.Update(ctx, func(t *inventory.Tx) error {
+		if err := t.PutJob(next.ID, next.Node, next.Active, next); err != nil {
+			return err
+		}
+		if r.Active && !next.Active || next.Phase == api.PhaseRebooting && r.Phase != api.PhaseRebooting {
+			if err := t.SetBoot(next.Node, node.BootDisk, "", false); err != nil && !errors.Is(err, inventory.ErrNotFound) {
+				return err
+			}
+		}
+		if event != nil {
+			return t.AddEvent(event)
+		}
+		return nil
+	})
+	if err != nil {
+		return err
+	}
+	*r = *next
+	if !r.Active {
+		delete(e.live, r.ID)
+		delete(e.samples, r.ID)
+	}
+	e.tell(r, event)
+	if event != nil {
+		e.log.Info(event.Text, "job", r.ID, "node", r.Node, "image", r.Image)
+	}
+	return nil
+}
+
+func clone(r *Record) *Record {
+	b, err := json.Marshal(r)
+	if err != nil {
+		panic(err) // a record is plain data
+	}
+	c := new(Record)
+	if err := json.Unmarshal(b, c); err != nil {
+		panic(err)
+	}
+	return c
+}
+
+// again is what follows from a node that was lost: it is netbooted anew and goes on from what is stored, until its
+// tries are used up.
+func (e *Engine) again(ctx context.Context, r *Record, why string) error {
+	now := e.now()
+	return e.change(ctx, r, func(r *Record) (string, error) {
+		if r.Try >= r.Tries {
+			return e.fail(r, &api.Error{Code: "node_lost", Message: fmt.Sprintf("%s %s, %d times", r.Node, why, r.Try),
+				Hint: fmt.Sprintf(`"mimeo node events %s" shows how far it came; the job can be started again with "mimeo job retry %s"`, r.Node, r.ID)}), nil
+		}
+		r.setPhase(api.PhasePowering, now)
+		return fmt.Sprintf("%s %s: once more", r.Node, why), nil
+	})
+}
+
+// fail ends a record, inside a change.
+func (e *Engine) fail(r *Record, why *api.Error) string {
+	r.Error = why
+	r.end(api.PhaseFailed, e.now())
+	return why.Message
+}
+
+// notBack is for a node that was told to reboot and did not ask for its disk.
+func (e *Engine) notBack(ctx context.Context, r *Record) error {
+	now := e.now()
+	return e.change(ctx, r, func(r *Record) (string, error) {
+		if !r.Nudged {
+			r.Nudged, r.Heard = true, now
+			e.background(r, func() { e.nudge(ctx, r.ID) })
+			return fmt.Sprintf("%s has not asked for its disk for %s: power-cycling it", r.Node, e.limits.Reboot), nil
+		}
+		what := "the revision is published"
+		if r.Kind == api.TaskDeploy {
+			what = "the image is on its disk"
+		}
+		r.Error = &api.Error{Code: "lost", Message: fmt.Sprintf("%s; but %s has not asked how to boot since, so whether it is back is not known", what, r.Node),
+			Hint: "look at its console; its boot state is disk"}
+		r.end(api.PhaseLost, now)
+		return r.Error.Message, nil
+	})
+}
+
+// nudge power-cycles a node that did not come back.
+func (e *Engine) nudge(ctx context.Context, id string) {
+	n, ok := e.nodeOf(ctx, id)
+	if !ok {
+		return
+	}
+	ctx, cancel := context.WithTimeout(ctx, e.limits.Power)
+	defer cancel()
+	if err := e.power(ctx, n, func(c power.Controller) error { return c.Cycle(ctx) }); err != nil {
+		e.note(ctx, id, "power", "power cycle: "+err.Error())
+	}
+}
+
+// nodeOf reads the node of an active job.
+func (e *Engine) nodeOf(ctx context.Context, id string) (node.Node, bool) {
+	e.mu.Lock()
+	r := e.live[id]
+	e.mu.Unlock()
+	if r == nil {
+		return node.Node{}, false
+	}
+	n, err := e.db.Node(ctx, r.Node)
+	if err != nil {
+		e.log.Error("node of a job cannot be read", "job", id, "err", err)
+	}
+	return n, err == nil
+}
+
+// note adds an event to a job without changing it.
+func (e *Engine) note(ctx context.Context, id, kind, text string) {
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	r := e.live[id]
+	if r == nil {
+		return
+	}
+	ev := &api.Event{Time: e.now(), Node: r.Node, Job: id, Kind: kind, Text: text}
+	if err := e.db.AddEvent(ctx, ev); err != nil {
+		e.log.Error("event is lost", "job", id, "err", err)
+		return
+	}
+	e.tell(r, ev)
+}

@@ -1,0 +1,103 @@
+// Package job carries work on nodes from queued to done.
+//
+// A job is a record in the inventory that changes by facts alone: a node fetched its script, an agent said hello, a
+// time limit passed. Each change is written before it is acted on, so an Engine that starts again on the same
+// inventory goes on where the last one stood. Whatever ends a job sets the node's boot state to disk in the same
+// transaction: there is no reinstall loop.
+package job
+
+import (
+	"time"
+
+	"mimeo/internal/cluster/api"
+	"mimeo/internal/cluster/node"
+	"mimeo/internal/imaging/manifest"
+)
+
+// Record is a job as the inventory keeps it: what everybody may see, and what the engine needs to go on.
+type Record struct {
+	api.Job
+	Request api.JobNew `json:"request"`
+
+	PhaseSince time.Time   `json:"phase_since"`         // when the phase began
+	Heard      time.Time   `json:"heard"`               // last sign of life of the node
+	BootID     string      `json:"boot_id,omitempty"`   // of the kernel that the agent runs on
+	Nudged     bool        `json:"nudged,omitempty"`    // rebooting: power-cycled once, as the node did not come back
+	Tasked     bool        `json:"tasked,omitempty"`    // an agent has the task
+	DoneMsg    *api.Done   `json:"done_msg,omitempty"`  // the agent's last word, until all that follows from it is done
+	Manifest   manifest.ID `json:"manifest,omitzero"`   // deploy: from the start; capture: once staged
+	PowerTries int         `json:"power_tries,omitempty"`
+}
+
+// Limits say how long the engine waits. Zero values mean the defaults.
+type Limits struct {
+	Netboot      time.Duration // from power-on, or the last step of the boot, to the next; 0 means 5 min (slow server firmware)
+	AgentSilence time.Duration // without a word from the agent; 0 means 60 s (it speaks every 10 s)
+	Reboot       time.Duration // from "reboot" until the node asks for its disk; 0 means 10 min; then it is cycled once, and waited for again
+	Power        time.Duration // for one power command; 0 means 2 min
+	SoftOff      time.Duration // for a running system to shut down before its disk is captured; 0 means 60 s; negative means it is not asked
+}
+
+func (l Limits) withDefaults() Limits {
+	set := func(d *time.Duration, def time.Duration) {
+		if *d == 0 {
+			*d = def
+		}
+	}
+	set(&l.Netboot, 5*time.Minute)
+	set(&l.AgentSilence, time.Minute)
+	set(&l.Reboot, 10*time.Minute)
+	set(&l.Power, 2*time.Minute)
+	set(&l.SoftOff, time.Minute)
+	return l
+}
+
+// defaultTries is how often a node netboots for one job before it fails.
+const defaultTries = 3
+
+// powerTries is how often a power command that failed is tried before its job fails.
+const powerTries = 3
+
+// powerPause is how long it waits between.
+const powerPause = 5 * time.Second
+
+// agentPhases are those in which an agent works on the node, and its silence means trouble.
+var agentPhases = map[api.Phase]bool{
+	api.PhaseAgent: true, api.PhasePre: true, api.PhaseMapping: true, api.PhaseCapturing: true, api.PhaseWriting: true,
+	api.PhaseFinishing: true, api.PhaseRootPost: true, api.PhasePost: true,
+}
+
+// serverPhases follow from the agent's last word; the engine goes through them by itself.
+var serverPhases = map[api.Phase]bool{api.PhaseVerifying: true, api.PhasePublishing: true, api.PhaseFlipping: true}
+
+// setPhase changes the phase and counts how long the last one took.
+func (r *Record) setPhase(p api.Phase, now time.Time) {
+	if r.Phase == p {
+		return
+	}
+	if r.PhaseMS == nil {
+		r.PhaseMS = map[api.Phase]int64{}
+	}
+	if !r.PhaseSince.IsZero() {
+		r.PhaseMS[r.Phase] += now.Sub(r.PhaseSince).Milliseconds()
+	}
+	r.Phase, r.PhaseSince = p, now
+	r.Done, r.Total, r.Rate, r.ETAMS = 0, 0, 0, 0
+	r.Waiting = ""
+}
+
+// end closes the record.
+func (r *Record) end(p api.Phase, now time.Time) {
+	r.setPhase(p, now)
+	r.Active = false
+	r.Ended = &now
+	r.DoneMsg = nil
+}
+
+// bootState is what the node boots while the job is on.
+func bootState(k api.TaskKind) node.BootState {
+	if k == api.TaskDeploy {
+		return node.BootDeploy
+	}
+	return node.BootCapture
+}
