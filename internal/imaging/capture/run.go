@@ -161,16 +161,19 @@ func (r *run) hashed() {
 // worker hashes and compresses. Compression comes first, since it sets a block free.
 func (r *run) worker(ctx context.Context) error {
 	enc := chunk.NewEncoder()
+	var load load
 	hashq := r.hashq
 	for {
 		var b *block
 		var ok bool
+		idle := time.Now()
 		select {
 		case b, ok = <-r.encq:
 		default:
 			select {
 			case b, ok = <-r.encq:
 			case b, ok = <-hashq:
+				load.idle(time.Since(idle))
 				if !ok {
 					hashq = nil
 					continue
@@ -192,7 +195,8 @@ func (r *run) worker(ctx context.Context) error {
 		if err != nil {
 			return err
 		}
-		r.encode(enc, b, out)
+		load.idle(time.Since(idle))
+		r.encode(enc, b, out, r.codec(&load))
 		r.free <- b
 		r.putq <- out
 	}
@@ -269,8 +273,7 @@ func mark(pieces []piece, missing []chunk.ID) bool {
 }
 
 // encode compresses the wanted pieces of b into out.
-func (r *run) encode(enc *chunk.Encoder, b *block, out *batch) {
-	codec := r.codec()
+func (r *run) encode(enc *chunk.Encoder, b *block, out *batch, codec chunk.Codec) {
 	out.chunks, out.arena = out.chunks[:0], out.arena[:0]
 	for i := range b.pieces {
 		p := &b.pieces[i]
@@ -286,15 +289,10 @@ func (r *run) encode(enc *chunk.Encoder, b *block, out *batch) {
 	}
 }
 
-// codec chooses by where blocks pile up: s2 where all of them wait for a worker and none for the store.
-func (r *run) codec() chunk.Codec {
-	switch r.opts.Codec {
-	case Zstd:
-		return chunk.Zstd
-	case S2:
-		return chunk.S2
-	}
-	if len(r.putq) == 0 && len(r.free) == 0 && 2*(len(r.hashq)+len(r.encq)) >= cap(r.free) {
+// codec chooses by what a worker waits for. One that never waits is what holds the capture up, and s2 makes it faster.
+// One that waits, for a slow disk or for a store behind a slow line, has the time for zstd.
+func (r *run) codec(l *load) chunk.Codec {
+	if r.opts.Codec == S2 || r.opts.Codec == Auto && l.full() {
 		return chunk.S2
 	}
 	return chunk.Zstd
