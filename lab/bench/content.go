@@ -50,8 +50,8 @@ func newVocabulary() *content {
 		c.words = append(c.words, p)
 	}
 	v.Shuffle(len(c.words), func(i, j int) { c.words[i], c.words[j] = c.words[j], c.words[i] })
-	for range 1 << 12 {
-		op := make([]byte, 4+v.IntN(28))
+	for range 1 << 14 {
+		op := make([]byte, 3+v.IntN(14))
 		for i := range op {
 			op[i] = byte(v.Uint32())
 		}
@@ -82,18 +82,34 @@ func (c *content) random(b []byte) {
 	}
 }
 
-// text writes lines of words, common ones more often, with numbers between them.
+// Real files repeat what stands near rather than what stands anywhere: a file draws on a small stock of words or
+// instructions, which changes slowly as it goes on.
+const stock = 256
+
+// near returns a number below stock, small ones more often: the product of two uniform numbers.
+func near(r uint64) int { return int((r & 0xffff) * (r >> 16 & 0xffff) >> 24) }
+
+// renew puts something new into the stock.
+func (c *content) renew(local *[stock]int, r uint64, all int) {
+	local[r%stock] = int((r >> 16) % uint64(all))
+}
+
+// text writes lines of words with numbers between them.
 func (c *content) text(b []byte) {
+	var local [stock]int
+	for i := range local {
+		local[i] = c.rng.IntN(len(c.words))
+	}
 	col := 0
 	for len(b) > 0 {
 		r := c.rng.Uint64()
-		var w string
-		// The product of two uniform numbers leans towards small ranks, as words do.
-		rank := (r & 0xffff) * (r >> 16 & 0xffff) >> 16 * uint64(len(c.words)) >> 16
-		w = c.words[rank]
+		w := c.words[local[near(r)]]
+		if r>>32&7 == 0 {
+			c.renew(&local, r>>35, len(c.words))
+		}
 		n := copy(b, w)
 		b, col = b[n:], col+n+1
-		if r>>32&15 == 0 {
+		if r>>56&15 == 0 {
 			for i := 0; i < 4 && len(b) > 0; i++ {
 				b[0] = '0' + byte(r>>(40+i*4)&7)
 				b = b[1:]
@@ -109,22 +125,27 @@ func (c *content) text(b []byte) {
 	}
 }
 
-// binary writes known instruction patterns with operands of their own, and now and then a table of small numbers.
+// binary writes known instructions with operands of their own, and now and then a table of numbers.
 func (c *content) binary(b []byte) {
+	var local [stock]int
+	for i := range local {
+		local[i] = c.rng.IntN(len(c.ops))
+	}
 	for len(b) > 0 {
 		r := c.rng.Uint64()
-		if r&255 == 0 {
+		if r>>54 == 0 {
 			for i := 0; i < 256 && len(b) >= 4; i++ {
 				binary.LittleEndian.PutUint32(b, uint32(r>>8&0xffff)+uint32(i*16))
 				b = b[4:]
 			}
 			continue
 		}
-		rank := (r >> 8 & 0xffff) * (r >> 24 & 0xffff) >> 16 * uint64(len(c.ops)) >> 16
-		n := copy(b, c.ops[rank])
-		b = b[n:]
-		if r>>40&7 == 0 && len(b) >= 3 {
-			b[0], b[1], b[2] = byte(r>>42), byte(r>>50), 0
+		if r>>32&15 == 0 {
+			c.renew(&local, r>>36, len(c.ops))
+		}
+		b = b[copy(b, c.ops[local[near(r)]]):]
+		if r>>52&3 == 0 && len(b) >= 3 {
+			b[0], b[1], b[2] = byte(r>>42), byte(r>>47), 0
 			b = b[3:]
 		}
 	}

@@ -1,15 +1,109 @@
-// Command bench measures capture and deploy next to partclone on the same disk.
+// Command bench measures capture and deploy next to partclone, on the same disk and machine. The script ./bench builds
+// what it needs and runs it; docs/benchmarks.md holds what came out, and says how to read it.
 package main
 
 import (
 	"context"
+	"errors"
+	"flag"
 	"fmt"
 	"os"
-	"time"
+	"os/exec"
+	"os/signal"
+	"path/filepath"
+	"syscall"
+
+	"golang.org/x/sys/unix"
 )
 
 func main() {
-	t0 := time.Now()
-	err := makeDisk(context.Background(), os.Args[1], 16<<30, tree{used: 1 << 30, seed: 1})
-	fmt.Println(err, time.Since(t0))
+	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
+	defer stop()
+	if err := bench(ctx); err != nil {
+		fmt.Fprintln(os.Stderr, "bench: error:", err)
+		os.Exit(1)
+	}
+}
+
+func bench(ctx context.Context) (err error) {
+	var (
+		agent = flag.String("agent", "mimeo-agent", "the program `file` that is measured")
+		dir   = flag.String("dir", "", "work in a new folder below `DIR`; by default /dev/shm where there is room, else TMPDIR")
+		runs  = flag.Int("n", 3, "`runs` of each measurement; the table has the medians")
+		used  = flag.Float64("used", 5, "`GiB` of files")
+		disk  = flag.Int64("disk", 16, "`GiB` of the disk")
+		keep  = flag.Bool("keep", false, "leave the disk and the images there, and say where")
+		check = flag.Bool("check", false, "fail where a goal is missed")
+	)
+	flag.Parse()
+	for _, name := range []string{"partclone.ext4", "partclone.restore", "zstd", "mke2fs", "mount", "e2fsck"} {
+		if _, err := exec.LookPath(name); err != nil {
+			return fmt.Errorf("%w (Debian packages: partclone zstd e2fsprogs mount)", err)
+		}
+	}
+	usedBytes := int64(*used * (1 << 30))
+	base, err := place(*dir, usedBytes)
+	if err != nil {
+		return err
+	}
+	work, err := os.MkdirTemp(base, "mimeo-bench-")
+	if err != nil {
+		return err
+	}
+	if *keep {
+		defer fmt.Fprintln(os.Stderr, "kept:", work)
+	} else {
+		defer func() { err = errors.Join(err, os.RemoveAll(work)) }()
+	}
+	b := &session{ctx: ctx, work: work, agent: *agent, runs: *runs,
+		disk: filepath.Join(work, "disk.img"), tree: tree{used: usedBytes, seed: 1}}
+	b.logf("making a disk of %d GiB with %.1f GiB of files in %s", *disk, *used, work)
+	if err := makeDisk(ctx, b.disk, *disk<<30, b.tree); err != nil {
+		return err
+	}
+	if err := b.all(); err != nil {
+		return err
+	}
+	missed := b.print(os.Stdout)
+	if *check && missed > 0 {
+		return fmt.Errorf("%d goals missed", missed)
+	}
+	return nil
+}
+
+// place finds a folder with room for the disk twice and its images twice. Memory is better than a disk, whose own
+// speed would hide what is measured.
+func place(dir string, used int64) (string, error) {
+	room := func(dir string) int64 {
+		var s unix.Statfs_t
+		if err := unix.Statfs(dir, &s); err != nil {
+			return 0
+		}
+		return int64(s.Bavail) * s.Bsize
+	}
+	need := used*7/2 + 1<<30
+	if dir == "" {
+		if dir = "/dev/shm"; min(room(dir), freeMemory()) < need {
+			dir = os.TempDir()
+		}
+	}
+	if have := room(dir); have < need {
+		return "", fmt.Errorf("%s has %d MiB of room, %d are needed: say -dir, or a smaller -used", dir, have>>20, need>>20)
+	}
+	return dir, nil
+}
+
+// freeMemory returns the memory that can be had without swapping, in bytes, with 2 GiB left over.
+func freeMemory() int64 {
+	b, err := os.ReadFile("/proc/meminfo")
+	if err != nil {
+		return 0
+	}
+	var kib int64
+	for line := range lines(b) {
+		if n, _ := fmt.Sscanf(line, "MemAvailable: %d kB", &kib); n == 1 {
+			break
+		}
+	}
+	return kib<<10 - 2<<30
 }

@@ -1,0 +1,335 @@
+package main
+
+import (
+	"bytes"
+	"context"
+	"encoding/json"
+	"fmt"
+	"io"
+	"iter"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"slices"
+	"strings"
+	"syscall"
+	"time"
+)
+
+// sample is one run of something.
+type sample struct {
+	wall, cpu time.Duration
+	rss       int64 // bytes, of the process that took most
+	size      int64 // bytes of the image or new in the store; 0 where nothing is kept
+}
+
+// session is a run of the benchmark.
+type session struct {
+	ctx   context.Context
+	work  string
+	agent string
+	runs  int
+	disk  string // image file of the disk that is captured
+	tree  tree
+
+	samples map[string][]sample
+	notes   []string
+}
+
+func (b *session) logf(format string, args ...any) {
+	fmt.Fprintf(os.Stderr, "bench: "+format+"\n", args...)
+}
+
+func (b *session) path(name string) string { return filepath.Join(b.work, name) }
+
+// The measurements, in the order of the table.
+const (
+	peerCapture   = "partclone.ext4 -c \\| zstd -1 -T2"
+	peerNoSum     = "partclone.ext4 -c -a 0 \\| zstd -1 -T2"
+	ourCapture    = "mimeo-agent capture --codec zstd"
+	ourFast       = "mimeo-agent capture --codec s2"
+	peerRestore   = "zstd -d \\| partclone.restore"
+	ourDeploy     = "mimeo-agent deploy"
+	ourSecond     = "mimeo-agent capture, 1 % of files changed"
+	ourSecondOver = "mimeo-agent deploy, that onto the first"
+)
+
+// all takes every measurement. Ours and the peer's take turns, so that what else the machine does falls on both.
+func (b *session) all() error {
+	b.samples = map[string][]sample{}
+	b.logf("one round that does not count, so that all memory and programs are warm")
+	for i := range b.runs + 1 {
+		if i == 1 {
+			clear(b.samples)
+		}
+		if i > 0 {
+			b.logf("round %d of %d", i, b.runs)
+		}
+		for _, step := range []func() error{
+			func() error { return b.peerCapture(peerNoSum, "-a", "0") },
+			func() error { return b.peerCapture(peerCapture) },
+			func() error { return b.capture(ourFast, "fast", "s2") },
+			func() error { return os.RemoveAll(b.path("fast")) },
+			func() error { return os.RemoveAll(b.path("store")) },
+			func() error { return b.capture(ourCapture, "store", "zstd") },
+			b.peerRestore,
+			b.deploy,
+		} {
+			if err := step(); err != nil {
+				return err
+			}
+		}
+	}
+	return b.second()
+}
+
+// second changes the disk and measures captures of what is new, each into a store as the first capture left it.
+func (b *session) second() error {
+	var n int
+	var changed int64
+	err := withMount(b.ctx, b.disk, func(dir string) (err error) {
+		n, changed, err = b.tree.change(dir, 0.01)
+		return err
+	})
+	if err != nil {
+		return err
+	}
+	b.notes = append(b.notes, fmt.Sprintf("changed for the second capture: %d files of %d, %.0f MiB", n, len(b.tree.files()), float64(changed)/(1<<20)))
+	b.logf("changed %d files", n)
+	for range b.runs {
+		if err := run(b.ctx, "cp", "-a", b.path("store"), b.path("again")); err != nil {
+			return err
+		}
+		if err := b.capture(ourSecond, "again", "zstd"); err != nil {
+			return err
+		}
+		if err := b.deployOver(); err != nil {
+			return err
+		}
+		if err := os.RemoveAll(b.path("again")); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+func (b *session) peerCapture(name string, args ...string) error {
+	out := b.path("disk.partclone.zst")
+	args = append([]string{"-c", "-s", b.disk, "-o", "-", "-q", "-L", b.path("partclone.log")}, args...)
+	s, err := b.pipe(exec.CommandContext(b.ctx, "partclone.ext4", args...),
+		exec.CommandContext(b.ctx, "zstd", "-1", "-T2", "-q", "-f", "-o", out))
+	if err != nil {
+		return err
+	}
+	st, err := os.Stat(out)
+	if err != nil {
+		return err
+	}
+	s.size = st.Size()
+	b.add(name, s)
+	return nil
+}
+
+func (b *session) peerRestore() error {
+	target := b.path("target.img")
+	if err := os.RemoveAll(target); err != nil {
+		return err
+	}
+	s, err := b.pipe(exec.CommandContext(b.ctx, "zstd", "-q", "-dc", b.path("disk.partclone.zst")),
+		exec.CommandContext(b.ctx, "partclone.restore", "-s", "-", "-o", target, "-C", "-q", "-L", b.path("partclone.log")))
+	if err != nil {
+		return err
+	}
+	b.add(peerRestore, s)
+	return os.Remove(target)
+}
+
+func (b *session) capture(name, store, codec string) error {
+	var res struct {
+		Stored int64 `json:"stored"`
+	}
+	s, err := b.ours(&res, "capture", b.disk, "--store", "dir:"+b.path(store), "--image", "bench", "--codec", codec, "--json")
+	if err != nil {
+		return err
+	}
+	s.size = res.Stored
+	b.add(name, s)
+	return nil
+}
+
+func (b *session) deploy() error {
+	target := b.path("target.img")
+	if err := os.RemoveAll(target); err != nil {
+		return err
+	}
+	s, err := b.ours(&struct{}{}, "deploy", "bench", target, "--store", "dir:"+b.path("store"), "--json")
+	if err != nil {
+		return err
+	}
+	b.add(ourDeploy, s)
+	if err := run(b.ctx, "e2fsck", "-fn", target); err != nil {
+		return fmt.Errorf("the deployed filesystem is not clean: %w", err)
+	}
+	return nil
+}
+
+func (b *session) deployOver() error {
+	target := b.path("target.img")
+	if _, err := b.ours(&struct{}{}, "deploy", "bench@1", target, "--store", "dir:"+b.path("again"), "--force", "--json"); err != nil {
+		return err
+	}
+	var res struct {
+		Written int64 `json:"written"`
+	}
+	s, err := b.ours(&res, "deploy", "bench", target, "--store", "dir:"+b.path("again"), "--force", "--json")
+	if err != nil {
+		return err
+	}
+	s.size = res.Written
+	b.add(ourSecondOver, s)
+	return nil
+}
+
+// ours runs the agent and reads its JSON into res.
+func (b *session) ours(res any, args ...string) (sample, error) {
+	cmd := exec.CommandContext(b.ctx, b.agent, args...)
+	var out, errs bytes.Buffer
+	cmd.Stdout, cmd.Stderr = &out, &errs
+	start := time.Now()
+	err := cmd.Run()
+	s := sample{wall: time.Since(start)}
+	if err != nil {
+		return s, fmt.Errorf("%s: %w: %s", strings.Join(cmd.Args, " "), err, tail(errs.Bytes()))
+	}
+	s.count(cmd)
+	if err := json.Unmarshal(out.Bytes(), res); err != nil {
+		return s, fmt.Errorf("%s: %w: %s", strings.Join(cmd.Args, " "), err, tail(out.Bytes()))
+	}
+	return s, nil
+}
+
+// pipe runs two programs, the output of the first into the second.
+func (b *session) pipe(from, to *exec.Cmd) (sample, error) {
+	r, w, err := os.Pipe()
+	if err != nil {
+		return sample{}, err
+	}
+	var errs bytes.Buffer
+	from.Stdout, to.Stdin = w, r
+	to.Stderr = &errs
+	start := time.Now()
+	err = from.Start()
+	if err == nil {
+		err = to.Start()
+	}
+	w.Close()
+	r.Close()
+	if err != nil {
+		return sample{}, err
+	}
+	ferr, terr := from.Wait(), to.Wait()
+	s := sample{wall: time.Since(start)}
+	if ferr != nil {
+		return s, fmt.Errorf("%s: %w", strings.Join(from.Args, " "), ferr)
+	}
+	if terr != nil {
+		return s, fmt.Errorf("%s: %w: %s", strings.Join(to.Args, " "), terr, tail(errs.Bytes()))
+	}
+	s.count(from)
+	s.count(to)
+	return s, nil
+}
+
+// count adds what a finished program took.
+func (s *sample) count(cmd *exec.Cmd) {
+	s.cpu += cmd.ProcessState.UserTime() + cmd.ProcessState.SystemTime()
+	if ru, ok := cmd.ProcessState.SysUsage().(*syscall.Rusage); ok {
+		s.rss = max(s.rss, ru.Maxrss<<10)
+	}
+}
+
+func (b *session) add(name string, s sample) {
+	b.logf("  %-50s %6.2f s, cpu %6.2f s", strings.ReplaceAll(name, "\\", ""), s.wall.Seconds(), s.cpu.Seconds())
+	b.samples[name] = append(b.samples[name], s)
+}
+
+// median returns the median of each number.
+func (b *session) median(name string) sample {
+	of := func(get func(sample) int64) int64 {
+		var all []int64
+		for _, s := range b.samples[name] {
+			all = append(all, get(s))
+		}
+		slices.Sort(all)
+		if len(all) == 0 {
+			return 0
+		}
+		return all[len(all)/2]
+	}
+	return sample{
+		wall: time.Duration(of(func(s sample) int64 { return int64(s.wall) })),
+		cpu:  time.Duration(of(func(s sample) int64 { return int64(s.cpu) })),
+		rss:  of(func(s sample) int64 { return s.rss }),
+		size: of(func(s sample) int64 { return s.size }),
+	}
+}
+
+// print writes the tables and returns how many goals were missed.
+func (b *session) print(w io.Writer) (missed int) {
+	ratio := func(a, b float64) string {
+		if b == 0 {
+			return ""
+		}
+		return fmt.Sprintf("%.2f", a/b)
+	}
+	fmt.Fprintf(w, "| what | wall s | ratio | cpu s | ratio | MiB kept | ratio | peak MiB |\n|---|---|---|---|---|---|---|---|\n")
+	for _, row := range []struct{ name, peer string }{
+		{peerCapture, peerCapture}, {peerNoSum, peerCapture}, {ourCapture, peerCapture}, {ourFast, peerCapture}, {ourSecond, peerCapture},
+		{peerRestore, peerRestore}, {ourDeploy, peerRestore}, {ourSecondOver, peerRestore},
+	} {
+		s, p := b.median(row.name), b.median(row.peer)
+		kept := ""
+		if s.size > 0 {
+			kept = fmt.Sprintf("%.0f", float64(s.size)/(1<<20))
+		}
+		sizes := ratio(float64(s.size), float64(p.size))
+		if row.name == ourSecondOver {
+			sizes, kept = "", kept+" written"
+		}
+		fmt.Fprintf(w, "| `%s` | %.2f | %s | %.2f | %s | %s | %s | %d |\n", row.name, s.wall.Seconds(), ratio(s.wall.Seconds(), p.wall.Seconds()),
+			s.cpu.Seconds(), ratio(s.cpu.Seconds(), p.cpu.Seconds()), kept, sizes, s.rss>>20)
+	}
+	fmt.Fprintf(w, "\n| goal | at most | measured | |\n|---|---|---|---|\n")
+	goal := func(what string, most, got float64, unit string) {
+		verdict := "reached"
+		if !(got <= most) {
+			verdict = "MISSED"
+			missed++
+		}
+		fmt.Fprintf(w, "| %s | %.4g%s | %.3g%s | %s |\n", what, most, unit, got, unit, verdict)
+	}
+	wall := func(a, p string) float64 { return b.median(a).wall.Seconds() / b.median(p).wall.Seconds() }
+	goal("capture, wall", 0.6, wall(ourCapture, peerCapture), "×")
+	goal("capture, size", 1.05, float64(b.median(ourCapture).size)/float64(b.median(peerCapture).size), "×")
+	goal("deploy, wall", 0.8, wall(ourDeploy, peerRestore), "×")
+	goal("second capture, wall", 0.2, wall(ourSecond, peerCapture), "×")
+	most := int64(0)
+	for _, name := range []string{ourCapture, ourFast, ourSecond, ourDeploy, ourSecondOver} {
+		for _, s := range b.samples[name] {
+			most = max(most, s.rss)
+		}
+	}
+	goal("agent's peak memory", 512, float64(most>>20), " MiB")
+	fmt.Fprintln(w)
+	for _, n := range b.notes {
+		fmt.Fprintln(w, n)
+	}
+	return missed
+}
+
+func tail(b []byte) string {
+	b = bytes.TrimSpace(b)
+	return string(b[max(len(b)-500, 0):])
+}
+
+func lines(b []byte) iter.Seq[string] { return strings.Lines(string(b)) }
