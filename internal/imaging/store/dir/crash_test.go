@@ -137,23 +137,33 @@ func TestPowerCut(t *testing.T) {
 				if err != nil && !errors.Is(err, errCrashed) {
 					t.Fatal(err)
 				}
-				var r *rand.Rand
-				if mode != "killed" && mode != "lost" {
-					r = rand.New(rand.NewPCG(uint64(crashAt), uint64(len(mode)+int(mode[len(mode)-1]))))
+				var after *crashFS
+				switch mode {
+				case "killed":
+					after = f.killed()
+				case "lost":
+					after = f.cut(nil)
+				default:
+					after = f.cut(rand.New(rand.NewPCG(uint64(crashAt), uint64(mode[len(mode)-1]))))
 				}
-				after := f.after(mode == "killed", r)
 				readOnly(t, after, p)
 				s = openFS(t, after)
 				kept(t, s, p)
+				for number, pack := range s.packs {
+					if b, err := s.readFile(indexName(number), 1<<20); err != nil {
+						t.Error(err)
+					} else if _, _, err := parseIndex(b, number, pack.size); err != nil {
+						t.Errorf("index of pack %d: %v", number, err)
+					}
+				}
 				for round := 1; round <= 2; round++ {
 					if err := work(t.Context(), s, p, round); err != nil {
 						t.Fatal(err)
 					}
 				}
 				kept(t, s, p)
-				if err := s.Close(); err != nil {
-					t.Fatal(err)
-				}
+				// Once more, without a Close: what was found after the first crash must have become durable.
+				after = after.cut(nil)
 				s = openFS(t, after)
 				kept(t, s, p)
 				report, err := s.Check(t.Context(), true, nil)
@@ -223,6 +233,11 @@ func TestFull(t *testing.T) {
 			}
 		}
 		kept(t, s, p)
+		if s.cur != nil && err != nil {
+			if got := int64(len(f.names[packName(s.cur.number)].data)); got != s.cur.size {
+				t.Fatalf("room %d: the pack keeps %d bytes of a write that failed", room, got-s.cur.size)
+			}
+		}
 		f.room = 0
 		if err := work(t.Context(), s, p, 1); err != nil {
 			t.Fatalf("room %d: after room was made: %v", room, err)
@@ -231,7 +246,7 @@ func TestFull(t *testing.T) {
 		if err := s.Close(); err != nil {
 			t.Fatal(err)
 		}
-		s = openFS(t, f.after(false, nil))
+		s = openFS(t, f.cut(nil))
 		kept(t, s, p)
 		if r, err := s.Check(t.Context(), true, nil); err != nil || !r.OK() {
 			t.Fatalf("room %d: check: %+v, %v", room, r, err)
@@ -264,7 +279,7 @@ func TestBadSync(t *testing.T) {
 		}
 		kept(t, s, p)
 		// The power goes without a Close.
-		s = openFS(t, f.after(false, nil))
+		s = openFS(t, f.cut(nil))
 		kept(t, s, p)
 	}
 }

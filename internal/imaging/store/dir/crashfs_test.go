@@ -4,6 +4,7 @@ import (
 	"errors"
 	"io"
 	"io/fs"
+	"maps"
 	"math/rand/v2"
 	"path"
 	"slices"
@@ -255,23 +256,22 @@ func (c *crashFile) Size() (int64, error) {
 func (c *crashFile) Close() error             { return nil }
 func (c *crashFile) WriteBehind(int64, int64) {}
 
-// after returns the filesystem as it is found after a crash. With keep, only the program died. Otherwise the power was
-// cut: what was not synced is gone or, where r is not nil, there in parts.
-func (f *crashFS) after(keep bool, r *rand.Rand) *crashFS {
-	names := make(map[string]*inode)
-	if keep {
-		for p, n := range f.names {
-			names[p] = n
-		}
-	} else {
-		for p, n := range f.durable {
-			names[p] = n
-		}
-		if r != nil {
-			for _, d := range []string{".", packsDir, indexDir, manifestsDir, imagesDir, imagesDir + "/one", tmpDir} {
-				if r.IntN(2) == 0 {
-					f.syncNames(d, names)
-				}
+// killed returns the filesystem as it is found after the program died: all is there, and what was not synced still is
+// not.
+func (f *crashFS) killed() *crashFS {
+	g := newCrashFS()
+	g.names, g.durable = f.names, f.durable
+	return g
+}
+
+// cut returns the filesystem as it is found after the power was cut: what was not synced is gone or, where r is not
+// nil, there in parts.
+func (f *crashFS) cut(r *rand.Rand) *crashFS {
+	names := maps.Clone(f.durable)
+	if r != nil {
+		for _, d := range []string{".", packsDir, indexDir, manifestsDir, imagesDir, imagesDir + "/one", tmpDir} {
+			if r.IntN(2) == 0 {
+				f.syncNames(d, names)
 			}
 		}
 	}
@@ -282,19 +282,13 @@ func (f *crashFS) after(keep bool, r *rand.Rand) *crashFS {
 			continue // its directory never became durable
 		}
 		c := &inode{dir: n.dir, data: slices.Clone(n.synced)}
-		switch {
-		case keep:
-			c.data = slices.Clone(n.data)
-		case r != nil && r.IntN(3) > 0:
+		if r != nil && r.IntN(3) > 0 {
 			c.data = torn(n, r)
 		}
 		c.synced = slices.Clone(c.data)
 		g.names[p] = c
 	}
-	g.durable = make(map[string]*inode)
-	for p, n := range g.names {
-		g.durable[p] = n
-	}
+	g.durable = maps.Clone(g.names)
 	return g
 }
 

@@ -144,6 +144,12 @@ func (s *Store) open(o Options) error {
 				return err
 			}
 		}
+		// Names that an earlier process made and did not live to make durable must not be built upon.
+		for _, d := range []string{".", manifestsDir, imagesDir} {
+			if err := s.fs.SyncDir(d); err != nil {
+				return err
+			}
+		}
 		if err := s.sweepTmp(); err != nil {
 			return err
 		}

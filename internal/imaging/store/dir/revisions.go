@@ -176,6 +176,10 @@ func (s *Store) Publish(ctx context.Context, image string, id manifest.ID) (stor
 		return store.Revision{}, err
 	}
 	if i := slices.IndexFunc(revs, func(r store.Revision) bool { return r.ID == id }); i >= 0 {
+		// An earlier Publish may have failed, or its process ended, after the rename.
+		if err := s.fs.SyncDir(imagesDir + "/" + image); err != nil {
+			return store.Revision{}, fmt.Errorf("publish %s: %w", revs[i], full(err))
+		}
 		return revs[i], nil
 	}
 	m, err := s.Manifest(ctx, id)
