@@ -31,6 +31,7 @@ func (e *Engine) Netbooted(ctx context.Context, id string) (ok bool, err error) 
 		case r.Phase == api.PhaseQueued || r.Phase == api.PhasePowering:
 			// Faster than the BMC's answer, or it was switched on by hand.
 			r.setPhase(api.PhaseNetbooting, now)
+			r.Scripted = true
 			r.Try++
 			return "it asks for its boot script", nil
 		case agentPhases[r.Phase]:
@@ -39,12 +40,19 @@ func (e *Engine) Netbooted(ctx context.Context, id string) (ok bool, err error) 
 					Hint: fmt.Sprintf(`its console may say why; start the job again with "mimeo job retry %s"`, r.ID)}), nil
 			}
 			r.setPhase(api.PhaseNetbooting, now)
+			r.Scripted, r.Tasked = true, false
 			r.Try++
-			r.Tasked = false
 			return "it has rebooted in the middle of its work and netboots again", nil
-		case r.Phase == api.PhaseNetbooting && r.Waiting != "":
-			r.Waiting = ""
+		case r.Phase == api.PhaseNetbooting && r.Scripted:
+			// It fetched its script before and no agent came of it: a kernel that panics would do this for ever.
+			if r.Try >= r.Tries {
+				return e.fail(r, &api.Error{Code: "node_lost", Message: fmt.Sprintf("%s has netbooted %d times, and no agent came up", r.Node, r.Try),
+					Hint: "its console says why; it needs 512 MiB of memory, and drivers for its network card in the stateless image"}), nil
+			}
+			r.Try++
+			return "it netboots once more: no agent came up", nil
 		}
+		r.Scripted, r.Waiting = true, ""
 		return "", nil
 	})
 	// In the server's own phases the boot state is not disk yet: the node waits a moment and asks again.

@@ -19,13 +19,14 @@ type Record struct {
 	api.Job
 	Request api.JobNew `json:"request"`
 
-	PhaseSince time.Time   `json:"phase_since"`         // when the phase began
-	Heard      time.Time   `json:"heard"`               // last sign of life of the node
-	BootID     string      `json:"boot_id,omitempty"`   // of the kernel that the agent runs on
-	Nudged     bool        `json:"nudged,omitempty"`    // rebooting: power-cycled once, as the node did not come back
-	Tasked     bool        `json:"tasked,omitempty"`    // an agent has the task
-	DoneMsg    *api.Done   `json:"done_msg,omitempty"`  // the agent's last word, until all that follows from it is done
-	Manifest   manifest.ID `json:"manifest,omitzero"`   // deploy: from the start; capture: once staged
+	PhaseSince time.Time   `json:"phase_since"`        // when the phase began
+	Heard      time.Time   `json:"heard"`              // last sign of life of the node
+	BootID     string      `json:"boot_id,omitempty"`  // of the kernel that the agent runs on
+	Nudged     bool        `json:"nudged,omitempty"`   // rebooting: power-cycled once, as the node did not come back
+	Scripted   bool        `json:"scripted,omitempty"` // netbooting: the node has fetched its script
+	Tasked     bool        `json:"tasked,omitempty"`   // an agent has the task
+	DoneMsg    *api.Done   `json:"done_msg,omitempty"` // the agent's last word, until all that follows from it is done
+	Manifest   manifest.ID `json:"manifest,omitzero"`  // deploy: from the start; capture: once staged
 	PowerTries int         `json:"power_tries,omitempty"`
 }
 
@@ -83,7 +84,7 @@ func (r *Record) setPhase(p api.Phase, now time.Time) {
 	}
 	r.Phase, r.PhaseSince = p, now
 	r.Done, r.Total, r.Rate, r.ETAMS = 0, 0, 0, 0
-	r.Waiting = ""
+	r.Waiting, r.Scripted = "", false
 }
 
 // end closes the record.
