@@ -10,6 +10,8 @@ import (
 	"time"
 
 	"golang.org/x/sync/errgroup"
+
+	"mimeo/internal/cluster/api"
 )
 
 // Listen opens the sockets and reads the leases, so that a taken port or a missing interface is an error at start.
@@ -26,7 +28,8 @@ func (s *Server) Listen() error {
 	}
 	ifi, err := net.InterfaceByName(s.Interface)
 	if err != nil {
-		return fmt.Errorf("serve DHCP on %s: %w", s.Interface, err)
+		return &api.Error{Code: "not_found", Message: fmt.Sprintf("serve DHCP on %s: %v", s.Interface, err),
+			Hint: "\"ip -brief link\" lists the interfaces of this machine"}
 	}
 	if !s.Addr.IsValid() {
 		if s.Addr, err = firstIPv4(ifi); err != nil {
@@ -78,7 +81,8 @@ func firstIPv4(ifi *net.Interface) (netip.Prefix, error) {
 			return p, nil
 		}
 	}
-	return netip.Prefix{}, fmt.Errorf("serve DHCP on %s: it has no IPv4 address", ifi.Name)
+	return netip.Prefix{}, &api.Error{Code: "bad_request", Message: fmt.Sprintf("serve DHCP on %s: it has no IPv4 address", ifi.Name),
+		Hint: "give the interface a fixed address in the nodes' network first"}
 }
 
 // Serve answers until ctx is done, and returns nil then, when all has stopped.

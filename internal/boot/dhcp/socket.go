@@ -11,6 +11,8 @@ import (
 	"syscall"
 
 	"golang.org/x/sys/unix"
+
+	"mimeo/internal/cluster/api"
 )
 
 // sockets are what a server listens on.
@@ -56,6 +58,11 @@ func listenOn(ifname string, port int) (*net.UDPConn, error) {
 		return errors.Join(cerr, err)
 	}}
 	pc, err := lc.ListenPacket(context.Background(), "udp4", ":"+strconv.Itoa(port))
+	if errors.Is(err, unix.EADDRINUSE) {
+		return nil, &api.Error{Code: "conflict",
+			Message: fmt.Sprintf("listen for DHCP on %s: port %d is taken by another program", ifname, port),
+			Hint:    fmt.Sprintf("stop the DHCP server that runs on this machine (ss -ulpn 'sport = :%d' names it), or keep it off %s", port, ifname)}
+	}
 	if err != nil {
 		return nil, fmt.Errorf("listen for DHCP on %s port %d: %w", ifname, port, err)
 	}

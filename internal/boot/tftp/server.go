@@ -14,6 +14,8 @@ import (
 	"time"
 
 	"golang.org/x/sys/unix"
+
+	"mimeo/internal/cluster/api"
 )
 
 // Listen opens the socket, so that a taken port is an error at start. Serve calls it where it was not called.
@@ -27,6 +29,10 @@ func (s *Server) Listen() error {
 	}
 	lc := net.ListenConfig{Control: s.control}
 	pc, err := lc.ListenPacket(context.Background(), "udp4", addr)
+	if errors.Is(err, unix.EADDRINUSE) {
+		return &api.Error{Code: "conflict", Message: fmt.Sprintf("listen for TFTP on %s: another program has that port", addr),
+			Hint: "stop the TFTP server that runs on this machine (ss -ulpn 'sport = :69' names it)"}
+	}
 	if err != nil {
 		return fmt.Errorf("listen for TFTP on %s: %w", addr, err)
 	}
