@@ -117,11 +117,6 @@ func (h *handler) body(w http.ResponseWriter, r *http.Request, limit, cost, extr
 	if err != nil {
 		return nil, nil, err
 	}
-	defer func() {
-		if err != nil {
-			release()
-		}
-	}()
 	rc := http.NewResponseController(w)
 	defer rc.SetReadDeadline(time.Time{})
 	b = make([]byte, n)
@@ -131,7 +126,8 @@ func (h *handler) body(w http.ResponseWriter, r *http.Request, limit, cost, extr
 		k, err := r.Body.Read(b[got:min(n, got+1<<20)])
 		got += int64(k)
 		if err != nil && got < n {
-			return nil, nil, refuse("bad_request", "the request stopped after %d of %d bytes: %w", got, n, cutOff(err))
+			release()
+			return nil, nil, refuse("stopped", "the request stopped after %d of %d bytes: %w", got, n, cutOff(err))
 		}
 	}
 	return b, release, nil

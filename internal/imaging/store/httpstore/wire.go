@@ -187,6 +187,7 @@ var statuses = map[string]int{
 	"damaged":     http.StatusConflict,
 	"too_large":   http.StatusRequestEntityTooLarge,
 	"no_length":   http.StatusLengthRequired,
+	"stopped":     http.StatusRequestTimeout,
 	"busy":        http.StatusTooManyRequests,
 	"full":        http.StatusInsufficientStorage,
 	"internal":    http.StatusInternalServerError,

@@ -37,13 +37,16 @@ func Run(t *testing.T, open Open) {
 	}
 }
 
-// encoders are used again, as a new one is dear.
-var encoders = sync.Pool{New: func() any { return chunk.NewEncoder() }}
+// encoder is one for all tests, as a new one is dear.
+var encoder = struct {
+	sync.Mutex
+	*chunk.Encoder
+}{Encoder: chunk.NewEncoder()}
 
 func encode(raw []byte, codec chunk.Codec) chunk.Encoded {
-	enc := encoders.Get().(*chunk.Encoder)
-	defer encoders.Put(enc)
-	return enc.Encode(chunk.Sum(raw), raw, nil, codec)
+	encoder.Lock()
+	defer encoder.Unlock()
+	return encoder.Encode(chunk.Sum(raw), raw, nil, codec)
 }
 
 // Chunk returns a chunk of n bytes that differs for each seed. Every third is random, the others can be compressed.
