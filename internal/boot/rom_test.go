@@ -229,3 +229,34 @@ func serveTFTP(t *testing.T, got *steps) {
 		root.Close()
 	})
 }
+
+// TestAutoexecFindsItsNode runs autoexec.ipxe in the ROM: it asks by DHCP again and goes on with the script of the
+// card's node, with what iPXE says of itself. The server does not answer the first time.
+func TestAutoexecFindsItsNode(t *testing.T) {
+	const mac = "52:54:00:77:00:09"
+	s := newSite(t, dhcp.Full, node.Node{Name: "n09", NICs: []node.NIC{{MAC: mac}}, Boot: node.BootDisk})
+	var got steps
+	serveHTTP(t, http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		got.add(r.URL.String())
+		switch len(got.all()) {
+		case 1:
+			text, err := netboot.Autoexec(base)
+			if err != nil {
+				t.Error(err)
+			}
+			fmt.Fprint(w, text)
+		case 2:
+			http.Error(w, "not yet", http.StatusServiceUnavailable)
+		default:
+			fmt.Fprintln(w, "#!ipxe\necho MIMEO-SCRIPT\nsleep 100")
+		}
+	}))
+	s.serve(t)
+	out := &buffer{}
+	qemuBIOS(t, mac, out)
+	waitFor(t, out, "MIMEO-SCRIPT", 30*time.Second)
+	const want = "/boot/ipxe/52-54-00-77-00-09?platform=pcbios&buildarch=i386"
+	if all := got.all(); len(all) != 3 || all[1] != want || all[2] != want {
+		t.Errorf("asked for %q", all)
+	}
+}

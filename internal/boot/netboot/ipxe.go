@@ -154,6 +154,7 @@ func (s Script) ipxeWait(b *strings.Builder) error {
 
 // Autoexec is autoexec.ipxe: what an iPXE loaded by UEFI reads from the folder it came from, before its banner and
 // before DHCP. It gets an address on the card that it was loaded from and goes on with the script of that card's node.
+// It always asks by DHCP: the address that the firmware got is set already, but the card is not open.
 // The same text serves every node. base is the boot server as the node reaches it.
 func Autoexec(base string) (string, error) {
 	if err := checkURL(base); err != nil {
@@ -161,7 +162,7 @@ func Autoexec(base string) (string, error) {
 	}
 	b := &strings.Builder{}
 	b.WriteString("#!ipxe\nset attempt:int32 0\n:again\n")
-	b.WriteString("isset ${ip} || dhcp || goto failed\n")
+	b.WriteString("dhcp || goto failed\n")
 	fmt.Fprintf(b, "chain --replace %s%s%s/${netX/mac:hexhyp}?platform=${platform}&buildarch=${buildarch} || goto failed\n",
 		base, PathScripts, KindIPXE)
 	b.WriteString(":failed\ninc attempt\n")
