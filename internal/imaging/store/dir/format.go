@@ -109,7 +109,7 @@ func parseRecord(b []byte) (record, error) {
 }
 
 func checkLengths(raw, stored uint32, codec chunk.Codec) error {
-	if raw == 0 || raw > chunk.MaxLen || stored == 0 || stored > raw || codec > chunk.S2 {
+	if raw == 0 || raw > chunk.MaxLen || stored == 0 || stored > raw || codec > chunk.S2 || codec == chunk.Raw && stored != raw {
 		return fmt.Errorf("record: raw length %d, stored length %d, codec %d", raw, stored, codec)
 	}
 	return nil

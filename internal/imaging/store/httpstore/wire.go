@@ -82,7 +82,7 @@ func parseFrame(b []byte) (frame, error) {
 	case reserved:
 		return f, errors.New("frame: reserved bytes are not zero")
 	case f.kind == frameChunk:
-		if f.raw == 0 || f.raw > chunk.MaxLen || f.n == 0 || f.n > f.raw || f.codec > chunk.S2 {
+		if f.raw == 0 || f.raw > chunk.MaxLen || f.n == 0 || f.n > f.raw || f.codec > chunk.S2 || f.codec == chunk.Raw && f.n != f.raw {
 			return f, fmt.Errorf("frame of chunk %s: raw length %d, length %d, codec %d", f.id, f.raw, f.n, f.codec)
 		}
 	case f.kind == frameEnd:
