@@ -184,6 +184,7 @@ func (s *Store) checkData(ctx context.Context, r *Report, places []indexed, bad 
 			}
 			if err != nil && !bad[it.id] {
 				bad[it.id] = true
+				s.markBad(it)
 				r.problem("%v", err)
 			}
 			r.Read += it.end() - int64(it.off)
@@ -216,13 +217,21 @@ func (s *Store) checkRevision(ctx context.Context, v *RevisionReport, bad map[ch
 		case err != nil:
 			v.Error = err.Error()
 		case e.Zero:
-		case !s.has(e.ID):
-			v.Missing++
 		case bad[e.ID]:
 			v.Damaged++
+		case !s.there(e.ID):
+			v.Missing++
 		}
 	}
 	return ctx.Err()
+}
+
+// there tells whether a chunk is in the index, damaged or not.
+func (s *Store) there(id chunk.ID) bool {
+	s.imu.RLock()
+	defer s.imu.RUnlock()
+	_, ok := s.index.get(id)
+	return ok
 }
 
 // Stats says how large the store is.

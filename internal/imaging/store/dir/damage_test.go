@@ -118,6 +118,64 @@ func TestDamagedChunk(t *testing.T) {
 	}
 }
 
+// TestHeal captures the same disk again after a chunk of it was damaged.
+func TestHeal(t *testing.T) {
+	path, revs := filled(t)
+	s, err := Open(path, Options{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	m, es := entries(t, s, revs[0])
+	l, _ := s.index.get(es[2].ID)
+	flip(t, filepath.Join(path, packName(l.pack)), int64(l.off)+recordHead)
+	again := func() store.PutResult {
+		t.Helper()
+		missing, err := s.Missing(t.Context(), []chunk.ID{es[1].ID, es[2].ID})
+		if err != nil {
+			t.Fatal(err)
+		}
+		var batch []chunk.Encoded
+		for _, id := range missing {
+			if id != es[2].ID {
+				t.Fatalf("chunk %s is missing", id)
+			}
+			raw := storetest.Bytes(6, 4096)
+			batch = append(batch, chunk.NewEncoder().Encode(chunk.Sum(raw), raw, nil, chunk.Zstd))
+		}
+		res, err := s.Put(t.Context(), batch)
+		if err != nil {
+			t.Fatal(err)
+		}
+		return res
+	}
+	if res := again(); res.New != 0 {
+		t.Errorf("before it was found: %+v", res)
+	}
+	if r, err := s.Check(t.Context(), true, nil); err != nil || r.OK() {
+		t.Fatalf("check: %+v, %v", r, err)
+	}
+	if _, err := s.Stage(t.Context(), m); err == nil {
+		t.Error("staged over a damaged chunk")
+	}
+	if res := again(); res.New != 1 {
+		t.Errorf("after it was found: %+v", res)
+	}
+	for range 2 { // also after the next start
+		if r, err := s.Check(t.Context(), true, nil); err != nil || !r.OK() {
+			t.Errorf("check: %+v, %v", r, err)
+		}
+		if err := s.Close(); err != nil {
+			t.Fatal(err)
+		}
+		if s, err = Open(path, Options{}); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if err := s.Close(); err != nil {
+		t.Fatal(err)
+	}
+}
+
 func TestPackLostOrCut(t *testing.T) {
 	path, revs := filled(t)
 	s := open(t, path, Options{})

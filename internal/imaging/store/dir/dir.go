@@ -19,6 +19,7 @@ import (
 	"sync"
 	"time"
 
+	"mimeo/internal/imaging/chunk"
 	"mimeo/internal/imaging/store"
 )
 
@@ -58,9 +59,12 @@ type Store struct {
 	packSize int64
 	lock     io.Closer
 
-	imu   sync.RWMutex // index, packs
+	imu   sync.RWMutex // index, packs, bad
 	index *index
 	packs map[uint32]*pack
+	// Chunks that were found damaged: there for those who read, missing for those who write, so that the next capture
+	// which has them heals the store. The later pack holds then.
+	bad map[chunk.ID]bool
 
 	wmu sync.Mutex // writing packs; taken before imu
 	cur *pack      // the one that takes new chunks; nil before the first
@@ -110,7 +114,7 @@ func Open(path string, o Options) (*Store, error) {
 		o.PackSize = DefaultPackSize
 	}
 	s := &Store{root: path, fs: o.fs, readOnly: o.ReadOnly, packSize: min(o.PackSize, maxPack/2),
-		index: newIndex(), packs: make(map[uint32]*pack)}
+		index: newIndex(), packs: make(map[uint32]*pack), bad: make(map[chunk.ID]bool)}
 	s.files = newHandles(s.fs)
 	if err := s.open(o); err != nil {
 		return nil, errors.Join(fmt.Errorf("open store %s: %w", path, full(err)), s.release())

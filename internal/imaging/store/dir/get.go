@@ -116,7 +116,9 @@ func (s *Store) read(want []indexed, buf []byte, fn func(indexed, chunk.Encoded,
 		rec := buf[at : it.end()-off]
 		c, bad := chunk.Encoded{}, err
 		if it.end()-off <= int64(n) {
-			c, bad = it.parse(rec)
+			if c, bad = it.parse(rec); bad != nil {
+				s.markBad(it)
+			}
 		} else if bad == nil || bad == io.EOF {
 			bad = fmt.Errorf("the pack ends at %d: %w", off+int64(n), io.ErrUnexpectedEOF)
 		}
@@ -128,6 +130,15 @@ func (s *Store) read(want []indexed, buf []byte, fn func(indexed, chunk.Encoded,
 		}
 	}
 	return buf, nil
+}
+
+// markBad remembers that a chunk is damaged, if it still lies where it was read.
+func (s *Store) markBad(it indexed) {
+	s.imu.Lock()
+	defer s.imu.Unlock()
+	if l, ok := s.index.get(it.id); ok && l == it.loc {
+		s.bad[it.id] = true
+	}
 }
 
 // parse reads a record that should be it.

@@ -20,7 +20,7 @@ func (s *Store) Missing(ctx context.Context, ids []chunk.ID) ([]chunk.ID, error)
 	var missing []chunk.ID
 	s.imu.RLock()
 	for _, id := range ids {
-		if _, ok := s.index.get(id); !ok {
+		if _, ok := s.index.get(id); !ok || s.bad[id] {
 			missing = append(missing, id)
 		}
 	}
@@ -68,7 +68,7 @@ func (s *Store) has(id chunk.ID) bool {
 	s.imu.RLock()
 	defer s.imu.RUnlock()
 	_, ok := s.index.get(id)
-	return ok
+	return ok && !s.bad[id]
 }
 
 // room sees to it that a record of n bytes can be appended to s.buf for s.cur.
@@ -110,6 +110,7 @@ func (s *Store) write(b *batch, res *store.PutResult) error {
 	p.size += int64(len(buf))
 	for _, it := range items {
 		s.index.put(it.id, it.loc)
+		delete(s.bad, it.id)
 	}
 	s.imu.Unlock()
 	p.items = append(p.items, items...)

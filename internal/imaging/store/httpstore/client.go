@@ -72,6 +72,7 @@ func NewClient(o Options) (*Client, error) {
 const (
 	firstWait = 200 * time.Millisecond
 	maxWait   = 5 * time.Second
+	busyWait  = 2 * time.Second // where the server has too much to do; it says Retry-After: 1
 )
 
 // ours marks an error that is the caller's own, and no reason to try again.
@@ -119,6 +120,10 @@ func (c *Client) retry(ctx context.Context, what string, try func() error) error
 		c.mu.Unlock()
 		if since >= c.o.GiveUp {
 			return fmt.Errorf("%s: gave up after %v without success: %w", what, since.Round(time.Second), err)
+		}
+		var r *remote
+		if errors.As(err, &r) && r.status == http.StatusTooManyRequests {
+			wait = max(wait, busyWait)
 		}
 		select {
 		case <-ctx.Done():
