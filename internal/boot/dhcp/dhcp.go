@@ -28,9 +28,9 @@ const (
 // RAMode says whether IPv6 router advertisements are sent.
 type RAMode string
 
-// The modes. Auto sends in mode Full where no other router is heard.
+// The modes. Auto, which is also the zero value, sends in mode Full where no other router is heard.
 const (
-	RAAuto RAMode = ""
+	RAAuto RAMode = "auto"
 	RAOn   RAMode = "on"
 	RAOff  RAMode = "off"
 )

@@ -23,6 +23,9 @@ func (s *Server) Listen() error {
 	if s.Mode != Full && s.Mode != Proxy {
 		return fmt.Errorf("serve DHCP on %s: mode %q is not full, proxy or off", s.Interface, s.Mode)
 	}
+	if s.RA != "" && s.RA != RAAuto && s.RA != RAOn && s.RA != RAOff {
+		return fmt.Errorf("serve DHCP on %s: router advertisements are %q, not auto, on or off", s.Interface, s.RA)
+	}
 	if s.Lookup == nil || s.Decide == nil {
 		return fmt.Errorf("serve DHCP on %s: Lookup and Decide must be set", s.Interface)
 	}
@@ -42,8 +45,9 @@ func (s *Server) Listen() error {
 	if s.socks, err = openSockets(ifi); err != nil {
 		return err
 	}
-	if s.RA == RAOn || (s.RA == RAAuto && s.Mode == Full) {
-		s.socks.ra, err = openAdvertiser(ifi, s.RA == RAAuto, s.log())
+	auto := s.RA == RAAuto || s.RA == ""
+	if s.RA == RAOn || (auto && s.Mode == Full) {
+		s.socks.ra, err = openAdvertiser(ifi, auto, s.log())
 		if err != nil && s.RA == RAOn {
 			s.socks.close()
 			s.socks = nil
