@@ -24,6 +24,7 @@ const (
 	PathHello    = "/v1/agent/hello"    // POST Hello → Task
 	PathProgress = "/v1/agent/progress" // POST Progress → ProgressReply; at least every 10 s while a task runs
 	PathDone     = "/v1/agent/done"     // POST Done → DoneReply; repeated until answered, safe to repeat
+	PathTrouble  = "/v1/agent/trouble"  // POST Trouble → 204; before Hello, when the stateless image cannot come up
 )
 
 // Hello is the agent's first message after each boot of the stateless image.
@@ -34,6 +35,15 @@ type Hello struct {
 	Build    string   `json:"build"`   // of the stateless image it runs in
 	BootMS   int64    `json:"boot_ms"` // milliseconds from kernel start to this message
 	Hardware Hardware `json:"hardware"`
+}
+
+// Trouble says why the stateless image does not come up on a node. The node starts anew some seconds later.
+type Trouble struct {
+	BootID string `json:"boot_id"`
+	Agent  string `json:"agent"` // program version
+	Build  string `json:"build"` // of the initrd
+	Stage  string `json:"stage"` // what it was at: network, rootimg, root, system
+	Error  *Error `json:"error"`
 }
 
 // AgentVersion is the version of the messages between agent and server. History, newest first:

@@ -1,0 +1,67 @@
+package agent
+
+import (
+	"context"
+	"errors"
+	"fmt"
+
+	"mimeo/internal/cluster/api"
+	"mimeo/internal/imaging/capture"
+	"mimeo/internal/imaging/manifest"
+	"mimeo/internal/imaging/store"
+)
+
+// capture reads the chosen disk into the server's store and stages the manifest. The disk is opened for this alone: as
+// long as it is, the kernel mounts nothing of it.
+func (j *job) capture(ctx context.Context) (err error) {
+	d, err := openDisk(j.disk, false)
+	if err != nil {
+		return err
+	}
+	defer func() { err = errors.Join(err, d.Close()) }()
+	j.report.enter(api.PhaseMapping)
+	plan, err := d.Plan()
+	if err != nil {
+		return &api.Error{Code: "disk", Message: fmt.Sprintf("look at what disk %s holds: %v", j.disk.Name, err),
+			Hint: "nothing was changed; a disk whose partition table is damaged can be looked at from mimeo boot NODE shell"}
+	}
+	for _, w := range plan.Warnings {
+		j.report.say("warning: " + w)
+	}
+	j.report.enter(api.PhaseCapturing)
+	opts := capture.Options{
+		Source:   manifest.Source{Node: string(j.task.Node), Job: j.task.Job, Agent: j.Version, Arch: string(j.arch())},
+		Progress: func(p capture.Progress) { j.captured(p.Counts, p.Done, p.Total) },
+	}
+	res, err := capture.Run(ctx, capture.Source{ReaderAt: d, Disk: d.Identity()}, plan, j.store, opts)
+	if err != nil {
+		return j.captureError(err)
+	}
+	j.manifest = res.ID.String()
+	j.captured(res.Counts, res.Counts.Read, res.Counts.Read)
+	return nil
+}
+
+// captured passes the numbers on.
+func (j *job) captured(c capture.Counts, done, total int64) {
+	counts := map[string]int64{"used": total, "read": c.Read, "zero": c.Zero, "new": c.New, "sent": c.Sent, "stored": c.Stored, "reused": c.Reused}
+	j.counts = counts
+	j.report.numbers(done, total, counts)
+}
+
+// captureError says what to do next.
+func (j *job) captureError(err error) error {
+	e := &api.Error{Code: "failed", Message: fmt.Sprintf("capture disk %s: %v", j.disk.Name, err)}
+	var read *capture.ReadError
+	switch {
+	case errors.As(err, &read):
+		e.Code, e.Hint = "disk_read", "the disk has bad sectors: look at it with smartctl; no revision was made"
+	case errors.Is(err, store.ErrFull):
+		e.Code, e.Hint = "store_full", "make room on the store's disk, then start the job again: what is stored already is not sent again"
+	case errors.Is(err, capture.ErrChanged):
+		e.Code, e.Hint = "disk_changed", "something wrote to the disk during the capture; start the job again"
+	default:
+		e.Hint = "start the job again: what is stored already is not sent again"
+	}
+	return e
+}

@@ -1,0 +1,91 @@
+package agent
+
+import (
+	"context"
+	"errors"
+	"fmt"
+
+	"mimeo/internal/cluster/api"
+	"mimeo/internal/imaging/chunk"
+	"mimeo/internal/imaging/deploy"
+	"mimeo/internal/imaging/manifest"
+	"mimeo/internal/imaging/store"
+)
+
+// deploy writes an image onto the chosen disk and gives the system on it its own identity.
+func (j *job) deploy(ctx context.Context) error {
+	id, err := chunk.ParseID(j.task.Manifest)
+	if err != nil {
+		return fmt.Errorf("the task's manifest: %w", err)
+	}
+	m, err := j.store.Manifest(ctx, id)
+	if err != nil {
+		return fmt.Errorf("read the contents of image %s: %w", j.task.Image, err)
+	}
+	if err := j.write(ctx, m); err != nil {
+		return err
+	}
+	return j.finish(ctx, m)
+}
+
+// write writes the image. The disk is closed when it returns, so that its partitions can be used.
+func (j *job) write(ctx context.Context, m *manifest.Manifest) (err error) {
+	d, err := openDisk(j.disk, true)
+	if err != nil {
+		return err
+	}
+	defer func() { err = errors.Join(err, d.Close()) }()
+	grow := j.task.Grow
+	if grow == "" {
+		grow = deploy.GrowLast
+	}
+	j.report.enter(api.PhaseMapping)
+	opts := deploy.Options{
+		Compare: j.task.Compare, Grow: grow,
+		Progress: func(p deploy.Progress) { j.written(p.Counts, m, p.Done, p.Total) },
+		// The server is told before the first write: from then on a cancel leaves half an image.
+		Commit: func(ctx context.Context) error {
+			j.report.enter(api.PhaseWriting)
+			return context.Cause(ctx)
+		},
+	}
+	res, err := deploy.Run(ctx, j.store, m, d, opts)
+	if res != nil {
+		j.touched = res.Touched
+		j.written(res.Counts, m, m.Content.Used, m.Content.Used)
+	}
+	if err != nil {
+		return j.deployError(err)
+	}
+	return nil
+}
+
+// written passes the numbers on.
+func (j *job) written(c deploy.Counts, m *manifest.Manifest, done, total int64) {
+	counts := map[string]int64{"used": m.Content.Used, "written": c.Written, "skipped": c.Skipped, "zeroed": c.Zeroed, "fetched": c.Fetched}
+	j.counts = counts
+	j.report.numbers(done, total, counts)
+}
+
+// deployError says what became of the disk, and what to do next.
+func (j *job) deployError(err error) error {
+	e := &api.Error{Code: "failed", Message: fmt.Sprintf("deploy onto disk %s: %v", j.disk.Name, err)}
+	var small *deploy.SizeError
+	var sector *deploy.SectorError
+	var missing *store.MissingError
+	var damaged *store.DamagedError
+	switch {
+	case errors.As(err, &small):
+		e.Code, e.Hint = "disk_too_small", "choose a larger disk of the node by its disk rule, or capture the image from a smaller one"
+	case errors.As(err, &sector):
+		e.Code, e.Hint = "sector_size", "capture an image from a disk with the same sectors"
+	case errors.As(err, &missing), errors.As(err, &damaged), errors.Is(err, chunk.ErrHash):
+		e.Code, e.Hint = "store_damaged", fmt.Sprintf("see what is lost with \"mimeo image verify %s\"; capture the image again, or deploy another revision", j.task.Image)
+	}
+	if j.touched {
+		e.Message += "; the disk holds a part of the image and no partition table"
+	} else {
+		e.Message += "; nothing was written to the disk"
+	}
+	return e
+}
