@@ -2,7 +2,6 @@
 package dir
 
 import (
-	"bytes"
 	"context"
 	"crypto/rand"
 	"encoding/hex"
@@ -14,8 +13,6 @@ import (
 	"os"
 	"path"
 	"slices"
-	"strconv"
-	"strings"
 	"sync"
 	"time"
 
@@ -230,118 +227,6 @@ func (s *Store) sweepTmp() error {
 		}
 	}
 	return nil
-}
-
-func packName(number uint32) string  { return fmt.Sprintf("%s/%08x.pack", packsDir, number) }
-func indexName(number uint32) string { return fmt.Sprintf("%s/%08x.idx", indexDir, number) }
-
-// packNumber reads the number in the name of a pack or an index file.
-func packNumber(name, ext string) (uint32, bool) {
-	hexa, ok := strings.CutSuffix(name, ext)
-	if !ok || len(hexa) != 8 || strings.ToLower(hexa) != hexa {
-		return 0, false
-	}
-	n, err := strconv.ParseUint(hexa, 16, 32)
-	return uint32(n), err == nil && n > 0
-}
-
-// load fills the index from all packs that it does not know yet.
-func (s *Store) load() error {
-	list, err := s.fs.ReadDir(packsDir)
-	if err != nil {
-		return err
-	}
-	for _, e := range list {
-		number, ok := packNumber(e.name, ".pack")
-		if !ok {
-			continue
-		}
-		s.imu.RLock()
-		known := s.packs[number]
-		s.imu.RUnlock()
-		if known != nil && known.size == e.size {
-			continue
-		}
-		items, size, err := s.loadPack(number, e.size)
-		if err != nil {
-			return fmt.Errorf("%s: %w", packName(number), err)
-		}
-		if size == 0 {
-			continue
-		}
-		s.imu.Lock()
-		s.packs[number] = &pack{number: number, size: size}
-		for _, it := range items {
-			s.index.put(it.id, it.loc)
-		}
-		s.imu.Unlock()
-	}
-	return nil
-}
-
-// loadPack returns the items of a pack and its length, from its index file or, where that is missing or of another
-// state of the pack, from the pack itself; then it brings pack and index file in order, unless the store is read-only.
-// A length of 0 says that there is no pack any more.
-func (s *Store) loadPack(number uint32, size int64) ([]indexed, int64, error) {
-	if size <= maxPack {
-		if b, err := s.readFile(indexName(number), size+indexHead+indexSum); err == nil {
-			if _, items, err := parseIndex(b, number, size); err == nil {
-				return items, size, nil
-			}
-		}
-	}
-	f, err := s.fs.Open(packName(number), !s.readOnly)
-	if err != nil {
-		return nil, 0, err
-	}
-	defer f.Close()
-	sc, err := scan(f, number, size)
-	if err != nil {
-		return nil, 0, err
-	}
-	if s.readOnly {
-		return sc.items, sc.end, nil
-	}
-	if len(sc.items) == 0 {
-		return nil, 0, s.setAside(f, number, size)
-	}
-	if sc.end < size {
-		if err := f.Truncate(sc.end); err != nil {
-			return nil, 0, err
-		}
-	}
-	if err := f.Sync(); err != nil {
-		return nil, 0, err
-	}
-	if err := s.fs.SyncDir(packsDir); err != nil {
-		return nil, 0, err
-	}
-	s.writeIndex(number, sc.uid, sc.end, sc.items)
-	return sc.items, sc.end, nil
-}
-
-// setAside removes a pack in which no chunk ever became durable. One that holds something else than zeros is kept
-// under another name, for whoever wants to look into it.
-func (s *Store) setAside(f file, number uint32, size int64) error {
-	if err := s.fs.Remove(indexName(number)); err != nil && !errors.Is(err, fs.ErrNotExist) {
-		return err
-	}
-	if size > packHead {
-		head := make([]byte, min(size, 1<<20))
-		if _, err := f.ReadAt(head, 0); err != nil && err != io.EOF {
-			return err
-		}
-		if len(bytes.Trim(head[packHead:], "\x00")) > 0 {
-			return s.fs.Rename(packName(number), packName(number)+".damaged")
-		}
-	}
-	return s.fs.Remove(packName(number))
-}
-
-// writeIndex writes the index file of a pack. It is only a help for the next start, which reads the pack itself where
-// the index file is missing: so a failure is none of the caller's.
-func (s *Store) writeIndex(number uint32, id uid, size int64, items []indexed) {
-	_ = s.writeFile(indexName(number), encodeIndex(number, id, size, items))
 }
 
 // Close writes what is left and gives the lock back. After an error, what was Put since the last Flush may be gone.
