@@ -1,0 +1,240 @@
+package server
+
+import (
+	"bytes"
+	"context"
+	"encoding/json"
+	"fmt"
+	"io"
+	"net/http"
+	"regexp"
+	"strings"
+	"syscall"
+	"time"
+
+	"mimeo/internal/cluster/api"
+	"mimeo/internal/cluster/node"
+	"mimeo/internal/cluster/noderange"
+	"mimeo/internal/imaging/store/httpstore"
+	"mimeo/internal/manage/inventory"
+)
+
+// maxAdminBody bounds a message of an admin: four hundred nodes in one.
+const maxAdminBody = 4 << 20
+
+// apiHandler is the whole API. docs/formats/api.md describes it.
+func (s *Server) apiHandler() http.Handler {
+	mux := http.NewServeMux()
+	mux.HandleFunc("POST "+api.PathHello, agentCall(s, s.hello))
+	mux.HandleFunc("POST "+api.PathProgress, agentCall(s, func(ctx context.Context, c caller, _ *http.Request, p api.Progress) (api.ProgressReply, error) {
+		if p.Job != c.job {
+			return api.ProgressReply{}, &api.Error{Code: "denied", Message: "this token belongs to another job"}
+		}
+		return s.jobs.Progress(ctx, c.job, p)
+	}))
+	mux.HandleFunc("POST "+api.PathDone, agentCall(s, func(ctx context.Context, c caller, _ *http.Request, d api.Done) (api.DoneReply, error) {
+		if d.Job != c.job {
+			return api.DoneReply{}, &api.Error{Code: "denied", Message: "this token belongs to another job"}
+		}
+		if c.job == "" {
+			return api.DoneReply{Action: "reboot"}, nil
+		}
+		return s.jobs.Done(ctx, c.job, d)
+	}))
+	mux.HandleFunc("POST "+api.PathTrouble, agentCall(s, s.trouble))
+	mux.Handle(httpstore.Prefix, s.storeHandler())
+
+	admin := http.NewServeMux()
+	route := func(pattern string, f func(*http.Request) (any, error)) {
+		admin.HandleFunc(pattern, func(w http.ResponseWriter, r *http.Request) {
+			r.Body = http.MaxBytesReader(w, r.Body, maxAdminBody)
+			out, err := f(r)
+			if err != nil {
+				writeError(w, err)
+				return
+			}
+			writeJSON(w, out)
+		})
+	}
+	route("GET /v1/status", s.status)
+	route("GET /v1/nodes", s.listNodes)
+	route("POST /v1/nodes", s.addNodes)
+	route("PATCH /v1/nodes", s.setNodes)
+	route("DELETE /v1/nodes", s.removeNodes)
+	route("GET /v1/nodes/{name}/events", s.nodeEvents)
+	route("GET /v1/nodes/{name}/boot", s.explainBoot)
+	route("POST /v1/boot", s.setBoot)
+	route("POST /v1/power", s.switchPower)
+	route("POST /v1/jobs", s.newJobs)
+	route("GET /v1/jobs", s.listJobs)
+	route("GET /v1/jobs/{id}", func(r *http.Request) (any, error) {
+		rec, err := s.jobs.Get(r.Context(), r.PathValue("id"))
+		return rec.Job, err
+	})
+	route("GET /v1/jobs/{id}/events", s.jobEvents)
+	admin.HandleFunc("GET /v1/jobs/{id}/watch", s.watchJob)
+	route("POST /v1/jobs/{id}/cancel", func(r *http.Request) (any, error) { return s.jobs.Cancel(r.Context(), r.PathValue("id")) })
+	route("POST /v1/jobs/{id}/retry", s.retryJob)
+	route("GET /v1/images", s.listImages)
+	route("GET /v1/images/{name}", s.showImage)
+	route("GET /v1/images/{name}/{rev}", s.showRevision)
+	route("DELETE /v1/images/{name}/{rev}", s.removeRevision)
+	admin.HandleFunc("POST /v1/images/{name}/{rev}/verify", s.verifyRevision)
+	route("GET /v1/stateless", s.listStateless)
+	route("GET /v1/stateless/{profile}", s.showStateless)
+	admin.HandleFunc("POST /v1/stateless", s.buildStateless)
+	route("DELETE /v1/stateless/{profile}", s.removeStateless)
+	admin.HandleFunc("/", func(w http.ResponseWriter, r *http.Request) {
+		writeError(w, &api.Error{Code: "not_found", Message: "no such path: " + r.Method + " " + r.URL.Path, Hint: "docs/formats/api.md lists them"})
+	})
+	mux.Handle("/", s.adminOnly(admin))
+	return mux
+}
+
+// secrets are what the audit log must not hold.
+var secrets = regexp.MustCompile(`("(?:bmc\.)?password"\s*:\s*)"(?:[^"\\]|\\.)*"`)
+
+// adminOnly lets in who has an admin's token, by role, and writes each change down.
+func (s *Server) adminOnly(next http.Handler) http.Handler {
+	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		token, ok := strings.CutPrefix(r.Header.Get("Authorization"), "Bearer ")
+		who, err := inventory.Token{}, error(nil)
+		if ok {
+			who, err = s.db.Token(r.Context(), token)
+		}
+		if !ok || err != nil {
+			writeError(w, &api.Error{Code: "denied", Message: "a good token is needed", Hint: `sign in with "mimeo login"; the admin's token was printed at the first start of mimeod`})
+			return
+		}
+		if r.Method == http.MethodGet {
+			next.ServeHTTP(w, r)
+			return
+		}
+		if who.Role == "viewer" || who.Role == "operator" && r.Method == http.MethodDelete {
+			writeError(w, &api.Error{Code: "forbidden", Message: fmt.Sprintf("the token %q is a %s's, who may not do this", who.Name, who.Role)})
+			return
+		}
+		body, err := io.ReadAll(http.MaxBytesReader(w, r.Body, maxAdminBody))
+		if err != nil {
+			writeError(w, &api.Error{Code: "bad_request", Message: "read the request: " + err.Error()})
+			return
+		}
+		r.Body = io.NopCloser(bytes.NewReader(body))
+		if err := s.db.Audit(r.Context(), who.Name, remoteAddr(r).String(), r.Method+" "+r.URL.RequestURI(), secrets.ReplaceAllString(string(body), `$1"***"`)); err != nil {
+			writeError(w, err)
+			return
+		}
+		next.ServeHTTP(w, r)
+	})
+}
+
+// read decodes a request strictly: a misspelt field is better refused than passed over.
+func read[T any](r *http.Request) (v T, err error) {
+	d := json.NewDecoder(r.Body)
+	d.DisallowUnknownFields()
+	if err := d.Decode(&v); err != nil {
+		return v, &api.Error{Code: "bad_request", Message: "read the request: " + err.Error()}
+	}
+	return v, nil
+}
+
+func (s *Server) status(r *http.Request) (any, error) {
+	ctx := r.Context()
+	nodes, err := s.db.Nodes(ctx)
+	if err != nil {
+		return nil, err
+	}
+	active, err := s.jobs.Publics(ctx, true, 1<<20)
+	if err != nil {
+		return nil, err
+	}
+	out := api.ServerStatus{Version: s.version, Started: s.started, StateDir: s.cfg.State, Nodes: len(nodes), ActiveJobs: len(active)}
+	if st, err := s.store.Stats(ctx); err == nil {
+		out.StoreBytes = st.PackBytes
+	}
+	var fs syscall.Statfs_t
+	if syscall.Statfs(strings.TrimPrefix(s.cfg.Store, "dir:"), &fs) == nil {
+		out.FreeBytes = int64(fs.Bavail) * fs.Bsize
+	}
+	for _, f := range s.ifaces {
+		out.Interfaces = append(out.Interfaces, api.InterfaceStatus{Name: f.Name, Addr: f.prefix.String(), DHCP: f.DHCP})
+	}
+	return out, nil
+}
+
+// lookup answers a noderange's questions from one reading of the inventory.
+type lookup struct {
+	names  []node.Name
+	nodes  map[node.Name]node.Node
+	groups map[string][]node.Name
+}
+
+func (s *Server) lookup(ctx context.Context) (*lookup, error) {
+	nodes, err := s.db.Nodes(ctx)
+	if err != nil {
+		return nil, err
+	}
+	l := &lookup{nodes: map[node.Name]node.Node{}, groups: map[string][]node.Name{"all": nil}}
+	for _, n := range nodes {
+		l.names = append(l.names, n.Name)
+		l.nodes[n.Name] = n
+		l.groups["all"] = append(l.groups["all"], n.Name)
+		for _, g := range n.Groups {
+			l.groups[g] = append(l.groups[g], n.Name)
+		}
+	}
+	return l, nil
+}
+
+func (l *lookup) Names() []node.Name { return l.names }
+func (l *lookup) Has(n node.Name) bool {
+	_, ok := l.nodes[n]
+	return ok
+}
+func (l *lookup) Members(g string) ([]node.Name, bool) {
+	m, ok := l.groups[g]
+	return m, ok
+}
+func (l *lookup) Attribute(n node.Name, key string) (string, bool) {
+	v, ok := attributes(l.nodes[n])[key]
+	return v, ok
+}
+
+// expand reads a noderange against the inventory; an empty one means all nodes where that is allowed.
+func (s *Server) expand(ctx context.Context, expr string, emptyIsAll bool) ([]node.Node, error) {
+	l, err := s.lookup(ctx)
+	if err != nil {
+		return nil, err
+	}
+	names := l.names
+	if expr != "" || !emptyIsAll {
+		if names, err = noderange.Expand(expr, l); err != nil {
+			return nil, &api.Error{Code: "not_found", Message: err.Error(), Hint: `"mimeo node list" shows all nodes, "mimeo help ranges" how to name several`}
+		}
+	}
+	out := []node.Node{}
+	for _, n := range names {
+		out = append(out, l.nodes[n])
+	}
+	return out, nil
+}
+
+// sse starts a stream of server-sent events and returns how to send one.
+func sse(w http.ResponseWriter) func(v any) error {
+	w.Header().Set("Content-Type", "text/event-stream")
+	w.Header().Set("Cache-Control", "no-store")
+	flush := http.NewResponseController(w)
+	return func(v any) error {
+		b, err := json.Marshal(v)
+		if err != nil {
+			return err
+		}
+		if _, err := fmt.Fprintf(w, "data: %s\n\n", b); err != nil {
+			return err
+		}
+		return flush.Flush()
+	}
+}
+
+// keepAlive is how often a quiet stream sends something, so that a dead connection shows.
+const keepAlive = 10 * time.Second

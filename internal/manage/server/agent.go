@@ -1,0 +1,286 @@
+package server
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"net/http"
+	"net/netip"
+	"strings"
+	"time"
+
+	"mimeo/internal/cluster/api"
+	"mimeo/internal/cluster/node"
+	"mimeo/internal/imaging/store/httpstore"
+	"mimeo/internal/manage/inventory"
+	"mimeo/internal/manage/job"
+	"mimeo/internal/manage/stateless"
+)
+
+// maxAgentBody bounds a message of an agent; postscripts' outputs are its largest part.
+const maxAgentBody = 16 << 20
+
+// caller is an agent as its token names it.
+type caller struct {
+	node node.Name
+	job  string         // "" for a boot without a job
+	boot node.BootState // of a boot without a job: what it was made for
+}
+
+// agentAuth finds out who calls. A job's token is good for that job and node alone; whether the job is still on is
+// for the handler to say.
+func (s *Server) agentAuth(r *http.Request) (caller, error) {
+	denied := &api.Error{Code: "denied", Message: "this token is not known, or not good any more", Hint: "a node gets a new one with each boot"}
+	token, ok := strings.CutPrefix(r.Header.Get("Authorization"), "Bearer ")
+	if !ok {
+		return caller{}, denied
+	}
+	kind, subject, nonce, ok := s.readToken(token)
+	if !ok {
+		return caller{}, denied
+	}
+	switch kind {
+	case tokenJob:
+		rec, err := s.jobs.Get(r.Context(), subject)
+		if err != nil || string(rec.Node) != nonce {
+			return caller{}, denied
+		}
+		return caller{node: rec.Node, job: subject}, nil
+	case tokenBoot:
+		f, err := s.db.Facts(r.Context(), node.Name(subject))
+		nonce, state, _ := strings.Cut(nonce, "-")
+		if err != nil || f.BootNonce != nonce {
+			return caller{}, denied
+		}
+		return caller{node: node.Name(subject), boot: node.BootState(state)}, nil
+	}
+	return caller{}, denied
+}
+
+// agentCall wraps a handler of the agent's part: who calls, one JSON message in, one out.
+func agentCall[In, Out any](s *Server, f func(ctx context.Context, c caller, r *http.Request, in In) (Out, error)) http.HandlerFunc {
+	return func(w http.ResponseWriter, r *http.Request) {
+		c, err := s.agentAuth(r)
+		if err != nil {
+			writeError(w, err)
+			return
+		}
+		var in In
+		if err := json.NewDecoder(http.MaxBytesReader(w, r.Body, maxAgentBody)).Decode(&in); err != nil {
+			writeError(w, &api.Error{Code: "bad_request", Message: "read the message: " + err.Error()})
+			return
+		}
+		out, err := f(r.Context(), c, r, in)
+		if err != nil {
+			writeError(w, err)
+			return
+		}
+		writeJSON(w, out)
+	}
+}
+
+// hello answers an agent with its task.
+func (s *Server) hello(ctx context.Context, c caller, r *http.Request, h api.Hello) (api.Task, error) {
+	if h.Version != api.AgentVersion {
+		return api.Task{}, &api.Error{Code: "bad_request", Message: fmt.Sprintf("agent speaks version %d, this server %d", h.Version, api.AgentVersion), Hint: "build the stateless image again: mimeo stateless build"}
+	}
+	n, err := s.db.Node(ctx, c.node)
+	if err != nil {
+		return api.Task{}, err
+	}
+	if err := s.db.SetHardware(ctx, c.node, h.Hardware); err != nil {
+		return api.Task{}, err
+	}
+	// An agent that waits says hello again and again; only the first of a boot is news.
+	if old, _ := s.boots.Swap(c.node, h.BootID); old != h.BootID {
+		s.event(ctx, api.Event{Node: c.node, Job: c.job, Kind: "agent", Addr: remoteAddr(r).String(),
+			Text: fmt.Sprintf("agent %s is up, %.1f s after its kernel: %s %s, %s, %d MiB of memory, %s", h.Agent, float64(h.BootMS)/1000, h.Hardware.Vendor, h.Hardware.Product, h.Hardware.Arch, h.Hardware.Memory>>20, disksText(h.Hardware.Disks))})
+	}
+	if c.job == "" {
+		return s.bootTask(ctx, n, c.boot)
+	}
+	rec, ok, err := s.jobs.Hello(ctx, c.job, h)
+	if err != nil {
+		return api.Task{}, err
+	}
+	if !ok {
+		return api.Task{Kind: api.TaskReboot, Node: c.node, Job: c.job}, nil
+	}
+	return s.jobTask(ctx, n, rec, s.addrFor(remoteAddr(r), localAddr(r)))
+}
+
+func disksText(disks []api.Disk) string {
+	if len(disks) == 0 {
+		return "no disk"
+	}
+	var out []string
+	for _, d := range disks {
+		out = append(out, fmt.Sprintf("%s %.1f GB %s", d.Name, float64(d.Size)/1e9, d.Serial))
+	}
+	return strings.TrimSpace(strings.Join(out, ", "))
+}
+
+// bootTask is the task of a boot that belongs to no job: what the boot was made for, for as long as nobody said
+// otherwise.
+func (s *Server) bootTask(ctx context.Context, n node.Node, boot node.BootState) (api.Task, error) {
+	t := api.Task{Node: n.Name, Kind: api.TaskReboot, RetryMS: (5 * time.Second).Milliseconds()}
+	if n.Boot != boot && !(n.BootOnce && n.Boot == node.BootDisk) {
+		return t, nil
+	}
+	switch boot {
+	case node.BootShell:
+		f, err := s.db.Facts(ctx, n.Name)
+		if err != nil {
+			return t, err
+		}
+		t.Kind, t.SSHKeys = api.TaskShell, f.SSHKeys
+	case node.BootStateless:
+		t.Kind = api.TaskStateless
+	case node.BootDiscover:
+		t.Kind = api.TaskNone
+	}
+	return t, nil
+}
+
+// trouble takes note of a stateless image that does not come up on a node.
+func (s *Server) trouble(ctx context.Context, c caller, r *http.Request, t api.Trouble) (struct{}, error) {
+	text := "the stateless image does not come up (" + t.Stage + ")"
+	if t.Error != nil {
+		text += ": " + t.Error.Message
+	}
+	s.event(ctx, api.Event{Node: c.node, Job: s.jobOf(c.node), Kind: "trouble", Addr: remoteAddr(r).String(), Text: text})
+	return struct{}{}, nil
+}
+
+// jobTask is the task of a job.
+func (s *Server) jobTask(ctx context.Context, n node.Node, r job.Record, master netip.Addr) (api.Task, error) {
+	t := api.Task{Kind: r.Kind, Job: r.ID, Node: n.Name, Disk: n.Disk, Image: r.Image, Rev: r.Rev, Compare: !r.Request.Full}
+	t.Hostname = n.Hostname
+	if t.Hostname == "" {
+		t.Hostname = string(n.Name)
+	}
+	if r.Kind == api.TaskDeploy {
+		t.Manifest, t.Force, t.Grow = r.Manifest.String(), true, r.Request.Grow
+	}
+	profile := n.Profile
+	if profile == "" {
+		profile = "imaging"
+	}
+	p, err := stateless.LoadProfile(s.cfg.State, profile)
+	if err != nil {
+		return t, err
+	}
+	t.Attrs = map[string]string{"NODE": string(n.Name), "HOSTNAME": t.Hostname, "MASTER": master.String(), "IMAGE": r.Image, "JOB": r.ID, "TASK": string(r.Kind),
+		"ARCH": string(n.Arch), "FIRMWARE": string(n.Firmware), "PROFILE": profile, "GROUPS": strings.Join(n.Groups, ","), "NFS_PORT": portOfAddr(s.cfg.NFS)}
+	if r.Rev > 0 {
+		t.Attrs["REV"] = fmt.Sprint(r.Rev)
+	}
+	if len(n.NICs) > 0 {
+		t.Attrs["MAC"] = n.NICs[0].MAC
+	}
+	for k, v := range n.Labels {
+		t.Attrs["LABEL_"+envName(k)] = v
+	}
+	if s.nfs != nil {
+		if t.Mounts, err = p.MountsFor(t.Attrs); err != nil {
+			return t, err
+		}
+	}
+	t.Pre, t.Post = stateless.API(p.Postscripts.Pre), stateless.API(p.Postscripts.Post)
+	if r.Kind == api.TaskDeploy {
+		t.Root = stateless.API(p.Postscripts.Root)
+	}
+	return t, nil
+}
+
+func portOfAddr(a string) string {
+	if i := strings.LastIndexByte(a, ':'); i >= 0 {
+		return a[i+1:]
+	}
+	return a
+}
+
+// envName makes a label's key the name of an environment variable.
+func envName(s string) string {
+	return strings.Map(func(r rune) rune {
+		switch {
+		case r >= 'a' && r <= 'z':
+			return r - 32
+		case r >= 'A' && r <= 'Z', r >= '0' && r <= '9':
+			return r
+		}
+		return '_'
+	}, s)
+}
+
+// endOnce puts a node that boots something once back to its disk.
+func (s *Server) endOnce(ctx context.Context, n node.Name) error {
+	return s.db.Update(ctx, func(t *inventory.Tx) error {
+		nn, err := t.Node(n)
+		if err != nil {
+			return err
+		}
+		nn.Boot = node.BootDisk
+		return t.PutNode(nn) // BootOnce stays set until the next change: this boot's agent still finds its shell
+	})
+}
+
+// storeHandler lets agents with an active job reach the store: a capture reads and writes, a deploy reads.
+func (s *Server) storeHandler() http.Handler {
+	write := httpstore.Handler(s.store, httpstore.Limits{})
+	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		c, err := s.agentAuth(r)
+		if err != nil {
+			writeError(w, err)
+			return
+		}
+		rec, active := s.jobs.OfNode(c.node)
+		if c.job == "" || !active || rec.ID != c.job {
+			writeError(w, &api.Error{Code: "denied", Message: "this token's job has ended"})
+			return
+		}
+		if rec.Kind != api.TaskCapture && !readsStore(r) {
+			writeError(w, &api.Error{Code: "denied", Message: fmt.Sprintf("a %s may only read from the store", rec.Kind)})
+			return
+		}
+		write.ServeHTTP(w, r)
+	})
+}
+
+// readsStore tells whether a request changes nothing in the store.
+func readsStore(r *http.Request) bool {
+	return r.Method == http.MethodGet || r.Method == http.MethodPost && (strings.HasSuffix(r.URL.Path, "/get") || strings.HasSuffix(r.URL.Path, "/missing"))
+}
+
+// writeJSON writes an answer.
+func writeJSON(w http.ResponseWriter, v any) {
+	b, err := json.Marshal(v)
+	if err != nil {
+		writeError(w, err)
+		return
+	}
+	w.Header().Set("Content-Type", "application/json")
+	w.Write(append(b, '\n'))
+}
+
+// writeError writes an error in the API's form, with the status that its code has.
+func writeError(w http.ResponseWriter, err error) {
+	var e *api.Error
+	switch {
+	case errors.As(err, &e):
+	case errors.Is(err, inventory.ErrNotFound):
+		e = &api.Error{Code: "not_found", Message: err.Error()}
+	default:
+		e = &api.Error{Code: "internal", Message: err.Error()}
+	}
+	status := map[string]int{"not_found": http.StatusNotFound, "bad_request": http.StatusBadRequest, "conflict": http.StatusConflict, "denied": http.StatusUnauthorized,
+		"forbidden": http.StatusForbidden, "busy": http.StatusServiceUnavailable, "no_image": http.StatusConflict}[e.Code]
+	if status == 0 {
+		status = http.StatusInternalServerError
+	}
+	b, _ := json.Marshal(e)
+	w.Header().Set("Content-Type", "application/json")
+	w.WriteHeader(status)
+	w.Write(append(b, '\n'))
+}

@@ -1,0 +1,351 @@
+package server
+
+import (
+	"context"
+	"crypto/sha256"
+	"encoding/hex"
+	"fmt"
+	"io"
+	"io/fs"
+	"net/http"
+	"net/netip"
+	"os"
+	"path/filepath"
+	"strings"
+	"sync"
+	"syscall"
+	"time"
+
+	"mimeo/internal/boot/netboot"
+	"mimeo/internal/cluster/api"
+	"mimeo/internal/cluster/node"
+	"mimeo/internal/manage/job"
+	"mimeo/internal/manage/stateless"
+)
+
+// pathStateless is where the files of stateless images are: pathStateless + BUILD + "/" + file.
+const pathStateless = "/boot/stateless/"
+
+// bootHandler serves what a node fetches without TLS: scripts, loaders, and files that are checked by their hash.
+func (s *Server) bootHandler() http.Handler {
+	mux := http.NewServeMux()
+	mux.HandleFunc("GET "+netboot.PathScripts+"{kind}/{mac}", s.serveScript)
+	mux.HandleFunc("GET "+netboot.PathLoaders+"{file...}", s.serveLoader)
+	mux.HandleFunc("GET "+pathStateless+"{build}/{file}", s.serveStateless)
+	return mux
+}
+
+func remoteAddr(r *http.Request) netip.Addr {
+	a, _ := netip.ParseAddrPort(r.RemoteAddr)
+	return a.Addr().Unmap()
+}
+
+func localAddr(r *http.Request) netip.Addr {
+	if a, ok := r.Context().Value(http.LocalAddrContextKey).(interface{ String() string }); ok {
+		if p, err := netip.ParseAddrPort(a.String()); err == nil {
+			return p.Addr().Unmap()
+		}
+	}
+	return netip.Addr{}
+}
+
+// serveScript gives a node its boot script. Only the address that the node's own network card has gets it: the script
+// holds the node's token.
+func (s *Server) serveScript(w http.ResponseWriter, r *http.Request) {
+	ctx := r.Context()
+	mac, err := netboot.ParseMAC(r.PathValue("mac"))
+	if err != nil {
+		http.NotFound(w, r)
+		return
+	}
+	n, ok, err := s.db.NodeByMAC(ctx, mac)
+	if err != nil {
+		http.Error(w, "the inventory cannot be read", http.StatusServiceUnavailable)
+		return
+	}
+	remote := remoteAddr(r)
+	if !ok || !s.mayHave(ctx, n, mac, remote) {
+		s.log.Info("boot script refused", "mac", mac, "addr", remote, "known", ok)
+		http.NotFound(w, r)
+		return
+	}
+	ask := netboot.AskFromQuery(r.URL.Query())
+	ask.MAC = mac
+	kind := netboot.Kind(r.PathValue("kind"))
+	ask.IPXE = kind == netboot.KindIPXE
+	addr := s.addrFor(remote, localAddr(r))
+	text, event, err := s.script(ctx, n, kind, ask, addr, true)
+	if err != nil {
+		s.log.Error("boot script", "node", n.Name, "err", err)
+		s.event(ctx, api.Event{Node: n.Name, Job: s.jobOf(n.Name), Kind: "script", Addr: remote.String(), Text: "no script: " + err.Error()})
+		http.Error(w, "no script: "+err.Error(), http.StatusServiceUnavailable)
+		return
+	}
+	w.Header().Set("Content-Type", "text/plain; charset=utf-8")
+	w.Header().Set("Cache-Control", "no-store")
+	if _, err := io.WriteString(w, text); err != nil {
+		return // the node did not get it, and asks again
+	}
+	event.Node, event.Addr = n.Name, remote.String()
+	if event.Job == "" {
+		event.Job = s.jobOf(n.Name)
+	}
+	s.event(ctx, event)
+	if event.Kind == "told-disk" {
+		if err := s.jobs.ToldDisk(ctx, n.Name); err != nil {
+			s.log.Error("job cannot be ended", "node", n.Name, "err", err)
+		}
+	}
+}
+
+// mayHave tells whether a script may go to an address: the fixed or leased one of the card that asks, where we lease;
+// any of an interface's network, where somebody else does.
+func (s *Server) mayHave(ctx context.Context, n node.Node, mac string, remote netip.Addr) bool {
+	for _, nic := range n.NICs {
+		if nic.MAC == mac && nic.IP != "" {
+			return nic.IP == remote.String()
+		}
+	}
+	for _, f := range s.ifaces {
+		if !f.prefix.Contains(remote) {
+			continue
+		}
+		if f.DHCP != "full" {
+			return true
+		}
+		leases, err := s.db.DHCPLeases(ctx)
+		if err != nil {
+			return false
+		}
+		for _, l := range leases {
+			if l.Addr == remote && l.MAC == mac && !l.Declined {
+				return true
+			}
+		}
+	}
+	return false
+}
+
+// script makes a node's script for now. With take, facts follow from it: the node has netbooted.
+func (s *Server) script(ctx context.Context, n node.Node, kind netboot.Kind, ask netboot.Ask, addr netip.Addr, take bool) (text string, ev api.Event, err error) {
+	// The job is asked first: it may find that the node has used up its tries, which changes the boot state.
+	var rec job.Record
+	var active bool
+	if rec, active = s.jobs.OfNode(n.Name); active && take && (n.Boot == node.BootCapture || n.Boot == node.BootDeploy) {
+		ok, err := s.jobs.Netbooted(ctx, rec.ID)
+		if err != nil {
+			return "", ev, err
+		}
+		if n, err = s.db.Node(ctx, n.Name); err != nil {
+			return "", ev, err
+		}
+		if !ok && n.Boot != node.BootDisk {
+			return s.wait(n, kind, ask)
+		}
+		ev.Job = rec.ID
+	}
+	if (n.Boot == node.BootCapture || n.Boot == node.BootDeploy) && !active {
+		// Cannot be, as both are written together; the disk is the answer that harms nothing.
+		n.Boot = node.BootDisk
+	}
+	o := netboot.Decide(n, ask)
+	sc := netboot.Script{Kind: kind, Decision: o.Decision, Node: n.Name, Why: o.Why, Firmware: o.Firmware, Arch: o.Arch, Knobs: n.Knobs, MAC: ask.MAC}
+	switch o.Decision {
+	case netboot.Ignore:
+		return "", ev, fmt.Errorf("%s", o.Why)
+	case netboot.Disk:
+		ev.Kind, ev.Text = "told-disk", "boots its disk: "+o.Why
+	case netboot.Stateless:
+		im, err := stateless.Current(s.cfg.State, o.Profile, o.Arch)
+		if err != nil {
+			return "", ev, err
+		}
+		facts, err := s.db.Facts(ctx, n.Name)
+		if err != nil {
+			return "", ev, err
+		}
+		files := s.bootBase(addr) + pathStateless + im.Build + "/"
+		sc.Kernel, sc.Initrd, sc.RootImg = files+stateless.FileKernel, files+stateless.FileInitrd, files+stateless.FileRoot
+		sc.RootSum, sc.Build = im.Files[stateless.FileRoot].SHA256, im.Build
+		sc.Server, sc.Pin, sc.Time = s.apiBase(addr), s.pin, time.Now()
+		sc.Knobs.Cmdline = strings.TrimSpace(strings.Join(im.Cmdline, " ") + " " + sc.Knobs.Cmdline)
+		if active {
+			sc.Token = s.token(tokenJob, rec.ID, string(n.Name))
+		} else {
+			sc.Token = s.token(tokenBoot, string(n.Name), facts.BootNonce+"-"+string(n.Boot))
+		}
+		ev.Kind, ev.Text = "script", fmt.Sprintf("boots stateless image %s %s, build %.12s: %s", o.Profile, o.Arch, im.Build, o.Why)
+		if take && n.BootOnce && !active {
+			if err := s.endOnce(ctx, n.Name); err != nil {
+				return "", ev, err
+			}
+		}
+	}
+	var b strings.Builder
+	if err := netboot.Render(&b, sc); err != nil {
+		return "", ev, err
+	}
+	return b.String(), ev, nil
+}
+
+// wait is the script for a node whose job is between its agent's last word and its boot state: it asks again.
+func (s *Server) wait(n node.Node, kind netboot.Kind, ask netboot.Ask) (string, api.Event, error) {
+	var b strings.Builder
+	err := netboot.Render(&b, netboot.Script{Kind: kind, Decision: netboot.Wait, Node: n.Name, Why: "its job is being finished", Firmware: ask.Firmware, Arch: ask.Arch,
+		Again: netboot.ScriptURL(ask.Base, kind, ask.MAC, ask.Firmware, ask.Arch)})
+	return b.String(), api.Event{Kind: "script", Text: "told to wait: its job is being finished"}, err
+}
+
+// serveLoader gives the first loader to firmwares that boot by HTTP.
+func (s *Server) serveLoader(w http.ResponseWriter, r *http.Request) {
+	remote := remoteAddr(r)
+	name := r.PathValue("file")
+	if name == netboot.FileAutoexec {
+		text, err := netboot.Autoexec(s.bootBase(s.addrFor(remote, localAddr(r))))
+		if err != nil {
+			http.Error(w, err.Error(), http.StatusInternalServerError)
+			return
+		}
+		io.WriteString(w, text)
+		return
+	}
+	root, err := os.OpenRoot(filepath.Join(s.cfg.State, "loaders"))
+	if err != nil {
+		http.NotFound(w, r)
+		return
+	}
+	defer root.Close()
+	f, err := root.Open(name)
+	if err != nil {
+		http.NotFound(w, r)
+		return
+	}
+	defer f.Close()
+	fi, err := f.Stat()
+	if err != nil || !fi.Mode().IsRegular() {
+		http.NotFound(w, r)
+		return
+	}
+	if n, ok := s.nodeAt(r.Context(), remote); ok {
+		s.event(r.Context(), api.Event{Node: n.Name, Job: s.jobOf(n.Name), Kind: "loader", Addr: remote.String(), Text: name + " by HTTP"})
+	}
+	http.ServeContent(w, r, name, fi.ModTime(), f)
+}
+
+// serveStateless gives a file of a stateless image, once its bytes are what the build recorded.
+func (s *Server) serveStateless(w http.ResponseWriter, r *http.Request) {
+	ctx, remote := r.Context(), remoteAddr(r)
+	name := r.PathValue("file")
+	im, err := s.byBuild(r.PathValue("build"))
+	want, ok := im.Files[name]
+	if err != nil || !ok {
+		http.NotFound(w, r)
+		return
+	}
+	n, known := s.nodeAt(ctx, remote)
+	note := func(text string) {
+		if known {
+			kind := map[string]string{stateless.FileKernel: "kernel", stateless.FileInitrd: "initrd", stateless.FileRoot: "rootimg"}[name]
+			s.event(context.WithoutCancel(ctx), api.Event{Node: n.Name, Job: s.jobOf(n.Name), Kind: kind, Addr: remote.String(), Text: text})
+		}
+	}
+	f, err := os.Open(im.Path(name))
+	if err != nil {
+		http.NotFound(w, r)
+		return
+	}
+	defer f.Close()
+	sum, err := s.files.sum(f)
+	if err == nil && sum != want.SHA256 {
+		err = fmt.Errorf("%s of build %.12s is damaged: its SHA-256 is %s, not %s; build the image again", name, im.Build, sum, want.SHA256)
+	}
+	if err != nil {
+		s.log.Error("stateless image", "err", err)
+		note(err.Error())
+		http.Error(w, err.Error(), http.StatusServiceUnavailable)
+		return
+	}
+	start := time.Now()
+	c := &countingWriter{ResponseWriter: w}
+	http.ServeContent(c, r, name, im.Created, f)
+	if s.heardOf(n.Name) {
+		note(fmt.Sprintf("%s, %d of %d bytes in %d ms", name, c.n, want.Size, time.Since(start).Milliseconds()))
+	} else {
+		note(fmt.Sprintf("%s, %d of %d bytes", name, c.n, want.Size))
+	}
+}
+
+// byBuild finds a stateless image by its build's ID.
+func (s *Server) byBuild(id string) (stateless.Stateless, error) {
+	all, err := stateless.List(s.cfg.State)
+	if err != nil {
+		return stateless.Stateless{}, err
+	}
+	for _, im := range all {
+		if im.Build == id {
+			return im, nil
+		}
+	}
+	return stateless.Stateless{}, fs.ErrNotExist
+}
+
+// heardOf lets time limits of a node's job count from now.
+func (s *Server) heardOf(n node.Name) bool { return n != "" && s.jobOf(n) != "" }
+
+type countingWriter struct {
+	http.ResponseWriter
+	n int64
+}
+
+func (c *countingWriter) Write(b []byte) (int, error) {
+	n, err := c.ResponseWriter.Write(b)
+	c.n += int64(n)
+	return n, err
+}
+
+// ReadFrom keeps sendfile(2).
+func (c *countingWriter) ReadFrom(r io.Reader) (int64, error) {
+	n, err := io.Copy(c.ResponseWriter, r)
+	c.n += n
+	return n, err
+}
+
+// fileHashes remembers hashes of files for as long as the files are the same.
+type fileHashes struct {
+	mu sync.Mutex
+	m  map[fileKey]string
+}
+
+type fileKey struct {
+	dev, ino    uint64
+	size, mtime int64
+}
+
+func (h *fileHashes) sum(f *os.File) (string, error) {
+	fi, err := f.Stat()
+	if err != nil {
+		return "", err
+	}
+	st, ok := fi.Sys().(*syscall.Stat_t)
+	if !ok || !fi.Mode().IsRegular() {
+		return "", fs.ErrInvalid
+	}
+	key := fileKey{uint64(st.Dev), st.Ino, st.Size, st.Mtim.Nano()}
+	h.mu.Lock()
+	defer h.mu.Unlock() // a second node waits rather than read the same file, too
+	if s, ok := h.m[key]; ok {
+		return s, nil
+	}
+	d := sha256.New()
+	if _, err := io.Copy(d, f); err != nil {
+		return "", err
+	}
+	if _, err := f.Seek(0, io.SeekStart); err != nil {
+		return "", err
+	}
+	if h.m == nil || len(h.m) > 100 {
+		h.m = map[fileKey]string{}
+	}
+	h.m[key] = hex.EncodeToString(d.Sum(nil))
+	return h.m[key], nil
+}

@@ -1,0 +1,297 @@
+// Package server joins the management node's parts behind the HTTP API.
+package server
+
+import (
+	"context"
+	"crypto/rand"
+	"crypto/tls"
+	"encoding/hex"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"log/slog"
+	"net"
+	"net/http"
+	"net/netip"
+	"os"
+	"path/filepath"
+	"strings"
+	"sync"
+	"time"
+
+	"golang.org/x/sync/errgroup"
+
+	"mimeo/internal/boot/dhcp"
+	"mimeo/internal/boot/tftp"
+	"mimeo/internal/imaging/store/dir"
+	"mimeo/internal/manage/config"
+	"mimeo/internal/manage/inventory"
+	"mimeo/internal/manage/job"
+	"mimeo/internal/manage/nfs"
+)
+
+// Server is a management node. Make one with New, then call Serve.
+type Server struct {
+	cfg     config.Config
+	version string
+	log     *slog.Logger
+	started time.Time
+
+	db     *inventory.DB
+	store  *dir.Store
+	jobs   *job.Engine
+	power  *powerPool
+	secret []byte // makes the nodes' tokens
+	cert   tls.Certificate
+	pin    string
+
+	ifaces []iface
+	https  net.Listener
+	http   net.Listener
+	tftp   *tftp.Server
+	nfs    *nfs.Server
+	dhcp   []*dhcp.Server
+
+	builds sync.Mutex // one stateless build at a time
+	files  fileHashes
+	boots  sync.Map // node.Name to the boot ID of its last agent
+}
+
+// iface is an interface on which nodes are served.
+type iface struct {
+	config.Interface
+	prefix netip.Prefix
+}
+
+// New opens everything that Serve needs, all ports included, so that what is wrong shows before anything is done.
+// Where it fails, all is closed again.
+func New(ctx context.Context, cfg config.Config, version string, log *slog.Logger, out io.Writer) (_ *Server, err error) {
+	s := &Server{cfg: cfg, version: version, log: log, started: time.Now()}
+	defer func() {
+		if err != nil {
+			s.close()
+		}
+	}()
+	for _, d := range []string{"", "tls", "stateless", "loaders", "profiles", "nfs/postscripts"} {
+		if err := os.MkdirAll(filepath.Join(cfg.State, d), 0o755); err != nil {
+			return nil, fmt.Errorf("state folder: %w", err)
+		}
+	}
+	if err := os.Chmod(cfg.State, 0o700); err != nil {
+		return nil, fmt.Errorf("state folder: %w", err)
+	}
+	if s.db, err = inventory.Open(ctx, cfg.State); err != nil {
+		return nil, err
+	}
+	path := strings.TrimPrefix(cfg.Store, "dir:")
+	if s.store, err = dir.Open(path, dir.Options{Create: true}); err != nil {
+		return nil, fmt.Errorf("open store %s: %w", path, err)
+	}
+	if s.secret, err = loadSecret(filepath.Join(cfg.State, "tls", "token-key")); err != nil {
+		return nil, err
+	}
+	if s.cert, s.pin, err = loadCert(filepath.Join(cfg.State, "tls")); err != nil {
+		return nil, err
+	}
+	s.power = newPowerPool(cfg.Limits.BMCs)
+	l := cfg.Limits
+	s.jobs, err = job.New(ctx, job.Options{DB: s.db, Store: s.store, Power: s.withPower, Log: log, Limits: job.Limits{
+		Netboot: time.Duration(l.Netboot), AgentSilence: time.Duration(l.AgentSilence), Reboot: time.Duration(l.Reboot), Power: time.Duration(l.Power), SoftOff: time.Duration(l.SoftOff)}})
+	if err != nil {
+		return nil, err
+	}
+	for _, f := range cfg.Interfaces {
+		p, err := addressOf(f.Name)
+		if err != nil {
+			return nil, err
+		}
+		s.ifaces = append(s.ifaces, iface{f, p})
+	}
+	if err := s.listen(); err != nil {
+		return nil, err
+	}
+	if err := s.firstStart(ctx, out); err != nil {
+		return nil, err
+	}
+	s.banner(out)
+	return s, nil
+}
+
+func (s *Server) listen() (err error) {
+	if s.https, err = net.Listen("tcp", s.cfg.HTTPS); err != nil {
+		return fmt.Errorf("API port: %w", err)
+	}
+	if s.http, err = net.Listen("tcp", s.cfg.HTTP); err != nil {
+		return fmt.Errorf("boot file port: %w", err)
+	}
+	if len(s.ifaces) == 0 {
+		return nil
+	}
+	s.nfs = &nfs.Server{Addr: s.cfg.NFS, Exports: map[string]string{"/postscripts": filepath.Join(s.cfg.State, "nfs", "postscripts")}, Log: s.log}
+	if err := s.nfs.Listen(); err != nil {
+		return fmt.Errorf("NFS: %w", err)
+	}
+	s.tftp = s.newTFTP()
+	if err := s.tftp.Listen(); err != nil {
+		return fmt.Errorf("TFTP: %w", err)
+	}
+	for _, f := range s.ifaces {
+		if f.DHCP == "off" {
+			continue
+		}
+		d, err := s.newDHCP(f)
+		if err != nil {
+			return err
+		}
+		if err := d.Listen(); err != nil {
+			return fmt.Errorf("DHCP on %s: %w", f.Name, err)
+		}
+		s.dhcp = append(s.dhcp, d)
+	}
+	return nil
+}
+
+// Serve answers until ctx is done, and returns when all has stopped.
+func (s *Server) Serve(ctx context.Context) error {
+	defer s.close()
+	g, ctx := errgroup.WithContext(ctx)
+	g.Go(func() error { return s.jobs.Run(ctx) })
+	api := &http.Server{Handler: s.apiHandler(), ReadHeaderTimeout: 20 * time.Second, IdleTimeout: 2 * time.Minute, ErrorLog: slog.NewLogLogger(s.log.Handler(), slog.LevelDebug),
+		TLSConfig: &tls.Config{Certificates: []tls.Certificate{s.cert}, MinVersion: tls.VersionTLS12}}
+	boot := &http.Server{Handler: s.bootHandler(), ReadHeaderTimeout: 20 * time.Second, IdleTimeout: 2 * time.Minute, ErrorLog: slog.NewLogLogger(s.log.Handler(), slog.LevelDebug)}
+	serve := func(srv *http.Server, f func() error) {
+		g.Go(func() error {
+			if err := f(); !errors.Is(err, http.ErrServerClosed) {
+				return err
+			}
+			return nil
+		})
+		g.Go(func() error {
+			<-ctx.Done()
+			// Streams to watchers never end by themselves: they are cut. Agents repeat what was cut.
+			stop, cancel := context.WithTimeout(context.Background(), time.Second)
+			defer cancel()
+			if srv.Shutdown(stop) != nil {
+				srv.Close()
+			}
+			return nil
+		})
+	}
+	serve(api, func() error { return api.ServeTLS(s.https, "", "") })
+	serve(boot, func() error { return boot.Serve(s.http) })
+	if s.nfs != nil {
+		g.Go(func() error { return s.nfs.Serve(ctx) })
+	}
+	if s.tftp != nil {
+		g.Go(func() error { return s.tftp.Serve(ctx) })
+	}
+	for _, d := range s.dhcp {
+		g.Go(func() error { return d.Serve(ctx) })
+	}
+	return g.Wait()
+}
+
+func (s *Server) close() {
+	for _, l := range []net.Listener{s.https, s.http} {
+		if l != nil {
+			l.Close()
+		}
+	}
+	if s.store != nil {
+		if err := s.store.Close(); err != nil {
+			s.log.Error("close the store", "err", err)
+		}
+	}
+	if s.db != nil {
+		s.db.Close()
+	}
+}
+
+// firstStart makes the admin's token and prints it once. The command line of root finds it in the state folder.
+func (s *Server) firstStart(ctx context.Context, out io.Writer) error {
+	have, err := s.db.HasTokens(ctx)
+	if err != nil || have {
+		return err
+	}
+	var b [32]byte
+	rand.Read(b[:])
+	token := hex.EncodeToString(b[:])
+	_, port, _ := net.SplitHostPort(s.https.Addr().String())
+	access, err := json.MarshalIndent(map[string]string{"server": "https://127.0.0.1:" + port, "pin": s.pin, "token": token}, "", "  ")
+	if err != nil {
+		return err
+	}
+	// The file goes first: a token that nobody was told would lock everybody out.
+	tmp := filepath.Join(s.cfg.State, "admin.json.new")
+	if err := os.WriteFile(tmp, append(access, '\n'), 0o600); err != nil {
+		return fmt.Errorf("first start: %w", err)
+	}
+	if err := os.Rename(tmp, filepath.Join(s.cfg.State, "admin.json")); err != nil {
+		return fmt.Errorf("first start: %w", err)
+	}
+	if err := s.db.PutToken(ctx, token, inventory.Token{Name: "admin", Role: "admin"}); err != nil {
+		return err
+	}
+	fmt.Fprintf(out, "First start: the admin's token is\n\n    %s\n\nIt is not shown again. The command line of root finds it in %s.\n\n", token, filepath.Join(s.cfg.State, "admin.json"))
+	return nil
+}
+
+func (s *Server) banner(out io.Writer) {
+	fmt.Fprintf(out, "mimeod %s\n", s.version)
+	row := func(k, format string, args ...any) { fmt.Fprintf(out, "  %-11s %s\n", k, fmt.Sprintf(format, args...)) }
+	row("state", "%s", s.cfg.State)
+	row("store", "%s", s.cfg.Store)
+	row("API", "https://%s, key pin %s", s.https.Addr(), s.pin)
+	row("boot files", "http://%s", s.http.Addr())
+	for _, f := range s.ifaces {
+		row("interface", "%s %s, DHCP %s", f.Name, f.prefix, f.DHCP)
+	}
+	if len(s.ifaces) == 0 {
+		row("interface", "none named: no node is answered (--interface NAME)")
+	} else {
+		row("TFTP, NFS", "%s, %s", s.tftp.LocalAddr(), s.nfs.LocalAddr())
+	}
+}
+
+// addressOf is the first IPv4 address of an interface.
+func addressOf(name string) (netip.Prefix, error) {
+	f, err := net.InterfaceByName(name)
+	if err != nil {
+		return netip.Prefix{}, fmt.Errorf("interface %s: %w", name, err)
+	}
+	addrs, err := f.Addrs()
+	if err != nil {
+		return netip.Prefix{}, fmt.Errorf("interface %s: %w", name, err)
+	}
+	for _, a := range addrs {
+		if p, err := netip.ParsePrefix(a.String()); err == nil && p.Addr().Is4() {
+			return p, nil
+		}
+	}
+	return netip.Prefix{}, fmt.Errorf("interface %s has no IPv4 address: give it one first", name)
+}
+
+// addrFor is our address as a node sees it: on the interface whose network it is in, else the one it reached us at.
+func (s *Server) addrFor(remote netip.Addr, local netip.Addr) netip.Addr {
+	for _, f := range s.ifaces {
+		if f.prefix.Contains(remote.Unmap()) {
+			return f.prefix.Addr()
+		}
+	}
+	return local.Unmap()
+}
+
+func portOf(l net.Listener) string {
+	_, port, _ := net.SplitHostPort(l.Addr().String())
+	return port
+}
+
+// bootBase is the boot server's URL as reached at addr.
+func (s *Server) bootBase(addr netip.Addr) string {
+	return "http://" + net.JoinHostPort(addr.String(), portOf(s.http))
+}
+
+func (s *Server) apiBase(addr netip.Addr) string {
+	return "https://" + net.JoinHostPort(addr.String(), portOf(s.https))
+}
