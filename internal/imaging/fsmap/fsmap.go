@@ -1,7 +1,16 @@
 // Package fsmap tells which extents of a volume are in use.
 package fsmap
 
-import "mimeo/internal/imaging/extent"
+import (
+	"errors"
+	"fmt"
+	"io"
+
+	"mimeo/internal/imaging/extent"
+	"mimeo/internal/imaging/fsmap/fact"
+	"mimeo/internal/imaging/fsmap/swap"
+	"mimeo/internal/imaging/manifest"
+)
 
 // Usage is what was found on a volume. Offsets are bytes from the start of the volume.
 type Usage struct {
@@ -11,5 +20,86 @@ type Usage struct {
 	BlockSize int         // bytes; 0 where unknown
 	Method    string      // manifest.MethodUsed, MethodWhole or MethodHead
 	Reason    string      // why not by used blocks
+	Notes     []string    // what a person should know, such as a journal on another disk
 	Used      extent.List // what must be captured
+}
+
+// reader understands a kind of filesystem.
+//
+// used returns what the filesystem is and which of its bytes are in use. Where that cannot be believed, Facts.Whole says
+// why, and the list does not count. An error means that the volume could not be read, never that its content is damaged.
+type reader struct {
+	is   func(head []byte) bool
+	used func(r io.ReaderAt, size int64) (fact.Facts, extent.List, error)
+}
+
+// readers are the filesystems of which the used blocks are known.
+var readers = []reader{
+	{swap.Is, swap.Used},
+}
+
+// around are kinds of content that hold volumes of their own.
+var around = map[string]bool{"crypto_LUKS": true, "linux_raid_member": true, "bcache": true, "LVM2_member": true}
+
+// headLen is as much of a volume as all magic numbers need: the last is that of btrfs, at 64 KiB.
+const headLen = 68 << 10
+
+// Map tells what is on a volume of size bytes, and which of its bytes must be captured. Damaged content gives a Usage
+// with Method whole and a Reason; an error means that the volume could not be read.
+func Map(r io.ReaderAt, size int64) (Usage, error) {
+	if size <= 0 {
+		return Usage{Type: "unknown", Method: manifest.MethodWhole, Reason: "the volume is empty"}, nil
+	}
+	head := make([]byte, min(headLen, size))
+	if n, err := r.ReadAt(head, 0); n < len(head) {
+		if err == nil || errors.Is(err, io.EOF) {
+			err = io.ErrUnexpectedEOF
+		}
+		return Usage{}, fmt.Errorf("read the first %d bytes: %w", len(head), err)
+	}
+	// What is around a filesystem goes before it: a volume may carry the remains of an older one.
+	u := Usage{Type: name(head)}
+	if around[u.Type] {
+		u.Reason = "no reader for " + u.Type + " yet"
+		return u.whole(size), nil
+	}
+	for _, f := range readers {
+		if !f.is(head) {
+			continue
+		}
+		v, used, err := f.used(r, size)
+		if err != nil {
+			return Usage{}, fmt.Errorf("read %s: %w", v.Type, err)
+		}
+		u = Usage{Type: v.Type, UUID: v.UUID, Label: v.Label, BlockSize: v.BlockSize, Reason: v.Whole, Notes: v.Notes, Used: used}
+		if v.Whole == "" && (used.Valid() != nil || len(used) > 0 && used[len(used)-1].End() > size || v.Len < 0 || v.Len > size) {
+			u.Reason = "the map of used blocks makes no sense"
+		}
+		switch {
+		case u.Reason != "":
+			return u.whole(size), nil
+		case v.Head:
+			u.Method = manifest.MethodHead
+			return u, nil
+		}
+		behind, note, err := tail(r, v.Len, size)
+		if err != nil {
+			return Usage{}, fmt.Errorf("read what lies behind the %s filesystem: %w", v.Type, err)
+		}
+		u.Method, u.Used = manifest.MethodUsed, extent.Union(used, behind)
+		if note != "" {
+			u.Notes = append(u.Notes, note)
+		}
+		return u, nil
+	}
+	u.Reason = "no reader for " + u.Type + " yet"
+	if u.Type == "unknown" {
+		u.Reason = "what is on it is not known"
+	}
+	return u.whole(size), nil
+}
+
+func (u Usage) whole(size int64) Usage {
+	u.Method, u.Used = manifest.MethodWhole, extent.List{{Off: 0, Len: size}}
+	return u
 }

@@ -1,0 +1,135 @@
+// Package layout tells what of a whole disk is to be captured: its partition table, its volumes, and which bytes.
+package layout
+
+import (
+	"fmt"
+	"io"
+	"slices"
+
+	"mimeo/internal/imaging/disk"
+	"mimeo/internal/imaging/extent"
+	"mimeo/internal/imaging/fsmap"
+	"mimeo/internal/imaging/manifest"
+)
+
+// Source is the disk that is looked at. *disk.Disk is one.
+type Source interface {
+	io.ReaderAt
+	Info() manifest.Disk // Size and SectorSize are needed
+}
+
+// Layout is what was found on a disk.
+type Layout struct {
+	Disk    manifest.Disk
+	Table   *disk.Table
+	Volumes []Volume    // by their offset; they do not overlap
+	Outside extent.List // bytes of the disk that are captured and lie in no volume: tables, boot code
+	Used    extent.List // all bytes of the disk that are captured: Outside and those of the volumes
+	Notes   []string    // what a person should know, for the manifest's warnings
+}
+
+// Volume is a part of the disk, with the bytes of it that are captured.
+type Volume struct {
+	manifest.Volume
+	Notes   []string
+	Extents extent.List // bytes of the disk
+}
+
+// bootLen is how much of a disk is taken at its start, before the first partition, and no less than the gap there:
+// boot loaders lie in it.
+const bootLen = 1 << 20
+
+// Plan reads the partition table and the maps of all volumes. Damaged content is captured whole and noted; an error
+// means that the disk could not be read.
+//
+// Captured are: of each volume what fsmap says; all from the start of the disk to the first partition (boot code, the
+// GPT, what a boot loader hides there), at least 1 MiB; the tables of logical partitions with the gap behind them; the
+// backup GPT. Space between and behind partitions belongs to nobody and is left out. A disk without a table is one
+// volume, and one whose table cannot be believed is captured whole.
+func Plan(src Source) (*Layout, error) {
+	l := &Layout{Disk: src.Info()}
+	size := l.Disk.Size
+	var err error
+	if l.Table, err = disk.ReadTable(src, size, l.Disk.SectorSize); err != nil {
+		return nil, err
+	}
+	for _, n := range l.Table.Notes {
+		l.Notes = append(l.Notes, "partition table: "+n)
+	}
+	switch {
+	case l.Table.Whole != "":
+		v := manifest.Volume{Off: 0, Len: size, Type: "unknown", Method: manifest.MethodWhole, Reason: "partition table: " + l.Table.Whole}
+		l.add(Volume{Volume: v, Extents: extent.List{{Off: 0, Len: size}}})
+	case l.Table.Kind == "none":
+		if err := l.volume(src, 0, 0, size); err != nil {
+			return nil, fmt.Errorf("volume on the bare disk: %w", err)
+		}
+	default:
+		if err := l.partitions(src); err != nil {
+			return nil, err
+		}
+	}
+	l.Used = l.Outside
+	for _, v := range l.Volumes {
+		l.Used = extent.Union(l.Used, v.Extents)
+	}
+	return l, nil
+}
+
+func (l *Layout) partitions(src Source) error {
+	parts := slices.Clone(l.Table.Partitions)
+	slices.SortFunc(parts, func(a, b manifest.Partition) int { return int(min(max(a.Off-b.Off, -1), 1)) })
+	first := l.Disk.Size
+	for _, p := range parts {
+		first = min(first, p.Off)
+	}
+	l.Outside = append(extent.List(nil), l.Table.Regions...)
+	if len(parts) == 0 {
+		first = min(bootLen, l.Disk.Size)
+	}
+	l.Outside.Add(extent.Extent{Off: 0, Len: first})
+	for _, p := range parts {
+		if p.Len == 0 || slices.Contains(l.Table.Extended, p.Number) {
+			continue
+		}
+		if err := l.volume(src, p.Number, p.Off, p.Len); err != nil {
+			return fmt.Errorf("partition %d: %w", p.Number, err)
+		}
+	}
+	return nil
+}
+
+// volume maps what lies at off of the disk.
+func (l *Layout) volume(src Source, partition int, off, n int64) error {
+	u, err := fsmap.Map(io.NewSectionReader(src, off, n), n)
+	if err != nil {
+		return err
+	}
+	v := Volume{Notes: u.Notes, Extents: u.Used.Shift(off), Volume: manifest.Volume{
+		Partition: partition, Off: off, Len: n, Type: u.Type, UUID: u.UUID, Label: u.Label, BlockSize: u.BlockSize,
+		Method: u.Method, Reason: u.Reason,
+	}}
+	l.add(v)
+	return nil
+}
+
+func (l *Layout) add(v Volume) {
+	v.Used = v.Extents.Bytes()
+	where := "the disk"
+	if v.Partition > 0 {
+		where = fmt.Sprintf("partition %d", v.Partition)
+	}
+	for _, n := range v.Notes {
+		l.Notes = append(l.Notes, fmt.Sprintf("%s (%s): %s", where, v.Type, n))
+	}
+	l.Volumes = append(l.Volumes, v)
+}
+
+// Manifest returns the volumes as a manifest lists them.
+func (l *Layout) Manifest() []manifest.Volume {
+	out := make([]manifest.Volume, len(l.Volumes))
+	for i, v := range l.Volumes {
+		out[i] = v.Volume
+	}
+	return out
+}
