@@ -208,32 +208,61 @@ func (s *Server) close() {
 	}
 }
 
-// firstStart makes the admin's token and prints it once. The command line of root finds it in the state folder.
-func (s *Server) firstStart(ctx context.Context, out io.Writer) error {
-	have, err := s.db.HasTokens(ctx)
-	if err != nil || have {
-		return err
-	}
-	var b [32]byte
-	rand.Read(b[:])
-	token := hex.EncodeToString(b[:])
-	_, port, _ := net.SplitHostPort(s.https.Addr().String())
-	access, err := json.MarshalIndent(map[string]string{"server": "https://127.0.0.1:" + port, "pin": s.pin, "token": token}, "", "  ")
+// access is the file that tells the command line of root how to reach this server.
+type access struct {
+	Server string `json:"server"`
+	Pin    string `json:"pin"`
+	Token  string `json:"token"`
+}
+
+func (s *Server) writeAccess(a access) error {
+	b, err := json.MarshalIndent(a, "", "  ")
 	if err != nil {
 		return err
 	}
-	// The file goes first: a token that nobody was told would lock everybody out.
-	tmp := filepath.Join(s.cfg.State, "admin.json.new")
-	if err := os.WriteFile(tmp, append(access, '\n'), 0o600); err != nil {
-		return fmt.Errorf("first start: %w", err)
+	file := filepath.Join(s.cfg.State, "admin.json")
+	if err := os.WriteFile(file+".new", append(b, '\n'), 0o600); err != nil {
+		return fmt.Errorf("write %s: %w", file, err)
 	}
-	if err := os.Rename(tmp, filepath.Join(s.cfg.State, "admin.json")); err != nil {
-		return fmt.Errorf("first start: %w", err)
-	}
-	if err := s.db.PutToken(ctx, token, inventory.Token{Name: "admin", Role: "admin"}); err != nil {
+	return os.Rename(file+".new", file)
+}
+
+// firstStart makes the admin's token and prints it once. The command line of root finds it in the state folder, where
+// later starts keep the address right.
+func (s *Server) firstStart(ctx context.Context, out io.Writer) error {
+	have, err := s.db.HasTokens(ctx)
+	if err != nil {
 		return err
 	}
-	fmt.Fprintf(out, "First start: the admin's token is\n\n    %s\n\nIt is not shown again. The command line of root finds it in %s.\n\n", token, filepath.Join(s.cfg.State, "admin.json"))
+	host, port, _ := net.SplitHostPort(s.https.Addr().String())
+	if ip, err := netip.ParseAddr(host); err != nil || ip.IsUnspecified() {
+		host = "127.0.0.1"
+	}
+	a := access{Server: "https://" + net.JoinHostPort(host, port), Pin: s.pin}
+	file := filepath.Join(s.cfg.State, "admin.json")
+	if have {
+		var old access
+		b, err := os.ReadFile(file)
+		if err != nil || json.Unmarshal(b, &old) != nil || old.Token == "" {
+			return nil // an admin took it away: that is their right
+		}
+		a.Token = old.Token
+		if a == old {
+			return nil
+		}
+		return s.writeAccess(a)
+	}
+	var b [32]byte
+	rand.Read(b[:])
+	a.Token = hex.EncodeToString(b[:])
+	// The file goes first: a token that nobody was told would lock everybody out.
+	if err := s.writeAccess(a); err != nil {
+		return err
+	}
+	if err := s.db.PutToken(ctx, a.Token, inventory.Token{Name: "admin", Role: "admin"}); err != nil {
+		return err
+	}
+	fmt.Fprintf(out, "First start: the admin's token is\n\n    %s\n\nIt is not shown again. The command line of root finds it in %s.\n\n", a.Token, file)
 	return nil
 }
 
