@@ -13,16 +13,16 @@ import (
 	"mimeo/internal/agent/loopdev"
 )
 
-// Where things lie. All is below /run, which moves from the initrd into the new root as one.
+// Where things lie. All but the new root is below /run, which moves from the initrd into it as one.
 const (
 	runDir    = "/run/mimeo"
 	agentPath = runDir + "/agent"      // this program
 	probePath = runDir + "/modprobe"   // the same, for the kernel's own requests
 	leasePath = runDir + "/lease.json" // see package uplink
 	imagePath = runDir + "/rootimg"
-	lowerPath = runDir + "/ro" // rootimg's content
-	upperPath = runDir + "/rw" // what is written to the root
-	rootPath  = runDir + "/root"
+	lowerPath = runDir + "/ro"        // rootimg's content
+	upperPath = runDir + "/rw"        // what is written to the root
+	rootPath  = "/newroot"            // not below /run: a mount cannot move below itself
 	stagePath = runDir + "/node.json" // what Initrd tells Init
 )
 
@@ -110,7 +110,7 @@ func switchRoot(newRoot string) error {
 	if !inMemory {
 		return fmt.Errorf("the root to leave is no initramfs (filesystem type %#x)", st.Type)
 	}
-	// /run goes last, since newRoot lies below it. A move keeps what is mounted below.
+	// A move keeps what is mounted below.
 	if err := os.Chdir(newRoot); err != nil {
 		return err
 	}
