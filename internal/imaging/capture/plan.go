@@ -5,15 +5,21 @@ import (
 
 	"mimeo/internal/imaging/chunk"
 	"mimeo/internal/imaging/extent"
+	"mimeo/internal/imaging/layout"
 	"mimeo/internal/imaging/manifest"
 )
 
-// Plan is what is captured: package layout makes it of a disk.
+// Plan is what is captured; NewPlan makes it.
 type Plan struct {
 	Table    manifest.Table
 	Volumes  []manifest.Volume
 	Used     extent.List // in bytes of the disk
 	Warnings []string    // for the manifest
+}
+
+// NewPlan returns the plan of all that was found on a disk.
+func NewPlan(l *layout.Layout) Plan {
+	return Plan{Table: l.Table.Table, Volumes: l.Manifest(), Used: l.Used, Warnings: l.Notes}
 }
 
 // headLen is how much of the disk and of each volume is looked at before and after. Mounting a filesystem, or changing

@@ -27,9 +27,6 @@ type Target interface {
 	SectorSize() int // logical, bytes
 	// Zero makes the range read as zeros, in the way that is cheapest here: a hole in a file stays a hole.
 	Zero(off, n int64) error
-	// FitTable makes the partition table that was captured from a disk of another size right for this one: the backup
-	// of a GPT moves to the end of the disk. With grow, the partition that lies last reaches to the end of the disk.
-	FitTable(grow bool) error
 	// Sync makes all that was written durable.
 	Sync() error
 	// Reread makes the kernel look at the partition table again; on a file it does nothing.
@@ -83,7 +80,8 @@ const DefaultMemory = 64 << 20
 // Result is what a deploy did. It is returned with an error as well.
 type Result struct {
 	Counts
-	Touched bool // the disk was written to; without, it is as it was
+	Touched bool           // the disk was written to; without, it is as it was
+	Table   manifest.Table // as it is now on the disk; meaningful without an error only
 }
 
 // SizeError says that the image does not fit.
@@ -123,7 +121,7 @@ func Run(ctx context.Context, from store.Reader, m *manifest.Manifest, t Target,
 	if cause := context.Cause(ctx); err != nil && cause != nil && errors.Is(err, context.Canceled) {
 		err = cause
 	}
-	return &Result{Counts: r.counts(), Touched: r.touched.Load()}, err
+	return &Result{Counts: r.counts(), Touched: r.touched.Load(), Table: r.table}, err
 }
 
 func (r *run) all(ctx context.Context) error {
@@ -137,7 +135,7 @@ func (r *run) all(ctx context.Context) error {
 	}
 	r.enter(PhaseWriting)
 	if err := r.wipe(); err != nil {
-		return fmt.Errorf("wipe the old partition table: %w", err)
+		return fmt.Errorf("make the old content unreadable: %w", err)
 	}
 	if err := r.write(ctx); err != nil {
 		return err

@@ -3,6 +3,7 @@ package deploy
 import (
 	"fmt"
 
+	"mimeo/internal/imaging/disk"
 	"mimeo/internal/imaging/extent"
 )
 
@@ -27,10 +28,17 @@ func (r *run) finish() error {
 			}
 		}
 	}
-	if r.m.Table.Kind != "none" && (r.moved() || r.opts.Grow == GrowLast) {
-		if err := r.t.FitTable(r.opts.Grow == GrowLast); err != nil {
-			return fmt.Errorf("fit the partition table to the disk of %d bytes: %w", r.t.Size(), err)
+	r.table = r.m.Table
+	if r.m.Table.Kind != "none" && r.moved() {
+		fit := disk.Fit{}
+		if r.opts.Grow == GrowLast && r.t.Size() > r.m.Disk.Size {
+			fit.Grow = disk.GrowLast
 		}
+		table, err := disk.FitTable(r.t, r.m.Table, r.t.Size(), r.t.SectorSize(), fit)
+		if err != nil {
+			return err
+		}
+		r.table = table
 	}
 	if err := r.t.Sync(); err != nil {
 		return fmt.Errorf("make the partition table durable: %w", err)

@@ -18,7 +18,8 @@ type run struct {
 	t    Target
 	opts Options
 
-	head, tail held // kept back while all else is written
+	table      manifest.Table // as it is on the disk at the end
+	head, tail held           // kept back while all else is written
 
 	free  chan *job
 	fetch chan *job // to the workers

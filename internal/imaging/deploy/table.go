@@ -1,6 +1,9 @@
 package deploy
 
 import (
+	"fmt"
+
+	"mimeo/internal/imaging/disk"
 	"mimeo/internal/imaging/extent"
 	"mimeo/internal/imaging/manifest"
 )
@@ -41,7 +44,7 @@ func (r *run) hold() {
 	if r.m.Table.Kind != "gpt" {
 		return
 	}
-	start := max(size-backupLen(r.m.Disk.SectorSize), r.head.Len)
+	start := max(size-backupLen(r.m), r.head.Len)
 	for _, p := range r.m.Table.Partitions {
 		start = max(start, min(p.Off+p.Len, size))
 	}
@@ -49,21 +52,29 @@ func (r *run) hold() {
 	r.tail.buf = make([]byte, r.tail.Len)
 }
 
-// backupLen returns the bytes of a GPT's backup: 128 entries of 128 bytes and the header, in whole sectors.
-func backupLen(sector int) int64 {
-	return int64((128*128+sector-1)/sector+1) * int64(sector)
+// backupLen returns the bytes of a GPT's backup in whole sectors: entries of 128 bytes, 128 of them at least, and the
+// header.
+func backupLen(m *manifest.Manifest) int64 {
+	sector, entries := int64(m.Disk.SectorSize), 128
+	for _, p := range m.Table.Partitions {
+		entries = max(entries, p.Number)
+	}
+	return (int64(entries)*128+sector-1)/sector*sector + sector
 }
 
-// Needed returns how large a disk must be for m, in bytes: with a GPT whose end is free, less than the captured one.
+// Needed returns how large a disk must be for m, in bytes: less than the captured one where no partition lies at its end.
 func Needed(m *manifest.Manifest) int64 {
-	if m.Table.Kind != "gpt" || len(m.Table.Partitions) == 0 {
+	if m.Table.Kind == "none" || len(m.Table.Partitions) == 0 {
 		return m.Disk.Size
 	}
 	end := int64(headLen)
 	for _, p := range m.Table.Partitions {
 		end = max(end, p.Off+p.Len)
 	}
-	return min(end+backupLen(m.Disk.SectorSize), m.Disk.Size)
+	if m.Table.Kind == "gpt" {
+		end += backupLen(m)
+	}
+	return min(end, m.Disk.Size)
 }
 
 // moved tells whether the table must be made new because the disk has another size than the captured one.
@@ -74,17 +85,14 @@ func (r *run) placed(e manifest.Entry) bool {
 	return e.Off+e.Len <= r.t.Size() || r.moved() && e.Off >= r.tail.Off && r.tail.Len > 0
 }
 
-// wipe makes the old partition table unreadable: the start of the disk, and the backup of a GPT at its end.
+// wipe makes the old partition tables unreadable, and whatever else the start of the disk holds.
 func (r *run) wipe() error {
 	r.touched.Store(true)
-	if err := r.t.Zero(0, r.head.Len); err != nil {
+	if err := disk.WipeTable(r.t, r.t.Size(), r.t.SectorSize()); err != nil {
 		return err
 	}
-	n := min(backupLen(r.t.SectorSize()), r.t.Size()-r.head.Len)
-	if n > 0 {
-		if err := r.t.Zero(r.t.Size()-n, n); err != nil {
-			return err
-		}
+	if err := r.t.Zero(0, r.head.Len); err != nil {
+		return fmt.Errorf("zero the first %d bytes: %w", r.head.Len, err)
 	}
 	return r.t.Sync()
 }
