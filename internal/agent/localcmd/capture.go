@@ -1,0 +1,173 @@
+package localcmd
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"time"
+
+	"github.com/spf13/cobra"
+
+	"mimeo/internal/cluster/api"
+	"mimeo/internal/imaging/capture"
+	"mimeo/internal/imaging/chunk"
+	"mimeo/internal/imaging/layout"
+	"mimeo/internal/imaging/manifest"
+	"mimeo/internal/imaging/store"
+)
+
+// captureFlags are what "mimeo-agent capture" can be told.
+type captureFlags struct {
+	store   string
+	image   string
+	codec   string
+	chunk   int
+	workers int
+	force   bool
+	json    bool
+}
+
+// captured is what "mimeo-agent capture --json" prints. Fields are only ever added.
+type captured struct {
+	Image    string   `json:"image"`
+	Rev      int      `json:"rev"`
+	ID       string   `json:"id"` // of the manifest
+	DiskSize int64    `json:"disk_size"`
+	Used     int64    `json:"used"`   // bytes of the disk that the image holds
+	Zero     int64    `json:"zero"`   // of these, all zero
+	New      int64    `json:"new"`    // of these, in chunks that the store did not hold
+	Stored   int64    `json:"stored"` // bytes that the store grew by
+	Reused   int64    `json:"reused"` // of the used, in chunks that were there
+	Seconds  float64  `json:"seconds"`
+	Warnings []string `json:"warnings"`
+}
+
+// CaptureCmd returns "mimeo-agent capture". version goes into the manifest.
+func CaptureCmd(version string) *cobra.Command {
+	var f captureFlags
+	cmd := &cobra.Command{
+		Use:   "capture DISK --store dir:PATH --image NAME",
+		Short: "Read what a disk holds into a store, as a new revision of an image",
+		Long: `Reads the partition table and the blocks in use of a disk or image file into a
+store in a folder, and publishes them as the next revision of the image. No
+server is needed. What the store holds already is not stored again; a capture
+that was interrupted goes on where it was when it is run again.
+
+The disk must not change meanwhile: a mounted one is refused. The store is made
+where there is none.
+
+Prints the revision, and the bytes in use, new, and stored.
+
+Exit codes: 0 done; 1 failed; 2 the command line cannot be understood;
+4 refused; 130 interrupted.`,
+		Example: `  mimeo-agent capture /dev/sda --store dir:/mnt/images --image rocky9
+  mimeo-agent capture disk.img --store dir:images --image golden --json`,
+		Args: exactly(1),
+		RunE: func(cmd *cobra.Command, args []string) error { return runCapture(cmd, args[0], version, f) },
+	}
+	fl := cmd.Flags()
+	fl.StringVar(&f.store, "store", "", "where the image is kept: dir:PATH")
+	fl.StringVar(&f.image, "image", "", "name of the image")
+	fl.StringVar(&f.codec, "codec", "zstd", "how chunks are compressed: zstd (smallest), s2 (fastest), auto")
+	fl.IntVar(&f.chunk, "chunk-size", chunk.DefaultSize>>10, "KiB of a chunk, a power of two; images share chunks of the same size only")
+	fl.IntVar(&f.workers, "workers", 0, "goroutines that hash and compress (default one a core)")
+	fl.BoolVar(&f.force, "force", false, "capture even a disk that is in use: the image may not be consistent")
+	fl.BoolVar(&f.json, "json", false, "print JSON, whose fields stay as they are")
+	return cmd
+}
+
+func (f captureFlags) options(version string) (capture.Options, error) {
+	o := capture.Options{
+		Source:    manifest.Source{Agent: version},
+		ChunkSize: f.chunk << 10,
+		Workers:   f.workers,
+	}
+	switch f.codec {
+	case "zstd":
+		o.Codec = capture.Zstd
+	case "s2":
+		o.Codec = capture.S2
+	case "auto":
+		o.Codec = capture.Auto
+	default:
+		return o, badUsage("--codec %s: want zstd, s2 or auto", f.codec)
+	}
+	return o, nil
+}
+
+func runCapture(cmd *cobra.Command, path, version string, f captureFlags) (err error) {
+	ctx, start := cmd.Context(), time.Now()
+	opts, err := f.options(version)
+	if err != nil {
+		return err
+	}
+	if f.image == "" {
+		return badUsage("--image NAME is missing: what should the image be called?")
+	}
+	if err := manifest.ValidName(f.image); err != nil {
+		return &api.Error{Code: "bad_usage", Message: err.Error()}
+	}
+	boundMemory()
+	d, err := openSource(path, f.force)
+	if err != nil {
+		return err
+	}
+	defer d.Close()
+	m := newMeter(cmd.ErrOrStderr())
+	defer m.close()
+	m.show("mapping", 0, 0)
+	found, err := layout.Plan(d)
+	if err != nil {
+		return fmt.Errorf("look at what %s holds: %w", path, err)
+	}
+	st, err := openStore(f.store, true)
+	if err != nil {
+		return err
+	}
+	defer func() { err = errors.Join(err, st.Close()) }()
+
+	opts.Progress = func(p capture.Progress) { m.show(p.Phase, p.Done, p.Total) }
+	if !f.force {
+		opts.Recheck = func(context.Context) error { return inUse(path) }
+	}
+	res, err := capture.Run(ctx, capture.Source{ReaderAt: d, Disk: d.Info()}, capture.NewPlan(found), st, opts)
+	if err != nil {
+		return captureError(path, err)
+	}
+	rev, err := st.Publish(ctx, f.image, res.ID)
+	if err != nil {
+		return fmt.Errorf("publish %s: %w", f.image, err)
+	}
+	m.close()
+	out := captured{
+		Image: f.image, Rev: rev.Rev, ID: res.ID.String(), DiskSize: res.Manifest.Disk.Size, Used: res.Counts.Read,
+		Zero: res.Counts.Zero, New: res.Counts.New, Stored: res.Counts.Stored, Reused: res.Counts.Reused,
+		Seconds: time.Since(start).Seconds(), Warnings: append([]string{}, res.Manifest.Warnings...),
+	}
+	if f.json {
+		return printJSON(cmd.OutOrStdout(), out)
+	}
+	for _, w := range out.Warnings {
+		fmt.Fprintln(cmd.ErrOrStderr(), "mimeo-agent: warning:", w)
+	}
+	fmt.Fprintf(cmd.OutOrStdout(), "%s: %s of %s in use, %s new, stored as %s, in %s\n", rev, size(out.Used), size(out.DiskSize),
+		size(out.New), size(out.Stored), span(time.Since(start)))
+	return nil
+}
+
+// captureError says what to do next.
+func captureError(path string, err error) error {
+	e := &api.Error{Code: "failed", Message: fmt.Sprintf("capture %s: %v", path, err)}
+	var read *capture.ReadError
+	switch {
+	case errors.Is(err, context.Canceled):
+		return err
+	case errors.As(err, &read):
+		e.Hint = "the disk has bad sectors: look at \"smartctl -a\" of it; no image was published"
+	case errors.Is(err, store.ErrFull):
+		e.Hint = "make room where the store is and run the same command again; it goes on from what is stored"
+	case errors.Is(err, capture.ErrChanged):
+		e.Hint = "unmount its filesystems and stop what writes to it, then run the same command again"
+	}
+	return e
+}

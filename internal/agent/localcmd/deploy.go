@@ -1,0 +1,231 @@
+package localcmd
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"os/exec"
+	"time"
+
+	"github.com/spf13/cobra"
+
+	"mimeo/internal/cluster/api"
+	"mimeo/internal/imaging/deploy"
+	"mimeo/internal/imaging/manifest"
+	"mimeo/internal/imaging/store"
+)
+
+// deployFlags are what "mimeo-agent deploy" can be told.
+type deployFlags struct {
+	store   string
+	grow    string
+	workers int
+	force   bool
+	whole   bool
+	verify  bool
+	json    bool
+}
+
+// deployed is what "mimeo-agent deploy --json" prints. Fields are only ever added.
+type deployed struct {
+	Image   string  `json:"image"`
+	Rev     int     `json:"rev"`
+	ID      string  `json:"id"`   // of the manifest
+	Used    int64   `json:"used"` // bytes of the disk that the image holds
+	Written int64   `json:"written"`
+	Skipped int64   `json:"skipped"` // the disk had them already
+	Zeroed  int64   `json:"zeroed"`
+	Fetched int64   `json:"fetched"` // read from the store, compressed
+	Grown   string  `json:"grown,omitempty"`
+	Seconds float64 `json:"seconds"`
+}
+
+// DeployCmd returns "mimeo-agent deploy".
+func DeployCmd() *cobra.Command {
+	var f deployFlags
+	cmd := &cobra.Command{
+		Use:   "deploy NAME[@REV] DISK --store dir:PATH",
+		Short: "Write an image onto a disk",
+		Long: `Writes a revision of an image (the newest where none is named) from a store in a
+folder onto a disk or image file. No server is needed. An image file that is not
+there is made, as large as the captured disk.
+
+A disk that is smaller than the image needs, has other sectors, or is mounted is
+refused, and so is one that is not empty, unless --force is given: then all that
+it holds is lost. The disk is read first, and only what differs is written. The
+partition table comes last: a disk that was half written does not boot.
+
+On a larger disk, the last partition and its filesystem grow to the end of it.
+
+Exit codes: 0 done; 1 failed; 2 the command line cannot be understood; 3 no such
+image; 4 refused, and the disk is as it was; 130 interrupted.`,
+		Example: `  mimeo-agent deploy rocky9 /dev/sda --store dir:/mnt/images
+  mimeo-agent deploy golden@2 copy.img --store dir:images --verify`,
+		Args: exactly(2),
+		RunE: func(cmd *cobra.Command, args []string) error { return runDeploy(cmd, args[0], args[1], f) },
+	}
+	fl := cmd.Flags()
+	fl.StringVar(&f.store, "store", "", "where the image is kept: dir:PATH")
+	fl.StringVar(&f.grow, "grow", deploy.GrowLast, "on a larger disk: last (the last partition grows) or none")
+	fl.IntVar(&f.workers, "workers", 0, "goroutines that fetch and check (default two more than cores)")
+	fl.BoolVar(&f.force, "force", false, "write onto a disk that is not empty; all that it holds is lost")
+	fl.BoolVar(&f.whole, "whole", false, "write all, without reading first what the disk holds")
+	fl.BoolVar(&f.verify, "verify", false, "read all back before the partition table is written")
+	fl.BoolVar(&f.json, "json", false, "print JSON, whose fields stay as they are")
+	return cmd
+}
+
+func runDeploy(cmd *cobra.Command, ref, path string, f deployFlags) (err error) {
+	ctx, start := cmd.Context(), time.Now()
+	if f.grow != deploy.GrowLast && f.grow != deploy.GrowNone {
+		return badUsage("--grow %s: want last or none", f.grow)
+	}
+	boundMemory()
+	st, err := openStore(f.store, false)
+	if err != nil {
+		return err
+	}
+	defer func() { err = errors.Join(err, st.Close()) }()
+	rev, err := findRevision(ctx, st, ref)
+	if err != nil {
+		return err
+	}
+	m, err := st.Manifest(ctx, rev.ID)
+	if err != nil {
+		return fmt.Errorf("read the contents of %s: %w", rev, err)
+	}
+	t, err := openTarget(path, m)
+	if err != nil {
+		return err
+	}
+	defer t.Close()
+	if !f.force {
+		if what, err := t.holds(); err != nil {
+			return fmt.Errorf("look at what %s holds: %w", path, err)
+		} else if what != "" {
+			return &api.Error{Code: "refused", Message: fmt.Sprintf("%s is not empty: it holds %s", path, what),
+				Hint: "if all of that may be lost, say --force"}
+		}
+	}
+	bar := newMeter(cmd.ErrOrStderr())
+	defer bar.close()
+	res, err := deploy.Run(ctx, st, m, t, deploy.Options{
+		Workers: f.workers, Compare: !f.whole && !t.fresh, Verify: f.verify, Grow: f.grow,
+		Progress: func(p deploy.Progress) { bar.show(p.Phase, p.Done, p.Total) },
+	})
+	if err != nil {
+		return deployError(path, res, err)
+	}
+	bar.close()
+	// From here on the kernel and the filesystems' tools use the disk.
+	if err := t.Close(); err != nil {
+		return fmt.Errorf("close %s: %w", path, err)
+	}
+	out := deployed{
+		Image: rev.Image, Rev: rev.Rev, ID: rev.ID.String(), Used: m.Content.Used, Written: res.Written, Skipped: res.Skipped,
+		Zeroed: res.Zeroed, Fetched: res.Fetched,
+	}
+	if f.grow == deploy.GrowLast {
+		if out.Grown, err = growLast(ctx, cmd.ErrOrStderr(), path, m, res.Table); err != nil {
+			return err
+		}
+	}
+	out.Seconds = time.Since(start).Seconds()
+	if f.json {
+		return printJSON(cmd.OutOrStdout(), out)
+	}
+	fmt.Fprintf(cmd.OutOrStdout(), "%s on %s: %s written, %s there already, in %s\n", rev, path, size(out.Written), size(out.Skipped), span(time.Since(start)))
+	return nil
+}
+
+// findRevision returns the revision that ref names, the newest where it names none.
+func findRevision(ctx context.Context, st store.Reader, ref string) (store.Revision, error) {
+	name, number, err := manifest.ParseRef(ref)
+	if err != nil {
+		return store.Revision{}, &api.Error{Code: "bad_usage", Message: err.Error()}
+	}
+	revs, err := st.Revisions(ctx, name)
+	if err != nil {
+		return store.Revision{}, err
+	}
+	if len(revs) == 0 {
+		e := &api.Error{Code: "not_found", Message: fmt.Sprintf("the store has no image %s", name)}
+		if all, err := st.Images(ctx); err == nil && len(all) > 0 {
+			e.Hint = fmt.Sprintf("it has: %s", list(all))
+		}
+		return store.Revision{}, e
+	}
+	if number == 0 {
+		return revs[len(revs)-1], nil
+	}
+	for _, r := range revs {
+		if r.Rev == number {
+			return r, nil
+		}
+	}
+	var have []string
+	for _, r := range revs {
+		have = append(have, r.String())
+	}
+	return store.Revision{}, &api.Error{Code: "not_found", Message: fmt.Sprintf("the store has no revision %s@%d", name, number), Hint: "it has: " + list(have)}
+}
+
+// deployError says what became of the disk, and what to do next.
+func deployError(path string, res *deploy.Result, err error) error {
+	e := &api.Error{Code: "failed", Message: fmt.Sprintf("deploy onto %s: %v", path, err)}
+	var small *deploy.SizeError
+	var sector *deploy.SectorError
+	var missing *store.MissingError
+	var damaged *store.DamagedError
+	switch {
+	case errors.As(err, &small), errors.As(err, &sector):
+		e.Code = "refused"
+		return e
+	case errors.As(err, &missing), errors.As(err, &damaged):
+		e.Hint = "the store is damaged: capture the image again, which mends it, or deploy another revision"
+	}
+	if !res.Touched {
+		e.Message += "; nothing was written to the disk"
+	} else {
+		e.Message += "; the disk holds a part of the image and no partition table"
+		if e.Hint == "" {
+			e.Hint = "run the same command again with --force; what is written already is not written again"
+		}
+	}
+	if errors.Is(err, context.Canceled) {
+		e.Code = "interrupted"
+	}
+	return e
+}
+
+// growLast grows the filesystem in the last partition, and returns what grew. A filesystem that cannot grow is told,
+// and no failure: it works as it is.
+func growLast(ctx context.Context, errw io.Writer, path string, m *manifest.Manifest, now manifest.Table) (string, error) {
+	v, ok := deploy.LastVolume(m)
+	if !ok || v.Method == manifest.MethodHead {
+		return "", nil
+	}
+	n := v.Len
+	for _, p := range now.Partitions {
+		if p.Number == v.Partition {
+			n = p.Len
+		}
+	}
+	if n == v.Len {
+		return "", nil
+	}
+	name := fmt.Sprintf("the %s filesystem in partition %d of %s", v.Type, v.Partition, path)
+	err := deploy.GrowRange(ctx, path, v.Off, n, v.Type)
+	switch {
+	case errors.Is(err, deploy.ErrCannotGrow):
+		fmt.Fprintf(errw, "mimeo-agent: note: %s keeps its size: no way is known here to grow %s\n", name, v.Type)
+		return "", nil
+	case errors.Is(err, exec.ErrNotFound):
+		return "", &api.Error{Code: "failed", Message: fmt.Sprintf("the image is on the disk, but %s did not grow: %v", name, err),
+			Hint: "install e2fsprogs and run resize2fs on it, or deploy with --grow none"}
+	case err != nil:
+		return "", &api.Error{Code: "failed", Message: fmt.Sprintf("the image is on the disk, but %s did not grow: %v", name, err)}
+	}
+	return fmt.Sprintf("partition %d (%s) from %d to %d bytes", v.Partition, v.Type, v.Len, n), nil
+}
