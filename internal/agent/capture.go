@@ -5,8 +5,11 @@ import (
 	"errors"
 	"fmt"
 
+	"mimeo/internal/agent/hwinfo"
 	"mimeo/internal/cluster/api"
 	"mimeo/internal/imaging/capture"
+	"mimeo/internal/imaging/disk"
+	"mimeo/internal/imaging/layout"
 	"mimeo/internal/imaging/manifest"
 	"mimeo/internal/imaging/store"
 )
@@ -14,32 +17,51 @@ import (
 // capture reads the chosen disk into the server's store and stages the manifest. The disk is opened for this alone: as
 // long as it is, the kernel mounts nothing of it.
 func (j *job) capture(ctx context.Context) (err error) {
-	d, err := openDisk(j.disk, false)
+	d, err := openSource(j.disk)
 	if err != nil {
 		return err
 	}
 	defer func() { err = errors.Join(err, d.Close()) }()
 	j.report.enter(api.PhaseMapping)
-	plan, err := d.Plan()
+	lay, err := layout.Plan(d)
 	if err != nil {
 		return &api.Error{Code: "disk", Message: fmt.Sprintf("look at what disk %s holds: %v", j.disk.Name, err),
 			Hint: "nothing was changed; a disk whose partition table is damaged can be looked at from mimeo boot NODE shell"}
+	}
+	plan := capture.Plan{Table: lay.Table.Table, Used: lay.Used, Warnings: lay.Notes}
+	for _, v := range lay.Volumes {
+		plan.Volumes = append(plan.Volumes, v.Volume)
+		j.report.say(describe(v.Volume))
 	}
 	for _, w := range plan.Warnings {
 		j.report.say("warning: " + w)
 	}
 	j.report.enter(api.PhaseCapturing)
 	opts := capture.Options{
-		Source:   manifest.Source{Node: string(j.task.Node), Job: j.task.Job, Agent: j.Version, Arch: string(j.arch())},
+		Source:   manifest.Source{Node: string(j.task.Node), Job: j.task.Job, Agent: j.Version, Arch: string(hwinfo.Arch())},
+		Recheck:  func(context.Context) error { return disk.InUse(j.disk.Path) },
 		Progress: func(p capture.Progress) { j.captured(p.Counts, p.Done, p.Total) },
 	}
-	res, err := capture.Run(ctx, capture.Source{ReaderAt: d, Disk: d.Identity()}, plan, j.store, opts)
+	res, err := capture.Run(ctx, capture.Source{ReaderAt: d, Disk: d.info}, plan, j.store, opts)
 	if err != nil {
 		return j.captureError(err)
 	}
 	j.manifest = res.ID.String()
 	j.captured(res.Counts, res.Counts.Read, res.Counts.Read)
 	return nil
+}
+
+// describe says what a volume is and how it is captured.
+func describe(v manifest.Volume) string {
+	where := "whole disk"
+	if v.Partition > 0 {
+		where = fmt.Sprintf("partition %d", v.Partition)
+	}
+	s := fmt.Sprintf("%s: %s, %d of %d MiB captured (%s)", where, v.Type, v.Used>>20, v.Len>>20, v.Method)
+	if v.Reason != "" {
+		s += ": " + v.Reason
+	}
+	return s
 }
 
 // captured passes the numbers on.

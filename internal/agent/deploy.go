@@ -30,7 +30,7 @@ func (j *job) deploy(ctx context.Context) error {
 
 // write writes the image. The disk is closed when it returns, so that its partitions can be used.
 func (j *job) write(ctx context.Context, m *manifest.Manifest) (err error) {
-	d, err := openDisk(j.disk, true)
+	d, err := openSink(j.disk, m)
 	if err != nil {
 		return err
 	}

@@ -57,8 +57,25 @@ func (t *tree) did(format string, args ...any) { t.done = append(t.done, fmt.Spr
 // maxFile bounds the small files that are read.
 const maxFile = 1 << 20
 
+// resolve follows links at the end of a path as the system itself will: an absolute one starts at its root.
+func (t *tree) resolve(name string) string {
+	for range 8 {
+		to, err := t.r.Readlink(name)
+		switch {
+		case err != nil:
+			return name
+		case path.IsAbs(to):
+			name = strings.TrimPrefix(path.Clean(to), "/")
+		default:
+			name = path.Join(path.Dir(name), to)
+		}
+	}
+	return name
+}
+
 // read returns a regular file's content; ok is false where there is none.
 func (t *tree) read(name string) (b []byte, ok bool, err error) {
+	name = t.resolve(name)
 	st, err := t.r.Stat(name)
 	switch {
 	case errors.Is(err, fs.ErrNotExist):
@@ -75,17 +92,7 @@ func (t *tree) read(name string) (b []byte, ok bool, err error) {
 // write replaces a file at once, so that a power cut leaves the old or the new one. Owner and mode are those of the old
 // one, where there is one. Where the name is a link, the file behind it is replaced.
 func (t *tree) write(name string, b []byte, mode fs.FileMode) error {
-	for range 8 {
-		to, err := t.r.Readlink(name)
-		if err != nil {
-			break
-		}
-		if path.IsAbs(to) {
-			name = strings.TrimPrefix(path.Clean(to), "/") // as the system itself will read it
-		} else {
-			name = path.Join(path.Dir(name), to)
-		}
-	}
+	name = t.resolve(name)
 	uid, gid := 0, 0
 	if st, err := t.r.Lstat(name); err == nil {
 		mode = st.Mode().Perm()
@@ -164,17 +171,12 @@ func (t *tree) machineID() error {
 }
 
 // seeds removes what would give two systems the same random numbers at boot, and rules of old systems that tie the
-// names of network cards to the captured node's MACs.
+// names of network cards to the captured node's MACs. One that cannot be removed is no reason to fail.
 func (t *tree) seeds() error {
 	for _, f := range []string{"var/lib/systemd/random-seed", "var/lib/urandom/random-seed", "var/lib/random-seed", "etc/udev/rules.d/70-persistent-net.rules"} {
-		if err := t.remove(f); err != nil && !isOutside(err) {
-			return err
+		if err := t.remove(f); err != nil {
+			t.did("%s could not be removed: %v", f, err)
 		}
 	}
 	return nil
-}
-
-// isOutside tells whether a path led out of the root, as one over an absolute link does.
-func isOutside(err error) bool {
-	return err != nil && strings.Contains(err.Error(), "path escapes from parent")
 }

@@ -76,15 +76,15 @@ func (e *Refusal) Error() string { return e.Err.Message }
 // Unwrap returns the server's own error, with its hint.
 func (e *Refusal) Unwrap() error { return e.Err }
 
-// Final tells whether an error is the server's word that asking again is of no use: the token is not good any more, or
-// the job is not this node's.
+// Final tells whether an error is the server's word that asking again is of no use: the token is not good any more, the
+// job is not this node's, or the two do not speak the same version.
 func Final(err error) bool {
 	var r *Refusal
 	if !errors.As(err, &r) {
 		return false
 	}
 	switch r.Status {
-	case http.StatusUnauthorized, http.StatusForbidden, http.StatusNotFound, http.StatusConflict, http.StatusGone:
+	case http.StatusBadRequest, http.StatusUnauthorized, http.StatusForbidden, http.StatusNotFound, http.StatusConflict, http.StatusGone:
 		return true
 	}
 	return false
