@@ -10,6 +10,7 @@ import (
 
 	"github.com/spf13/cobra"
 
+	"mimeo/internal/agent/localcmd"
 	"mimeo/internal/cluster/api"
 )
 
@@ -80,6 +81,6 @@ captures and deploys disks and image files without any server.`,
 	root.SetFlagErrorFunc(func(c *cobra.Command, err error) error {
 		return &api.Error{Code: "bad_usage", Message: err.Error(), Hint: fmt.Sprintf("see %q", c.CommandPath()+" --help")}
 	})
-	root.AddCommand(runCmd(), hwinfoCmd(), systemCmd())
+	root.AddCommand(runCmd(), hwinfoCmd(), systemCmd(), localcmd.CaptureCmd(version), localcmd.DeployCmd())
 	return root
 }

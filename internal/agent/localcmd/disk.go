@@ -8,6 +8,8 @@ import (
 	"path/filepath"
 	"strings"
 
+	"golang.org/x/sys/unix"
+
 	"mimeo/internal/cluster/api"
 	"mimeo/internal/imaging/chunk"
 	"mimeo/internal/imaging/deploy"
@@ -16,8 +18,21 @@ import (
 	"mimeo/internal/imaging/manifest"
 )
 
+// source is a disk that is captured. While it is open the kernel lets nobody mount it.
+type source struct {
+	*disk.Disk
+	claim *os.File // holds a block device exclusively; nil for an image file, and where the user wants none
+}
+
+func (s *source) Close() error {
+	if s.claim != nil {
+		s.claim.Close()
+	}
+	return s.Disk.Close()
+}
+
 // openSource opens a disk to be captured.
-func openSource(path string, force bool) (*disk.Disk, error) {
+func openSource(path string, force bool) (*source, error) {
 	if !force {
 		if err := inUse(path); err != nil {
 			return nil, err
@@ -27,7 +42,13 @@ func openSource(path string, force bool) (*disk.Disk, error) {
 	if err != nil {
 		return nil, openError(err)
 	}
-	return d, nil
+	s := &source{Disk: d}
+	if d.IsBlock() && !force {
+		if s.claim, err = os.OpenFile(path, os.O_RDONLY|os.O_EXCL, 0); err != nil {
+			return nil, errors.Join(openError(err), d.Close())
+		}
+	}
+	return s, nil
 }
 
 // inUse refuses a disk that somebody uses.
@@ -43,6 +64,8 @@ func inUse(path string) error {
 
 func openError(err error) error {
 	switch {
+	case errors.Is(err, unix.EBUSY):
+		return &api.Error{Code: "refused", Message: err.Error(), Hint: "something uses it: look with \"lsblk\" and \"fuser -v\""}
 	case errors.Is(err, os.ErrNotExist):
 		return &api.Error{Code: "not_found", Message: err.Error(), Hint: "\"lsblk\" lists the disks of this machine"}
 	case errors.Is(err, os.ErrPermission):
