@@ -14,6 +14,8 @@ import (
 	"strings"
 	"syscall"
 
+	"golang.org/x/sys/unix"
+
 	"mimeo/internal/cluster/api"
 	"mimeo/internal/cluster/node"
 )
@@ -258,13 +260,13 @@ func publish(dir, tmp string, s Stateless) error {
 		return err
 	}
 	place := filepath.Join(dir, s.Build)
-	if _, err := os.Stat(place); err == nil {
-		// The same image was built before. This one is known to be whole.
-		if err := dropBuild(dir, s.Build); err != nil {
-			return err
-		}
+	// The same image may have been built before, and be in use. The two folders change names in one step, and the
+	// caller removes tmp: this one is known to be whole.
+	err = unix.Renameat2(unix.AT_FDCWD, tmp, unix.AT_FDCWD, place, unix.RENAME_EXCHANGE)
+	if errors.Is(err, fs.ErrNotExist) {
+		err = os.Rename(tmp, place)
 	}
-	if err := os.Rename(tmp, place); err != nil {
+	if err != nil {
 		return err
 	}
 	link := filepath.Join(dir, newPrefix+currentLink)
