@@ -7,6 +7,7 @@ import (
 	"io"
 
 	"mimeo/internal/imaging/extent"
+	"mimeo/internal/imaging/fsmap/ext4"
 	"mimeo/internal/imaging/fsmap/fact"
 	"mimeo/internal/imaging/fsmap/swap"
 	"mimeo/internal/imaging/manifest"
@@ -35,6 +36,7 @@ type reader struct {
 
 // readers are the filesystems of which the used blocks are known.
 var readers = []reader{
+	{ext4.Is, ext4.Used},
 	{swap.Is, swap.Used},
 }
 
