@@ -25,7 +25,15 @@ func (t *Tx) PutJob(id string, n node.Name, active bool, data any) error {
 	if err != nil {
 		return err
 	}
-	_, err = t.tx.ExecContext(t.ctx, `INSERT INTO jobs(id, node, active, data) VALUES(?, ?, ?, ?) ON CONFLICT(id) DO UPDATE SET active = excluded.active, data = excluded.data`, id, n, active, string(b))
+	// Not as one upsert: that would use up a number of the sequence each time, from which the IDs are made.
+	res, err := t.tx.ExecContext(t.ctx, `UPDATE jobs SET active = ?, data = ? WHERE id = ?`, active, string(b), id)
+	if err != nil {
+		return explain(err)
+	}
+	if rows, err := res.RowsAffected(); err != nil || rows > 0 {
+		return explain(err)
+	}
+	_, err = t.tx.ExecContext(t.ctx, `INSERT INTO jobs(id, node, active, data) VALUES(?, ?, ?, ?)`, id, n, active, string(b))
 	return explain(err)
 }
 
