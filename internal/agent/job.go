@@ -3,8 +3,8 @@ package agent
 import (
 	"context"
 	"errors"
-	"fmt"
 	"maps"
+	"os"
 	"slices"
 	"strconv"
 	"time"
@@ -45,6 +45,7 @@ func (a *agent) job(ctx context.Context, t api.Task) Action {
 	if ctx.Err() != nil {
 		return ActionNone
 	}
+	j.clean()
 	d := api.Done{Job: t.Job, BootID: a.BootID, OK: err == nil, Touched: j.touched, Manifest: j.manifest, Counts: j.counts,
 		PhaseMS: j.report.times(), Disk: j.disk.Disk, Outputs: j.outputs, Time: time.Now().UTC()}
 	switch {
@@ -92,8 +93,17 @@ func (a *agent) tell(ctx context.Context, d api.Done) Action {
 	return ActionNone
 }
 
-// run does all steps of a task, and undoes the mounts whatever happened.
-func (j *job) run(ctx context.Context) (err error) {
+// run does all steps of a task.
+func (j *job) run(ctx context.Context) error {
+	err := j.steps(ctx)
+	if cause := context.Cause(ctx); err != nil && cause != nil {
+		return cause // what failed then, failed because of it
+	}
+	return err
+}
+
+// steps undoes the mounts whatever happened.
+func (j *job) steps(ctx context.Context) (err error) {
 	disks, err := j.disks()
 	if err != nil {
 		return err
@@ -101,7 +111,7 @@ func (j *job) run(ctx context.Context) (err error) {
 	if j.disk, err = hwinfo.ChooseDisk(j.task.Disk, disks); err != nil {
 		return err
 	}
-	j.report.say(fmt.Sprintf("disk %s: %d bytes, %s, serial %s", j.disk.Name, j.disk.Size, j.disk.Model, j.disk.Serial))
+	j.report.say("disk " + hwinfo.Describe(j.disk))
 	j.store, err = httpstore.NewClient(httpstore.Options{Base: j.srv.Base(), Token: j.srv.Token(), HTTP: j.srv.HTTP()})
 	if err != nil {
 		return err
@@ -120,13 +130,10 @@ func (j *job) run(ctx context.Context) (err error) {
 	} else {
 		err = j.deploy(ctx)
 	}
-	if err == nil {
-		err = j.scripts(ctx, api.PhasePost, j.task.Post)
+	if err != nil {
+		return err
 	}
-	if cause := context.Cause(ctx); err != nil && cause != nil {
-		return cause // what failed then, failed because of it
-	}
-	return err
+	return j.scripts(ctx, api.PhasePost, j.task.Post)
 }
 
 // mounts makes the task's NFS mounts.
@@ -157,6 +164,13 @@ func (j *job) scriptDir() string {
 		return postDir
 	}
 	return guestDir(j.task.Job)
+}
+
+// clean removes what an agent that is a guest has left on its system.
+func (j *job) clean() {
+	if !j.Own {
+		os.RemoveAll(j.scriptDir())
+	}
 }
 
 // scriptError adds the end of the output, so that the job's error says what the script said.
@@ -224,6 +238,7 @@ func (a *agent) stateless(ctx context.Context, t api.Task) Action {
 	if ctx.Err() != nil {
 		return ActionNone
 	}
+	j.clean()
 	if err != nil {
 		a.Log("failed: %v", err)
 	}

@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
+	"regexp"
 	"runtime/debug"
 	"strings"
 	"sync"
@@ -61,9 +62,7 @@ func System(ctx context.Context, p Params, log func(string, ...any)) (wait func(
 	<-ready
 	start := time.Now()
 	n := drivers.Coldplug(ctx, "/sys")
-	for _, m := range diskModules {
-		drivers.Load(m) // where they are not there, nobody needs them
-	}
+	drivers.Load("sd_mod") // built in where it is not a module
 	settle(ctx, drivers, log)
 	log("%d drivers loaded, disks settled after %v", n, time.Since(start).Round(10*time.Millisecond))
 
@@ -74,10 +73,6 @@ func System(ctx context.Context, p Params, log func(string, ...any)) (wait func(
 	}
 	return wg.Wait, nil
 }
-
-// diskModules are not asked for by any device: disks on SCSI buses are devices of their own, which the kernel's SCSI
-// layer announces by a modalias that only some kernels' modules answer.
-var diskModules = []string{"sd_mod", "loop", "ext4", "nfs", "nfsv3"}
 
 // stdLinks makes the links in /dev that udev would.
 func stdLinks() {
@@ -129,10 +124,19 @@ func disks() []string {
 	return out
 }
 
-// slowBus tells whether a controller is there whose disks come one by one. SATA links take part in it, too.
+var ataHost = regexp.MustCompile(`/ata\d+/host\d+$`)
+
+// slowBus tells whether a controller is there whose disks come one by one after its driver was loaded. Those of SATA
+// are there by then: the kernel waits for their links before it says that the module is loaded.
 func slowBus() bool {
 	hosts, _ := filepath.Glob("/sys/class/scsi_host/host*")
-	return len(hosts) > 0
+	for _, h := range hosts {
+		// The link goes to …/ata1/host0/scsi_host/host0.
+		if dev, err := filepath.EvalSymlinks(filepath.Join(h, "device")); err != nil || !ataHost.MatchString(dev) {
+			return true
+		}
+	}
+	return false
 }
 
 // limitMemory makes the garbage collector work harder before the machine is out of memory. What the kernel has given

@@ -26,7 +26,7 @@ func ChooseDisk(rule node.DiskRule, disks []Disk) (Disk, error) {
 		return hits[0], nil
 	}
 	e := &api.Error{Code: "disk"}
-	want := "disk rule " + Describe(rule)
+	want := "disk rule " + describeRule(rule)
 	if empty {
 		want = "without a disk rule the node must have exactly one fixed disk: that"
 	}
@@ -69,8 +69,8 @@ func samePath(a, b string) bool {
 	return a == b || strings.Contains(b, "-ata-") && a+".0" == b
 }
 
-// Describe writes a rule as an admin sets it.
-func Describe(r node.DiskRule) string {
+// describeRule writes a rule as an admin sets it.
+func describeRule(r node.DiskRule) string {
 	var w []string
 	add := func(key, value string) {
 		if value != "" && value != "0" {
@@ -86,23 +86,27 @@ func Describe(r node.DiskRule) string {
 	return strings.Join(w, " ")
 }
 
-// list describes disks, so that a rule can be made of it.
+// Describe says of a disk what a rule can be made of.
+func Describe(d Disk) string {
+	w := []string{d.Name, size(d.Size), d.Bus}
+	for _, f := range [][2]string{{"model", d.Model}, {"serial", d.Serial}, {"wwn", d.WWN}, {"by_path", d.ByPath}} {
+		if f[1] != "" {
+			w = append(w, f[0]+" "+f[1])
+		}
+	}
+	if d.Removable {
+		w = append(w, "removable")
+	}
+	if d.ReadOnly {
+		w = append(w, "read-only")
+	}
+	return strings.Join(w, ", ")
+}
+
 func list(disks []Disk) string {
 	var out []string
 	for _, d := range disks {
-		w := []string{d.Name, size(d.Size), d.Bus}
-		for _, f := range [][2]string{{"model", d.Model}, {"serial", d.Serial}, {"wwn", d.WWN}, {"by_path", d.ByPath}} {
-			if f[1] != "" {
-				w = append(w, f[0]+" "+f[1])
-			}
-		}
-		if d.Removable {
-			w = append(w, "removable")
-		}
-		if d.ReadOnly {
-			w = append(w, "read-only")
-		}
-		out = append(out, strings.Join(w, ", "))
+		out = append(out, Describe(d))
 	}
 	return strings.Join(out, "; ")
 }
