@@ -181,7 +181,6 @@ func deployError(path string, res *deploy.Result, err error) error {
 	switch {
 	case errors.As(err, &small), errors.As(err, &sector):
 		e.Code = "refused"
-		return e
 	case errors.As(err, &missing), errors.As(err, &damaged):
 		e.Hint = "the store is damaged: capture the image again, which mends it, or deploy another revision"
 	}

@@ -127,6 +127,7 @@ func (r *run) cutter() *chunk.Cutter {
 
 func (r *run) reader(ctx context.Context) error {
 	pack := packer{next: r.cutter().Next}
+	next := newAhead(r.src.ReaderAt, r.plan.Used)
 	var reads []extent.Extent
 	for {
 		b, _, err := recv(ctx, r.free)
@@ -136,6 +137,7 @@ func (r *run) reader(ctx context.Context) error {
 		if reads = pack.fill(b, reads); len(reads) == 0 {
 			break
 		}
+		next.from(reads[0].Off)
 		if err := readAll(r.src, reads, b.buf); err != nil {
 			return err
 		}
@@ -407,7 +409,7 @@ func (r *run) manifest() *manifest.Manifest {
 	return &manifest.Manifest{
 		Version:  manifest.Version,
 		Hash:     "blake3",
-		Created:  r.opts.Now().UTC().Truncate(time.Second),
+		Created:  r.opts.Now().UTC().Truncate(time.Microsecond),
 		Source:   r.opts.Source,
 		Disk:     r.src.Disk,
 		Table:    r.plan.Table,
