@@ -222,6 +222,7 @@ func TestThereAndBack(t *testing.T) {
 		t.Errorf("the filesystem did not grow: %+v\n%s", d, out[:1500])
 	}
 	sameTree(t, large, tree)
+	d = deployed{}
 	ok(t, &d, "deploy", "golden", large, "--store", store, "--grow", "none", "--force")
 	if d.Grown != "" {
 		t.Errorf("grown: %q", d.Grown)
