@@ -4,9 +4,12 @@ package open
 import (
 	"context"
 	"fmt"
+	"net/url"
 
+	"mimeo/internal/cluster/api"
 	"mimeo/internal/cluster/node"
 	"mimeo/internal/manage/power"
+	"mimeo/internal/manage/power/redfish"
 )
 
 // Controller opens a BMC by the scheme of its URL.
@@ -14,7 +17,16 @@ func Controller(bmc node.BMC, password string) (power.Controller, error) {
 	if bmc.URL == "" || bmc.URL == "manual:" {
 		return manual{}, nil
 	}
-	return nil, fmt.Errorf("BMC %s: no such scheme", bmc.URL)
+	u, err := url.Parse(bmc.URL)
+	if err != nil {
+		return nil, fmt.Errorf("BMC address: %w", err)
+	}
+	switch u.Scheme {
+	case "redfish", "redfish+http":
+		u.Scheme = map[string]string{"redfish": "https", "redfish+http": "http"}[u.Scheme]
+		return redfish.Open(redfish.Options{URL: u.String(), User: bmc.User, Password: password, Insecure: bmc.Insecure})
+	}
+	return nil, &api.Error{Code: "bad_request", Message: fmt.Sprintf("BMC address %s: no such scheme", bmc.URL), Hint: "want ipmi://, redfish:// or manual:"}
 }
 
 // manual is a node that a person switches.
