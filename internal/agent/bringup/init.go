@@ -24,6 +24,7 @@ const (
 const (
 	maxCrashes  = 3
 	crashWindow = 10 * time.Minute
+	crashPause  = 2 * time.Second // to be read
 )
 
 // Init is process 1 of the stateless image. It does not return.
@@ -37,7 +38,7 @@ func Init() {
 	unix.Reboot(unix.LINUX_REBOOT_CMD_CAD_OFF) // Ctrl-Alt-Del comes as SIGINT
 	exits := make(chan exit, 16)
 	go reap(exits)
-	reboot(supervise(log, exits, signals), log)
+	reboot(supervise(log, startAgent, exits, signals), log)
 }
 
 // exit is the end of a child.
@@ -64,14 +65,17 @@ func reap(to chan<- exit) {
 }
 
 // supervise keeps the agent running until it or a signal says how to end.
-func supervise(log func(string, ...any), exits <-chan exit, signals <-chan os.Signal) int {
+func supervise(log func(string, ...any), start func() (int, error), exits <-chan exit, signals <-chan os.Signal) int {
 	var crashes []time.Time
 	for {
-		pid, err := startAgent()
+		pid, err := start()
 		if err != nil {
 			log("start the agent: %v", err)
-			time.Sleep(lastWords)
-			return unix.LINUX_REBOOT_CMD_RESTART
+			time.Sleep(crashPause)
+			if crashes = append(crashes, time.Now()); len(crashes) >= maxCrashes {
+				return unix.LINUX_REBOOT_CMD_RESTART
+			}
+			continue
 		}
 		status, sig := await(pid, exits, signals)
 		switch {
@@ -86,11 +90,11 @@ func supervise(log func(string, ...any), exits <-chan exit, signals <-chan os.Si
 			crashes = crashes[1:]
 		}
 		if crashes = append(crashes, now); len(crashes) >= maxCrashes {
-			log("that was the %dth time within %v; this node starts anew in %v", len(crashes), crashWindow, lastWords)
-			time.Sleep(lastWords)
+			log("that was the %dth time within %v; this node starts anew", len(crashes), crashWindow)
+			time.Sleep(crashPause)
 			return unix.LINUX_REBOOT_CMD_RESTART
 		}
-		time.Sleep(2 * time.Second)
+		time.Sleep(crashPause)
 	}
 }
 
