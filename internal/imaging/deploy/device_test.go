@@ -1,0 +1,110 @@
+package deploy
+
+import (
+	"math/rand/v2"
+	"os/exec"
+	"strconv"
+	"strings"
+	"testing"
+
+	"mimeo/internal/imaging/capture"
+	"mimeo/internal/imaging/disk"
+	"mimeo/internal/imaging/store/mem"
+)
+
+// loop makes a block device of an image file.
+func loop(t *testing.T, path string, sector string) (device string, detach func()) {
+	t.Helper()
+	device = strings.TrimSpace(command(t, "", "losetup", "-f", "--show", "-b", sector, path))
+	done := false
+	detach = func() {
+		if !done {
+			done = true
+			command(t, "", "losetup", "-d", device)
+		}
+	}
+	t.Cleanup(detach)
+	return device, detach
+}
+
+// TestBlockDevices captures and deploys block devices with sectors of 512 and 4096 bytes.
+func TestBlockDevices(t *testing.T) {
+	for _, sector := range []string{"512", "4096"} {
+		rng := rand.New(rand.NewPCG(7, 7))
+		from := imageFile(t, 32, "")
+		source, detach := loop(t, from, sector)
+		command(t, "label: gpt\nsize=24MiB\n", "sfdisk", "-q", source)
+		detach()
+		format(t, rng, from, 1<<20, 20<<20, "-t", "ext4", "-b", "4096")
+		source, detach = loop(t, from, sector)
+		st := mem.New()
+		m, _ := captured(t, source, st, capture.Options{ChunkSize: 16 << 10})
+		detach()
+		if m.Table.Kind != "gpt" || len(m.Table.Partitions) != 1 || m.Volumes[0].Type != "ext4" {
+			t.Fatalf("sectors of %s: captured %+v %+v", sector, m.Table, m.Volumes)
+		}
+
+		to := imageFile(t, 48, "")
+		fill(t, rng, to, 48)
+		target, detach := loop(t, to, sector)
+		res := deployed(t, target, st, m, Options{Compare: true, Verify: true, Grow: GrowLast})
+		if sector == "512" {
+			if out := command(t, "", "sgdisk", "-v", target); !strings.Contains(out, "No problems found") {
+				t.Errorf("sgdisk: %s", out)
+			}
+		}
+		if out, err := exec.Command("sfdisk", "-V", target).CombinedOutput(); err != nil {
+			t.Errorf("sfdisk: %s", out)
+		}
+		p := res.Table.Partitions[0]
+		if p.Off+p.Len != 47<<20 {
+			t.Errorf("sectors of %s: the partition ends at %d", sector, p.Off+p.Len)
+		}
+		if err := GrowRange(t.Context(), target, p.Off, p.Len, "ext4"); err != nil {
+			t.Error(err)
+		}
+		detach()
+		command(t, "", "e2fsck", "-f", "-n", to+"?offset="+strconv.FormatInt(p.Off, 10))
+
+		// Other sectors are refused, before anything is written.
+		other := imageFile(t, 48, "")
+		blank, _ := loop(t, other, map[string]string{"512": "4096", "4096": "512"}[sector])
+		d, err := disk.OpenExclusive(blank, disk.Options{})
+		if err != nil {
+			t.Fatal(err)
+		}
+		if res, err := Run(t.Context(), st, m, Disk{d}, Options{}); err == nil || res.Touched {
+			t.Errorf("other sectors: %+v, %v", res, err)
+		}
+		d.Close()
+	}
+}
+
+// TestGoesOn interrupts deploys by a write error, at another place each time, and runs them again: what was written is
+// not written again.
+func TestGoesOn(t *testing.T) {
+	rng := rand.New(rand.NewPCG(8, 8))
+	from := imageFile(t, 40, gptScript)
+	format(t, rng, from, 2<<20, 20<<20, "-t", "ext4")
+	st := mem.New()
+	m, l := captured(t, from, st, capture.Options{ChunkSize: 4096})
+	want := read(t, from)
+	d := &fakeDisk{data: garbage(rng, 40<<20), sector: 512}
+	var written int64
+	for fails := 8; ; fails += 9 {
+		d.fails = fails
+		res, err := Run(t.Context(), st, m, d, Options{Compare: true, Workers: 2})
+		written += res.Written
+		if err == nil {
+			break
+		}
+		if fails > 10_000 {
+			t.Fatal(err)
+		}
+	}
+	d.fails = 0
+	checkDisk(t, d.data, want, l.Used)
+	if most := l.Used.Bytes() + l.Used.Bytes()/2 + 4<<20; written > most {
+		t.Errorf("%d bytes were written in all, of %d used", written, l.Used.Bytes())
+	}
+}
