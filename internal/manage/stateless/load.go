@@ -122,8 +122,13 @@ func loadOne(state, name string, builtinOnly bool) (Profile, error) {
 
 // ParseProfile reads the text of one profile file, without what it extends or reads from other files. An error starts
 // with the line.
-func ParseProfile(text []byte) (Profile, error) {
-	var p Profile
+func ParseProfile(text []byte) (p Profile, err error) {
+	// The YAML reader panics on some malformed texts (a tag in place of a list, for one). The daemon must not.
+	defer func() {
+		if r := recover(); r != nil {
+			p, err = Profile{}, fmt.Errorf("line 1: this is not YAML that can be read: %s", strings.ReplaceAll(fmt.Sprint(r), "\n", " "))
+		}
+	}()
 	if len(bytes.TrimSpace(text)) == 0 {
 		return p, errors.New("line 1: the profile is empty")
 	}

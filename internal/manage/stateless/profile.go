@@ -76,14 +76,19 @@ type Postscript struct {
 // FileMode is permission bits as they stand in a profile: octal digits, as 0755.
 type FileMode fs.FileMode
 
+// What stands for values that could not be read: check tells of them, as it knows the line.
+const (
+	badMode     FileMode = 1 << 31
+	badDuration Duration = -1
+)
+
 // UnmarshalYAML reads octal digits.
 func (m *FileMode) UnmarshalYAML(text []byte) error {
 	s := strings.Trim(strings.TrimSpace(string(text)), `"'`)
 	n, err := strconv.ParseUint(strings.TrimPrefix(s, "0o"), 8, 32)
-	if err != nil || n > 0o7777 {
-		return fmt.Errorf("mode %q is not an octal number up to 7777", s)
+	if *m = FileMode(n); err != nil || n > 0o7777 {
+		*m = badMode
 	}
-	*m = FileMode(n)
 	return nil
 }
 
@@ -94,10 +99,9 @@ type Duration time.Duration
 func (d *Duration) UnmarshalYAML(text []byte) error {
 	s := strings.Trim(strings.TrimSpace(string(text)), `"'`)
 	v, err := time.ParseDuration(s)
-	if err != nil || v < 0 {
-		return fmt.Errorf("time %q is not one like 90s or 10m", s)
+	if *d = Duration(v); err != nil || v < 0 {
+		*d = badDuration
 	}
-	*d = Duration(v)
 	return nil
 }
 
@@ -254,6 +258,8 @@ func (f File) check() string {
 		return fmt.Sprintf("path %q is not an absolute path", f.Path)
 	case countSet(f.Content, f.Source, f.Link) > 1:
 		return "has more than one of content, source and link"
+	case f.Mode == badMode:
+		return "mode is not an octal number up to 7777"
 	case f.Link != "" && f.Mode != 0:
 		return "a link has no mode"
 	}
@@ -281,6 +287,8 @@ func (s Postscript) check() string {
 		return fmt.Sprintf("name %q is not letters, digits, dots, hyphens and underscores", s.Name)
 	case countSet(s.Path, s.Content, s.Source) != 1:
 		return fmt.Sprintf("%s needs exactly one of path, content and source", s.Name)
+	case s.Timeout == badDuration:
+		return fmt.Sprintf("timeout of %s is not a time like 90s or 10m", s.Name)
 	case s.Path != "" && !cleanAbs(s.Path):
 		return fmt.Sprintf("path %q is not an absolute path", s.Path)
 	}
