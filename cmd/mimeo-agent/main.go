@@ -14,9 +14,9 @@ var version = "devel"
 
 func main() {
 	switch {
-	case os.Getpid() == 1 && len(os.Args) > 1 && os.Args[1] == "init":
+	case os.Getpid() == 1 && os.Args[0] == bringup.AgentPath && len(os.Args) > 1 && os.Args[1] == "init":
 		bringup.Init()
-	case os.Getpid() == 1:
+	case os.Getpid() == 1 && os.Args[0] == "/init": // what the kernel starts
 		bringup.Initrd(version)
 	case filepath.Base(os.Args[0]) == "modprobe":
 		os.Exit(bringup.Modprobe(os.Args[1:]))

@@ -29,6 +29,10 @@ const (
 
 // Init is process 1 of the stateless image. It does not return.
 func Init() {
+	if _, err := readStage(); err != nil {
+		fmt.Fprintln(os.Stderr, "mimeo-agent: error: this is no stateless image:", err)
+		os.Exit(1)
+	}
 	log := console.Open().Printf
 	if err := mountAll(kernelMounts); err != nil {
 		log("%v", err)
@@ -121,7 +125,7 @@ func describeStatus(s unix.WaitStatus) string {
 
 // startAgent starts the agent as a child in a session of its own.
 func startAgent() (int, error) {
-	return syscall.ForkExec(agentPath, []string{"mimeo-agent", "system"}, &syscall.ProcAttr{
+	return syscall.ForkExec(AgentPath, []string{"mimeo-agent", "system"}, &syscall.ProcAttr{
 		Dir:   "/",
 		Env:   []string{"PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin", "HOME=/root", "LANG=C.UTF-8", "TERM=linux"},
 		Files: []uintptr{0, 1, 2},

@@ -44,7 +44,13 @@ func (t *trouble) Error() string { return t.err.Error() }
 func (t *trouble) Unwrap() error { return t.err }
 
 // Initrd is process 1 of the initrd. It replaces itself by Init in the new root, or reboots; it does not return.
+//
+// In a container the first process is number 1 too: what is not started from an initramfs ends at once.
 func Initrd(version string) {
+	if err := checkInitramfs(); err != nil {
+		fmt.Fprintln(os.Stderr, "mimeo-agent: error: started as /init, but", err)
+		os.Exit(1)
+	}
 	early := mountAll(kernelMounts)
 	os.WriteFile("/proc/sys/kernel/panic", []byte(panicAfter), 0) // needs /proc, which is an error below if it is missing
 	log := console.Open()
@@ -128,8 +134,8 @@ func (b *initrd) run(ctx context.Context) error {
 	if err := switchRoot(rootPath); err != nil {
 		return &trouble{"root", err}
 	}
-	err = unix.Exec(agentPath, []string{agentPath, "init"}, os.Environ())
-	return &trouble{"root", fmt.Errorf("start %s in the new root: %w", agentPath, err)}
+	err = unix.Exec(AgentPath, []string{AgentPath, "init"}, os.Environ())
+	return &trouble{"root", fmt.Errorf("start %s in the new root: %w", AgentPath, err)}
 }
 
 // installSelf keeps this program where the new root finds it, and answers the kernel's own wishes for modules.
@@ -142,7 +148,7 @@ func installSelf() error {
 		return err
 	}
 	defer in.Close()
-	out, err := os.OpenFile(agentPath, os.O_CREATE|os.O_WRONLY|os.O_TRUNC, 0o755)
+	out, err := os.OpenFile(AgentPath, os.O_CREATE|os.O_WRONLY|os.O_TRUNC, 0o755)
 	if err != nil {
 		return err
 	}
@@ -150,10 +156,10 @@ func installSelf() error {
 		err = out.Close()
 	}
 	if err == nil {
-		err = os.Symlink(agentPath, probePath)
+		err = os.Symlink(AgentPath, probePath)
 	}
 	if err != nil {
-		return fmt.Errorf("copy the agent to %s: %w", agentPath, err)
+		return fmt.Errorf("copy the agent to %s: %w", AgentPath, err)
 	}
 	if err := os.WriteFile("/proc/sys/kernel/modprobe", []byte(probePath), 0); err != nil && !errors.Is(err, os.ErrNotExist) {
 		return err // it does not exist in a kernel without modules

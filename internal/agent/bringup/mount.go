@@ -16,7 +16,7 @@ import (
 // Where things lie. All but the new root is below /run, which moves from the initrd into it as one.
 const (
 	runDir    = "/run/mimeo"
-	agentPath = runDir + "/agent"      // this program
+	AgentPath = runDir + "/agent"      // this program, in the new root
 	probePath = runDir + "/modprobe"   // the same, for the kernel's own requests
 	leasePath = runDir + "/lease.json" // see package uplink
 	imagePath = runDir + "/rootimg"
@@ -94,6 +94,18 @@ func mountRoot() error {
 	return mount{"mimeo", rootPath, "overlay", 0, data}.do()
 }
 
+// checkInitramfs makes sure that the root is an initramfs. What comes after it must never happen to a real system.
+func checkInitramfs() error {
+	var st unix.Statfs_t
+	if err := unix.Statfs("/", &st); err != nil {
+		return err
+	}
+	if uint32(st.Type) != unix.RAMFS_MAGIC && uint32(st.Type) != unix.TMPFS_MAGIC {
+		return fmt.Errorf("the root is no initramfs (filesystem type %#x)", st.Type)
+	}
+	return nil
+}
+
 // switchRoot makes newRoot the root of this process and of all that the kernel starts, and frees the memory of the
 // initrd. It cannot be undone.
 func switchRoot(newRoot string) error {
@@ -102,13 +114,8 @@ func switchRoot(newRoot string) error {
 		return err
 	}
 	defer old.Close()
-	var st unix.Statfs_t
-	if err := unix.Fstatfs(int(old.Fd()), &st); err != nil {
+	if err := checkInitramfs(); err != nil {
 		return err
-	}
-	inMemory := uint32(st.Type) == unix.RAMFS_MAGIC || uint32(st.Type) == unix.TMPFS_MAGIC
-	if !inMemory {
-		return fmt.Errorf("the root to leave is no initramfs (filesystem type %#x)", st.Type)
 	}
 	// A move keeps what is mounted below.
 	if err := os.Chdir(newRoot); err != nil {

@@ -28,6 +28,9 @@ var rootMounts = append(append([]mount(nil), kernelMounts...),
 // System makes the stateless image ready for the agent: mounts, host name, drivers of all devices. What it starts goes
 // on until ctx ends; wait then returns when all of it has stopped.
 func System(ctx context.Context, p Params, log func(string, ...any)) (wait func(), err error) {
+	if _, err := readStage(); err != nil {
+		return nil, fmt.Errorf("this is no stateless image: %w", err)
+	}
 	limitMemory()
 	if err := mountAll(rootMounts); err != nil {
 		return nil, err
@@ -69,7 +72,7 @@ func System(ctx context.Context, p Params, log func(string, ...any)) (wait func(
 	if lease, err := uplink.Read(leasePath); err != nil {
 		log("%v", err)
 	} else {
-		wg.Go(func() { lease.Hold(ctx, log) })
+		wg.Go(func() { lease.Hold(ctx, "/etc/resolv.conf", log) })
 	}
 	return wg.Wait, nil
 }
@@ -156,7 +159,7 @@ func limitMemory() {
 	os.WriteFile("/proc/self/oom_score_adj", []byte("-500"), 0)
 }
 
-// ReadStage tells what the initrd left: the card that this node booted from.
+// readStage tells what the initrd left: the card that this node booted from.
 func readStage() (s stage, err error) {
 	b, err := os.ReadFile(stagePath)
 	if err == nil {

@@ -39,9 +39,12 @@ func uptime() time.Duration {
 	return time.Duration(ts.Nano())
 }
 
-// patience is how long one try waits for an answer before it asks again. Switches that learn a port's loops (STP) stay
-// silent for up to 30 s after link.
-const patience = 3 * time.Second
+// How long one question waits for an answer before it is asked again: shortly at first, as a first packet is easily
+// lost. Switches that learn a port's loops (STP) stay silent for up to 30 s after link.
+const (
+	haste    = time.Second
+	patience = 3 * time.Second
+)
 
 // Acquire asks for an address on a card until it gets one, for at most limit. The address is set when it returns.
 func Acquire(ctx context.Context, c Card, limit time.Duration, log Log) (*Lease, error) {
@@ -49,7 +52,11 @@ func Acquire(ctx context.Context, c Card, limit time.Duration, log Log) (*Lease,
 	defer cancel()
 	wait := time.Second
 	for try := 1; ; try++ {
-		l, err := ask(ctx, c)
+		each := patience
+		if try == 1 {
+			each = haste
+		}
+		l, err := ask(ctx, c, each)
 		if err == nil {
 			if err = l.Apply(); err == nil {
 				return l, nil
@@ -69,8 +76,8 @@ func Acquire(ctx context.Context, c Card, limit time.Duration, log Log) (*Lease,
 }
 
 // ask goes through DISCOVER, OFFER, REQUEST and ACK once (RFC 2131 section 3.1).
-func ask(ctx context.Context, c Card) (*Lease, error) {
-	client, err := nclient4.New(c.Name, nclient4.WithTimeout(patience), nclient4.WithRetry(3))
+func ask(ctx context.Context, c Card, each time.Duration) (*Lease, error) {
+	client, err := nclient4.New(c.Name, nclient4.WithTimeout(each), nclient4.WithRetry(3))
 	if err != nil {
 		return nil, fmt.Errorf("open a DHCP socket: %w", err)
 	}
@@ -114,7 +121,8 @@ func newLease(card string, ack *dhcpv4.DHCPv4) (*Lease, error) {
 	return l, nil
 }
 
-// Apply sets the address, the route and the name servers (/etc/resolv.conf, where it can be written).
+// Apply sets the address and the route. An address that the card had before goes first: the kernel would take those of
+// the same network along with it.
 func (l *Lease) Apply() error {
 	link, err := netlink.LinkByName(l.Card)
 	if err != nil {
@@ -128,13 +136,13 @@ func (l *Lease) Apply() error {
 	if err != nil {
 		return fmt.Errorf("list addresses of %s: %w", l.Card, err)
 	}
-	if err := netlink.AddrReplace(link, addr); err != nil {
-		return fmt.Errorf("set address %s on %s: %w", l.Addr, l.Card, err)
-	}
 	for _, o := range old {
 		if !o.Equal(*addr) {
 			netlink.AddrDel(link, &o) // the new one is what counts
 		}
+	}
+	if err := netlink.AddrReplace(link, addr); err != nil {
+		return fmt.Errorf("set address %s on %s: %w", l.Addr, l.Card, err)
 	}
 	if l.Gateway != "" {
 		gw := net.ParseIP(l.Gateway)
@@ -146,11 +154,11 @@ func (l *Lease) Apply() error {
 			return fmt.Errorf("set route over %s: %w", l.Gateway, err)
 		}
 	}
-	l.Resolver("/etc/resolv.conf") // the agent itself needs no names, as its server is an address
 	return nil
 }
 
-// Resolver writes the file of name servers, as /etc/resolv.conf; without name servers it leaves it alone.
+// Resolver writes the file of name servers; without name servers it leaves it alone. The agent itself needs no names,
+// as its server is an address.
 func (l *Lease) Resolver(path string) error {
 	var b strings.Builder
 	if l.Domain != "" && !strings.ContainsAny(l.Domain, " \t\n#;") {
@@ -191,9 +199,10 @@ func Read(path string) (*Lease, error) {
 	return l, nil
 }
 
-// Hold keeps the lease until ctx ends: it renews it at T1 and asks anew where that fails. An address whose lease has
+// Hold keeps the lease until ctx ends: it renews it at T1 and asks anew where that fails. resolver is the file that is
+// kept up to date with it. An address whose lease has
 // run out stays in use while no server answers, since without it the node would be lost to everybody.
-func (l *Lease) Hold(ctx context.Context, log Log) {
+func (l *Lease) Hold(ctx context.Context, resolver string, log Log) {
 	wait := l.left(l.Renew)
 	for {
 		if l.Term == 0 {
@@ -217,7 +226,7 @@ func (l *Lease) Hold(ctx context.Context, log Log) {
 			log("the DHCP server changed this node's address from %s to %s", l.Addr, next.Addr)
 		}
 		*l = *next
-		if err := l.Apply(); err != nil {
+		if err := errors.Join(l.Apply(), l.Resolver(resolver)); err != nil {
 			log("%v", err)
 		}
 		wait = l.left(l.Renew)
@@ -249,7 +258,7 @@ func (l *Lease) again(ctx context.Context) (*Lease, error) {
 	}
 	var nak *nclient4.ErrNak
 	if errors.As(err, &nak) || l.left(l.Term*7/8) == time.Second { // T2: RFC 2131 section 4.4.5
-		return ask(ctx, c)
+		return ask(ctx, c, patience)
 	}
 	return nil, err
 }
