@@ -57,7 +57,7 @@ func cacheDir(t *testing.T) string {
 	return dir
 }
 
-func newRack(t *testing.T, ctx context.Context, args ...string) *rack.Rack {
+func newRack(t *testing.T, ctx context.Context) *rack.Rack {
 	t.Helper()
 	r, err := rack.New(ctx, fmt.Sprintf("mlab-%d-%d", os.Getpid(), time.Now().UnixNano()%1e6), t.TempDir(), programs)
 	if err != nil {
@@ -81,10 +81,27 @@ func newRack(t *testing.T, ctx context.Context, args ...string) *rack.Rack {
 	if err := os.Symlink(filepath.Join(cacheDir(t), "packages"), filepath.Join(r.State, "cache")); err != nil {
 		t.Fatal(err)
 	}
+	return r
+}
+
+// startServer starts mimeod in the rack.
+func startServer(t *testing.T, ctx context.Context, r *rack.Rack, args ...string) {
+	t.Helper()
 	if err := r.StartServer(ctx, args...); err != nil {
 		t.Fatal(err)
 	}
-	return r
+}
+
+// buildStateless builds the imaging image, outside of the rack's network.
+func buildStateless(t *testing.T, ctx context.Context, r *rack.Rack) {
+	t.Helper()
+	r.Outside = true
+	startServer(t, ctx, r)
+	t.Log(mimeo(t, ctx, r, "stateless", "build", "imaging"))
+	if err := r.StopServer(syscall.SIGTERM); err != nil {
+		t.Fatal(err)
+	}
+	r.Outside = false
 }
 
 // mimeo calls the command line and fails the test where it fails.
@@ -199,7 +216,8 @@ func TestCaptureDeploy(t *testing.T) {
 	defer cancel()
 	r := newRack(t, ctx)
 	cache := cacheDir(t)
-	mimeo(t, ctx, r, "stateless", "build", "imaging")
+	buildStateless(t, ctx, r)
+	startServer(t, ctx, r)
 
 	disk1, disk2 := filepath.Join(r.Dir, "n01.img"), filepath.Join(r.Dir, "n02.img")
 	if err := golden.Make(ctx, disk1, golden.Config{Cache: cache, SizeMiB: 2560, Log: func(s string) { t.Log(s) }}); err != nil {

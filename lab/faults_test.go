@@ -17,6 +17,7 @@ import (
 
 	"mimeo/internal/cluster/api"
 	"mimeo/internal/cluster/node"
+	"mimeo/internal/manage/stateless"
 	"mimeo/lab/rack"
 	"mimeo/lab/sim"
 )
@@ -49,8 +50,9 @@ func newFaultLab(t *testing.T, args ...string) *faultLab {
 	if err := os.WriteFile(config, []byte(quick), 0o644); err != nil {
 		t.Fatal(err)
 	}
-	l := &faultLab{t: t, ctx: ctx, Rack: newRack(t, ctx, append([]string{"--config", config}, args...)...)}
+	l := &faultLab{t: t, ctx: ctx, Rack: newRack(t, ctx)}
 	fakeStateless(t, l.State)
+	startServer(t, ctx, l.Rack, append([]string{"--config", config}, args...)...)
 	l.n1 = l.node("n01", 1, sourceDisk(t))
 	empty := filepath.Join(l.Dir, "n02.img")
 	if err := os.WriteFile(empty, nil, 0o644); err != nil {
@@ -405,5 +407,33 @@ func TestDamagedChunk(t *testing.T) {
 	// A disk that was written in part must not boot.
 	if out, err := exec.Command("sgdisk", "-p", l.n2.Disks[0]).CombinedOutput(); err == nil && strings.Contains(string(out), "8300") {
 		t.Errorf("the half-written disk has a partition table:\n%s", out)
+	}
+}
+
+// fakeStateless puts a record where a stateless image would be: these nodes boot none, but a job asks for one.
+func fakeStateless(t *testing.T, state string) {
+	t.Helper()
+	build := strings.Repeat("0f", 16)
+	dir := filepath.Join(state, "stateless", "imaging", "amd64", build)
+	if err := os.MkdirAll(dir, 0o755); err != nil {
+		t.Fatal(err)
+	}
+	files := map[string]api.StatelessFile{}
+	for _, name := range stateless.Files {
+		sum := sha256.Sum256([]byte(name))
+		files[name] = api.StatelessFile{Size: int64(len(name)), SHA256: fmt.Sprintf("%x", sum)}
+		if err := os.WriteFile(filepath.Join(dir, name), []byte(name), 0o644); err != nil {
+			t.Fatal(err)
+		}
+	}
+	b, err := json.Marshal(stateless.Stateless{Version: stateless.RecordVersion, Profile: "imaging", Arch: node.AMD64, Build: build, Files: files})
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := os.WriteFile(filepath.Join(dir, "record.json"), b, 0o644); err != nil {
+		t.Fatal(err)
+	}
+	if err := os.Symlink(build, filepath.Join(filepath.Dir(dir), "current")); err != nil {
+		t.Fatal(err)
 	}
 }

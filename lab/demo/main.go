@@ -157,7 +157,7 @@ func run(ctx context.Context, dir, bin string) (err error) {
 		return err
 	}
 
-	d.title(1, "A rack: a network of its own, a management node, two nodes with BMCs")
+	d.title(1, "The management node's daemon, on its defaults, builds the stateless image; meanwhile n01's disk gets a real Debian")
 	if d.rack, err = rack.New(ctx, fmt.Sprintf("mimeo-demo-%d", os.Getpid()), d.dir, bin); err != nil {
 		return err
 	}
@@ -170,15 +170,10 @@ func run(ctx context.Context, dir, bin string) (err error) {
 	if err := shareCache(d.rack.State, cache); err != nil {
 		return err
 	}
+	d.rack.Outside = true
 	if err := d.rack.StartServer(ctx); err != nil {
 		return err
 	}
-	d.say("network namespace %s, bridge %s with %s; mimeod answers DHCP, TFTP, HTTP, HTTPS and NFS in it", d.rack.Net.Name, d.rack.Net.Bridge, d.rack.Net.Addr)
-	if err := d.mimeo(ctx, "", "status"); err != nil {
-		return err
-	}
-
-	d.title(2, "The stateless image; meanwhile n01's disk gets a real Debian")
 	disk1, disk2 := filepath.Join(d.dir, "n01.img"), filepath.Join(d.dir, "n02.img")
 	var g errgroup.Group
 	g.Go(func() error {
@@ -188,6 +183,19 @@ func run(ctx context.Context, dir, bin string) (err error) {
 	})
 	err = d.timed("stateless image built", func() error { return d.mimeo(ctx, "", "stateless", "build", "imaging") })
 	if err := errors.Join(g.Wait(), err); err != nil {
+		return err
+	}
+
+	d.title(2, "A rack: a network of its own, the management node on it, two nodes with BMCs")
+	if err := d.rack.StopServer(syscall.SIGTERM); err != nil {
+		return err
+	}
+	d.rack.Outside = false
+	if err := d.rack.StartServer(ctx); err != nil {
+		return err
+	}
+	d.say("network namespace %s, bridge %s with %s; mimeod answers DHCP, TFTP, HTTP, HTTPS and NFS in it", d.rack.Net.Name, d.rack.Net.Bridge, d.rack.Net.Addr)
+	if err := d.mimeo(ctx, "", "status"); err != nil {
 		return err
 	}
 	if err := os.WriteFile(disk2, nil, 0o644); err != nil {
@@ -212,7 +220,7 @@ func run(ctx context.Context, dir, bin string) (err error) {
 	}
 
 	d.title(3, "The nodes are made known, and n01 is switched on: it asks by PXE, is told to boot its disk, and lives")
-	if err := d.mimeo(ctx, rack.BMCPassword+"\n", "node", "add", "n01", "--mac", n1.MAC, "--ip", addr1, "--bmc", "ipmi://"+bmc1, "--user", rack.BMCUser, "--password-stdin", "--set", "knobs.console=ttyS0,115200"); err != nil {
+	if err := d.mimeo(ctx, rack.BMCPassword+"\n", "node", "add", "n01", "--mac", n1.MAC, "--ip", addr1, "--bmc", "redfish+http://"+bmc1+":8000", "--user", rack.BMCUser, "--password-stdin", "--set", "knobs.console=ttyS0,115200"); err != nil {
 		return err
 	}
 	if err := d.mimeo(ctx, rack.BMCPassword+"\n", "node", "add", "n02", "--mac", n2.MAC, "--ip", addr2, "--bmc", "redfish+http://"+bmc2+":8000", "--user", rack.BMCUser, "--password-stdin", "--set", "knobs.console=ttyS0,115200"); err != nil {

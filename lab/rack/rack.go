@@ -34,6 +34,10 @@ type Rack struct {
 	State string // mimeod's state folder
 	Bin   string // folder of mimeod and mimeo
 
+	// Outside makes StartServer and CLI work on the machine's own loopback rather than in the rack's network: a
+	// stateless image is built from packages that come from outside. Nodes are served inside only.
+	Outside bool
+
 	nodes  []*Node
 	bmcs   int
 	args   []string // of mimeod, as it was started
@@ -109,6 +113,9 @@ func (r *Rack) StartServer(ctx context.Context, args ...string) error {
 	defer log.Close()
 	cmd := r.Net.Command(context.Background(), filepath.Join(r.Bin, "mimeod"),
 		append([]string{"--state", r.State, "--interface", r.Net.Bridge + "=full"}, args...)...)
+	if r.Outside {
+		cmd = exec.Command(filepath.Join(r.Bin, "mimeod"), append([]string{"--state", r.State, "--http", "127.0.0.1:0", "--https", "127.0.0.1:0"}, args...)...)
+	}
 	cmd.Stdout, cmd.Stderr = log, log
 	if err := cmd.Start(); err != nil {
 		return fmt.Errorf("start mimeod: %w", err)
@@ -161,6 +168,9 @@ func (r *Rack) StopServer(sig syscall.Signal) error {
 // CLI is a call of the command line on the management node.
 func (r *Rack) CLI(ctx context.Context, args ...string) *exec.Cmd {
 	cmd := r.Net.Command(ctx, filepath.Join(r.Bin, "mimeo"), args...)
+	if r.Outside {
+		cmd = exec.CommandContext(ctx, filepath.Join(r.Bin, "mimeo"), args...)
+	}
 	cmd.Env = append(os.Environ(), "MIMEO_ADMIN_FILE="+filepath.Join(r.State, "admin.json"))
 	return cmd
 }
