@@ -26,9 +26,11 @@ func runCmd() *cobra.Command {
 		Use:   "run --server URL --pin HEX --token TOKEN --node NODE --disk-image FILE",
 		Short: "Take tasks from a management node as a guest on this system",
 		Long: `Takes tasks from a management node on a system that runs already, with image files
-in place of disks. Nothing but these files is written to: there are no mounts, no
-shell and no reboot. What a node in its stateless image would do at the end is
-printed instead, "reboot" or "poweroff". This is for tests and for trying things.
+in place of disks. Nothing but these files is written to: there are no NFS mounts, no
+shell and no reboot. After a deploy the filesystems in the image are mounted for a
+moment, to give the system in it its identity. What a node in its stateless image
+would do at the end is printed instead: "reboot" or "poweroff". This is for tests and
+for trying things.
 
 Exit codes: 0 the server said how to go on, and it was printed; 1 failed; 2 the
 command line cannot be understood; 130 interrupted.`,

@@ -135,7 +135,7 @@ func TestCaptureAndDeploy(t *testing.T) {
 	// Onto a larger disk, with a postscript in its root.
 	target := emptyDisk(t, 160)
 	task := deployTask(id)
-	task.Root = []api.Postscript{{Name: "inroot", Content: []byte("#!/bin/sh\nread h </etc/hostname; echo $h $NODE_HOSTNAME; echo done >/etc/postscript-was-here\n")}}
+	task.Root = []api.Postscript{{Name: "inroot", Content: []byte("#!/bin/sh\nread h </etc/hostname; echo $h $HOSTNAME; echo done >/etc/postscript-was-here\n")}}
 	s.mu.Lock()
 	s.tasks = []api.Task{task}
 	s.progress = nil

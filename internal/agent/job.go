@@ -189,25 +189,15 @@ func scriptError(err error) error {
 // env is the environment of postscripts: the node's attributes as the server sends them, and what only the agent knows.
 // docs/agent.md lists it.
 func (j *job) env() map[string]string {
-	env := map[string]string{}
-	maps.Copy(env, j.task.Attrs)
-	set := func(key, value string) {
-		if value != "" {
-			env[key] = value
-		}
-	}
-	set("NODE", string(j.task.Node))
-	set("JOB", j.task.Job)
-	set("IMAGE", j.task.Image)
-	set("TASK", string(j.task.Kind))
+	env := map[string]string{"NODE": string(j.task.Node), "HOSTNAME": j.hostname(), "TASK": string(j.task.Kind), "IMAGE": j.task.Image, "JOB": j.task.Job}
 	if j.task.Rev > 0 {
-		set("REVISION", strconv.Itoa(j.task.Rev))
+		env["REV"] = strconv.Itoa(j.task.Rev)
 	}
-	set("NODE_HOSTNAME", j.hostname())
-	set("DISK", j.disk.Path)
-	set("DISK_SERIAL", j.disk.Serial)
-	set("DISK_SIZE", strconv.FormatInt(j.disk.Size, 10))
-	set("MANIFEST", j.manifest)
+	maps.Copy(env, j.task.Attrs)
+	env["DISK"], env["DISK_SERIAL"], env["DISK_SIZE"] = j.disk.Path, j.disk.Serial, strconv.FormatInt(j.disk.Size, 10)
+	if j.manifest != "" {
+		env["MANIFEST"] = j.manifest
+	}
 	return env
 }
 
