@@ -131,7 +131,13 @@ func (e *Engine) Cancel(ctx context.Context, id string) (api.Job, error) {
 	if serverPhases[r.Phase] || r.Phase == api.PhaseRebooting {
 		return api.Job{}, &api.Error{Code: "conflict", Message: fmt.Sprintf("job %s is %s: its work is done, and cannot be undone by a cancel", id, r.Phase)}
 	}
+	if r.Phase == api.PhaseCancelling {
+		return clone(r).Job, nil
+	}
 	err := e.change(ctx, r, func(r *Record) (string, error) {
+		if r.Kind == api.TaskDeploy && r.Tasked && !agentPhases[r.Phase] {
+			return e.endUnknown(r), nil // its agent is not heard, and was not seen to be stopped by a power cycle
+		}
 		if agentPhases[r.Phase] {
 			r.setPhase(api.PhaseCancelling, e.now())
 			r.Heard = e.now()
@@ -145,6 +151,9 @@ func (e *Engine) Cancel(ctx context.Context, id string) (api.Job, error) {
 // endCancelled ends a record, inside a change.
 func (e *Engine) endCancelled(r *Record) string {
 	text := "the node's disk was not written to"
+	if r.Kind == api.TaskDeploy && r.Tasked && !r.Touched {
+		text = "its agent had not said that it writes to the disk"
+	}
 	if r.Touched {
 		text = "the deploy had begun to write: the disk does not boot until it is deployed again"
 		r.Error = &api.Error{Code: "cancelled", Message: text, Hint: fmt.Sprintf(`deploy it again: mimeo job retry %s`, r.ID)}
@@ -160,11 +169,16 @@ func (e *Engine) cancelUnheard(ctx context.Context, r *Record) error {
 		if r.Kind == api.TaskCapture {
 			return e.endCancelled(r), nil
 		}
-		r.Error = &api.Error{Code: "lost", Message: fmt.Sprintf("%s was told to stop writing and has not been heard since: what its disk holds is not known", r.Node),
-			Hint: "look at its console; deploy it again when it is back"}
-		r.end(api.PhaseLost, e.now())
-		return r.Error.Message, nil
+		return e.endUnknown(r), nil
 	})
+}
+
+// endUnknown ends the record of a deploy that cannot be said to have stopped, inside a change.
+func (e *Engine) endUnknown(r *Record) string {
+	r.Error = &api.Error{Code: "lost", Message: fmt.Sprintf("%s was to stop writing and has not been heard since: what its disk holds is not known", r.Node),
+		Hint: "look at its console; deploy it again when it is back"}
+	r.end(api.PhaseLost, e.now())
+	return r.Error.Message
 }
 
 // tell hands a job's news to who watches it. A slow watcher misses numbers, never the last word: it reads the job

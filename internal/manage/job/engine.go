@@ -6,6 +6,8 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"maps"
+	"slices"
 	"sync"
 	"time"
 
@@ -32,8 +34,8 @@ type Engine struct {
 	live     map[string]*Record
 	samples  map[string][]sample // for rates
 	watchers map[string]map[chan api.Watch]bool
-	busy     map[string]bool // jobs with a power command or the server's own phases under way
-	run      context.Context // nil before Run
+	busy     map[string]bool      // jobs with a power command or the server's own phases under way
+	pause    map[string]time.Time // jobs that could not be written: not before
 	work     sync.WaitGroup
 }
 
@@ -56,7 +58,7 @@ type Options struct {
 // New reads the active jobs. Nothing happens to them before Run.
 func New(ctx context.Context, o Options) (*Engine, error) {
 	e := &Engine{db: o.DB, store: o.Store, power: o.Power, limits: o.Limits.withDefaults(), log: o.Log, now: o.Now,
-		live: map[string]*Record{}, samples: map[string][]sample{}, watchers: map[string]map[chan api.Watch]bool{}, busy: map[string]bool{}}
+		live: map[string]*Record{}, samples: map[string][]sample{}, watchers: map[string]map[chan api.Watch]bool{}, busy: map[string]bool{}, pause: map[string]time.Time{}}
 	if e.log == nil {
 		e.log = slog.New(slog.DiscardHandler)
 	}
@@ -70,6 +72,7 @@ func New(ctx context.Context, o Options) (*Engine, error) {
 		}
 		// While this server was down nobody could be heard: silence counts from now.
 		r.Heard = e.now()
+		r.TrySince, r.Moved = r.Heard, r.Heard
 		e.live[r.ID] = r
 		return nil
 	})
@@ -78,9 +81,6 @@ func New(ctx context.Context, o Options) (*Engine, error) {
 
 // Run drives the jobs until ctx is done, and returns when all that it started has stopped.
 func (e *Engine) Run(ctx context.Context) error {
-	e.mu.Lock()
-	e.run = ctx
-	e.mu.Unlock()
 	tick := time.NewTicker(200 * time.Millisecond)
 	defer tick.Stop()
 	for {
@@ -94,17 +94,25 @@ func (e *Engine) Run(ctx context.Context) error {
 	}
 }
 
+// retryWrite is how long a job waits whose record could not be written.
+const retryWrite = 5 * time.Second
+
 // step looks at each active job: does it wait for something that the engine itself must do, or did it wait too long?
+// The lock is held for one job at a time, so that a hundred new jobs keep no agent waiting.
 func (e *Engine) step(ctx context.Context) {
 	e.mu.Lock()
-	defer e.mu.Unlock()
-	for _, r := range e.live {
-		if !r.Active || e.busy[r.ID] {
-			continue
+	ids := slices.Collect(maps.Keys(e.live))
+	e.mu.Unlock()
+	for _, id := range ids {
+		e.mu.Lock()
+		if r := e.live[id]; r != nil && !e.busy[id] && !e.now().Before(e.pause[id]) {
+			delete(e.pause, id)
+			if err := e.stepOne(ctx, r); err != nil && ctx.Err() == nil {
+				e.log.Error("job cannot go on just now", "job", r.ID, "node", r.Node, "err", err)
+				e.pause[id] = e.now().Add(retryWrite)
+			}
 		}
-		if err := e.stepOne(ctx, r); err != nil {
-			e.log.Error("job cannot go on just now", "job", r.ID, "node", r.Node, "err", err)
-		}
+		e.mu.Unlock()
 	}
 }
 
@@ -125,8 +133,12 @@ func (e *Engine) stepOne(ctx context.Context, r *Record) error {
 		// a person must do something: no limit counts
 	case r.Phase == api.PhaseNetbooting && now.Sub(r.Heard) > e.limits.Netboot:
 		return e.again(ctx, r, fmt.Sprintf("did not netboot within %s", e.limits.Netboot))
+	case r.Phase == api.PhaseNetbooting && now.Sub(r.TrySince) > slowBoots*e.limits.Netboot:
+		return e.again(ctx, r, fmt.Sprintf("has been netbooting for %s, and no agent came up", slowBoots*e.limits.Netboot))
 	case agentPhases[r.Phase] && now.Sub(r.Heard) > e.limits.AgentSilence:
 		return e.again(ctx, r, fmt.Sprintf("its agent has not been heard for %s", e.limits.AgentSilence))
+	case agentPhases[r.Phase] && !scriptPhases[r.Phase] && now.Sub(r.Moved) > e.limits.Stall:
+		return e.again(ctx, r, fmt.Sprintf("has made no progress for %s (%s)", e.limits.Stall, r.Phase))
 	case r.Phase == api.PhaseCancelling && now.Sub(r.Heard) > e.limits.AgentSilence:
 		return e.cancelUnheard(ctx, r)
 	case r.Phase == api.PhaseRebooting && now.Sub(r.Heard) > e.limits.Reboot:
@@ -149,6 +161,11 @@ func (e *Engine) background(r *Record, f func()) {
 // change applies f to a copy of the record, writes it together with an event (none where the text is empty) and, only
 // then, lets everybody see it. The caller holds the lock. A job that ended sets the node's boot state to disk.
 func (e *Engine) change(ctx context.Context, r *Record, f func(*Record) (string, error)) error {
+	return e.changeWith(ctx, r, f, nil)
+}
+
+// changeWith is change, with more in the same transaction.
+func (e *Engine) changeWith(ctx context.Context, r *Record, f func(*Record) (string, error), more func(*inventory.Tx, *Record) error) error {
 	next := clone(r)
 	text, err := f(next)
 	if err != nil {
@@ -170,6 +187,11 @@ func (e *Engine) change(ctx context.Context, r *Record, f func(*Record) (string,
 				return err
 			}
 		}
+		if more != nil {
+			if err := more(t, next); err != nil {
+				return err
+			}
+		}
 		if event != nil {
 			return t.AddEvent(event)
 		}
@@ -182,6 +204,7 @@ func (e *Engine) change(ctx context.Context, r *Record, f func(*Record) (string,
 	if !r.Active {
 		delete(e.live, r.ID)
 		delete(e.samples, r.ID)
+		delete(e.pause, r.ID)
 	}
 	e.tell(r, event)
 	if event != nil {
@@ -226,12 +249,17 @@ func (e *Engine) fail(r *Record, why *api.Error) string {
 // notBack is for a node that was told to reboot and did not ask for its disk.
 func (e *Engine) notBack(ctx context.Context, r *Record) error {
 	now := e.now()
-	return e.change(ctx, r, func(r *Record) (string, error) {
-		if !r.Nudged {
+	if !r.Nudged {
+		err := e.change(ctx, r, func(r *Record) (string, error) {
 			r.Nudged, r.Heard = true, now
-			e.background(r, func() { e.nudge(ctx, r.ID) })
 			return fmt.Sprintf("%s has not asked for its disk for %s: power-cycling it", r.Node, e.limits.Reboot), nil
+		})
+		if err == nil {
+			e.background(r, func() { e.nudge(ctx, r.ID) })
 		}
+		return err
+	}
+	return e.change(ctx, r, func(r *Record) (string, error) {
 		what := "the revision is published"
 		if r.Kind == api.TaskDeploy {
 			what = "the image is on its disk"
@@ -243,15 +271,23 @@ func (e *Engine) notBack(ctx context.Context, r *Record) error {
 	})
 }
 
-// nudge power-cycles a node that did not come back.
+// nudge power-cycles a node that did not come back. It may run its system by now, from firmware that did not ask: that
+// gets the chance to shut down.
 func (e *Engine) nudge(ctx context.Context, id string) {
 	n, ok := e.nodeOf(ctx, id)
 	if !ok {
 		return
 	}
-	ctx, cancel := context.WithTimeout(ctx, e.limits.Power)
-	defer cancel()
-	if err := e.power(ctx, n, func(c power.Controller) error { return c.Cycle(ctx) }); err != nil {
+	err := e.power(ctx, n, func(c power.Controller) error {
+		if e.limits.SoftOff > 0 {
+			e.softOff(ctx, id, c)
+		}
+		ctx, cancel := context.WithTimeout(ctx, e.limits.Power)
+		defer cancel()
+		e.networkNext(ctx, id, n, c)
+		return c.Cycle(ctx)
+	})
+	if err != nil && ctx.Err() == nil {
 		e.note(ctx, id, "power", "power cycle: "+err.Error())
 	}
 }

@@ -6,6 +6,8 @@ import (
 	"errors"
 	"fmt"
 	"maps"
+	"slices"
+	"strings"
 	"time"
 
 	"mimeo/internal/cluster/api"
@@ -13,6 +15,7 @@ import (
 	"mimeo/internal/imaging/chunk"
 	"mimeo/internal/imaging/store"
 	"mimeo/internal/manage/inventory"
+	"mimeo/internal/manage/power"
 )
 
 // Netbooted takes note that a node fetched the script of its stateless image, and tells whether it may have it: a node
@@ -31,8 +34,8 @@ func (e *Engine) Netbooted(ctx context.Context, id string) (ok bool, err error) 
 		case r.Phase == api.PhaseQueued || r.Phase == api.PhasePowering:
 			// Faster than the BMC's answer, or it was switched on by hand.
 			r.setPhase(api.PhaseNetbooting, now)
-			r.Scripted = true
-			r.Try++
+			r.Scripted, r.Tasked = true, false
+			r.newTry(now)
 			return "it asks for its boot script", nil
 		case agentPhases[r.Phase]:
 			if r.Try >= r.Tries {
@@ -41,29 +44,37 @@ func (e *Engine) Netbooted(ctx context.Context, id string) (ok bool, err error) 
 			}
 			r.setPhase(api.PhaseNetbooting, now)
 			r.Scripted, r.Tasked = true, false
-			r.Try++
+			r.newTry(now)
 			return "it has rebooted in the middle of its work and netboots again", nil
+		case r.Phase == api.PhaseCancelling:
+			// The agent that was told to stop is gone with its kernel.
+			return e.endCancelled(r), nil
+		case r.Phase == api.PhaseNetbooting && r.Scripted && now.Sub(r.TrySince) < sameAsk:
+			return "", nil
 		case r.Phase == api.PhaseNetbooting && r.Scripted:
 			// It fetched its script before and no agent came of it: a kernel that panics would do this for ever.
 			if r.Try >= r.Tries {
 				return e.fail(r, &api.Error{Code: "node_lost", Message: fmt.Sprintf("%s has netbooted %d times, and no agent came up", r.Node, r.Try),
 					Hint: "its console says why; it needs 512 MiB of memory, and drivers for its network card in the stateless image"}), nil
 			}
-			r.Try++
+			r.newTry(now)
 			return "it netboots once more: no agent came up", nil
 		}
-		r.Scripted, r.Waiting = true, ""
+		if r.Phase == api.PhaseNetbooting {
+			r.Scripted, r.Tasked, r.Waiting, r.TrySince = true, false, "", now
+		}
 		return "", nil
 	})
 	// In the server's own phases the boot state is not disk yet: the node waits a moment and asks again.
-	return err == nil && r.Active && !serverPhases[r.Phase] && r.Phase != api.PhaseCancelling, err
+	return err == nil && r.Active && !serverPhases[r.Phase], err
 }
 
-// Heard takes note of a step of a node's boot: time limits count from it.
+// Heard takes note of a step of a node's boot: the limit of the next counts from it. It is no sign of life of an agent,
+// as whatever else runs on the node may ask for an address.
 func (e *Engine) Heard(id string) {
 	e.mu.Lock()
 	defer e.mu.Unlock()
-	if r := e.live[id]; r != nil {
+	if r := e.live[id]; r != nil && r.Phase == api.PhaseNetbooting {
 		r.Heard = e.now()
 	}
 }
@@ -94,7 +105,7 @@ func (e *Engine) Hello(ctx context.Context, id string, h api.Hello) (r Record, t
 	}
 	now := e.now()
 	if l.DoneMsg != nil || serverPhases[l.Phase] || l.Phase == api.PhaseRebooting {
-		return *l, false, nil
+		return *clone(l), false, nil
 	}
 	err = e.change(ctx, l, func(r *Record) (string, error) {
 		r.Heard = now
@@ -104,15 +115,21 @@ func (e *Engine) Hello(ctx context.Context, id string, h api.Hello) (r Record, t
 		text := fmt.Sprintf("agent %s is up, %.1f s after its kernel", h.Agent, float64(h.BootMS)/1000)
 		if r.Tasked && r.BootID == h.BootID {
 			text = "its agent has started anew"
+			if r.Restarts++; r.Restarts > maxRestarts {
+				return e.fail(r, &api.Error{Code: "agent_crashes", Message: fmt.Sprintf("the agent on %s has started anew %d times in one boot", r.Node, maxRestarts),
+					Hint: "its console says why; the stateless image may lack memory: 512 MiB are needed"}), nil
+			}
+		} else {
+			r.Restarts = 0
 		}
 		if r.Phase == api.PhaseQueued || r.Phase == api.PhasePowering {
-			r.Try++
+			r.newTry(now)
 		}
-		r.BootID, r.Tasked = h.BootID, true
+		r.BootID, r.Tasked, r.Moved = h.BootID, true, now
 		r.setPhase(api.PhaseAgent, now)
 		return text, nil
 	})
-	return *l, err == nil && l.Active, err
+	return *clone(l), err == nil && l.Active, err
 }
 
 // Progress takes an agent's numbers, and answers whether to go on.
@@ -128,26 +145,36 @@ func (e *Engine) Progress(ctx context.Context, id string, p api.Progress) (api.P
 	if r.Phase == api.PhaseCancelling {
 		return api.ProgressReply{Cancel: true}, nil
 	}
-	if !agentPhases[r.Phase] || !agentPhases[p.Phase] {
+	// An agent that was taken for lost speaks again, while its node waits for a person: it just goes on.
+	back := r.Phase == api.PhaseNetbooting && r.Waiting != "" && r.Tasked
+	if !agentPhases[p.Phase] || !agentPhases[r.Phase] && !back {
 		return api.ProgressReply{}, nil
 	}
+	outputs := merge(slices.Clone(r.Outputs), p.Outputs)
+	news := p.Phase != r.Phase || p.Done != r.Done || p.Total != r.Total || len(p.Log) > 0 || len(outputs) > len(r.Outputs) || len(p.Counts) <= maxCounts && len(p.Counts) > 0 && !maps.Equal(p.Counts, r.Counts)
 	update := func(r *Record) {
-		r.Done, r.Total, r.Heard = p.Done, p.Total, now
-		r.LastProgress = &now
-		if len(p.Counts) > 0 {
-			r.Counts = maps.Clone(p.Counts)
+		r.Done, r.Total, r.Heard = max(0, p.Done), max(0, p.Total), now
+		if news {
+			r.LastProgress, r.Moved = &now, now
 		}
+		r.Counts = counts(r.Counts, p.Counts)
 		e.rate(r, now)
 	}
+	// What writes to the disk comes after the point of no return.
+	touched := r.Kind == api.TaskDeploy && (p.Phase == api.PhaseWriting || p.Phase == api.PhaseFinishing || p.Phase == api.PhaseRootPost)
+	if p.Phase != r.Phase {
+		delete(e.samples, id)
+	}
 	// Numbers alone are not worth a write: after a restart the next message brings them again.
-	if p.Phase != r.Phase || len(p.Outputs) > 0 || p.Phase == api.PhaseWriting && !r.Touched {
+	if p.Phase != r.Phase || len(outputs) > len(r.Outputs) || touched && !r.Touched {
 		err := e.change(ctx, r, func(r *Record) (string, error) {
 			r.setPhase(p.Phase, now)
-			r.Outputs = append(r.Outputs, p.Outputs...)
-			if p.Phase == api.PhaseWriting {
-				r.Touched = true
-			}
+			r.Outputs = outputs
+			r.Touched = r.Touched || touched
 			update(r)
+			if back {
+				return "its agent is heard again, and goes on", nil
+			}
 			return "", nil
 		})
 		if err != nil {
@@ -157,21 +184,54 @@ func (e *Engine) Progress(ctx context.Context, id string, p api.Progress) (api.P
 		update(r)
 		e.tell(r, nil)
 	}
-	for _, line := range p.Log {
-		ev := &api.Event{Time: now, Node: r.Node, Job: id, Kind: "log", Text: line}
-		if err := e.db.AddEvent(ctx, ev); err != nil {
-			return api.ProgressReply{}, err
+	return api.ProgressReply{}, e.logLines(ctx, r, p.Log)
+}
+
+// logLines keeps lines of an agent as events, in one transaction.
+func (e *Engine) logLines(ctx context.Context, r *Record, lines []string) error {
+	if len(lines) == 0 {
+		return nil
+	}
+	var events []*api.Event
+	for i, line := range lines {
+		if i == maxLines {
+			line = fmt.Sprintf("%d more lines at once are left out", len(lines)-maxLines)
 		}
+		events = append(events, &api.Event{Time: e.now(), Node: r.Node, Job: r.ID, Kind: "log", Text: strings.ToValidUTF8(line[:min(len(line), maxLine)], "")})
+		if i == maxLines {
+			break
+		}
+	}
+	err := e.db.Update(ctx, func(t *inventory.Tx) error {
+		for _, ev := range events {
+			if err := t.AddEvent(ev); err != nil {
+				return err
+			}
+		}
+		return nil
+	})
+	if err != nil {
+		return err
+	}
+	for _, ev := range events {
 		e.tell(r, ev)
 	}
-	return api.ProgressReply{}, nil
+	return nil
+}
+
+// counts are an agent's newest, where it has sent any that can be kept.
+func counts(have, more map[string]int64) map[string]int64 {
+	if len(more) == 0 || len(more) > maxCounts {
+		return have
+	}
+	return maps.Clone(more)
 }
 
 // rate computes bytes a second over the last seconds, and what is left.
 func (e *Engine) rate(r *Record, now time.Time) {
 	s := e.samples[r.ID]
 	if len(s) > 0 && s[len(s)-1].done > r.Done {
-		s = nil // another phase
+		s = nil // it has begun anew
 	}
 	s = append(s, sample{now, r.Done})
 	for len(s) > 2 && now.Sub(s[0].at) > 10*time.Second {
@@ -183,7 +243,7 @@ func (e *Engine) rate(r *Record, now time.Time) {
 		r.Rate = int64(float64(r.Done-s[0].done) / d.Seconds())
 	}
 	if r.Rate > 0 && r.Total > r.Done {
-		r.ETAMS = (r.Total - r.Done) * 1000 / r.Rate
+		r.ETAMS = int64(float64(r.Total-r.Done) / float64(r.Rate) * 1000)
 	}
 }
 
@@ -208,12 +268,12 @@ func (e *Engine) Done(ctx context.Context, id string, d api.Done) (api.DoneReply
 	}
 	now := e.now()
 	err := e.change(ctx, r, func(r *Record) (string, error) {
-		r.Touched = r.Touched || d.Touched
-		if len(d.Counts) > 0 {
-			r.Counts = maps.Clone(d.Counts)
-		}
+		r.Touched, r.Tasked = r.Touched || d.Touched, false
+		r.Counts = counts(r.Counts, d.Counts)
 		r.Outputs = merge(r.Outputs, d.Outputs)
 		switch {
+		case d.OK && r.Phase == api.PhaseCancelling && r.Kind == api.TaskCapture:
+			return e.endCancelled(r), nil // it was through before it heard of the cancel: nothing is published
 		case d.OK:
 			r.DoneMsg = &d
 			r.setPhase(api.PhaseVerifying, now)
@@ -243,7 +303,9 @@ func merge(have, more []api.Output) []api.Output {
 		for _, h := range have {
 			known = known || h.Name == o.Name && h.Stage == o.Stage && h.MS == o.MS && h.Exit == o.Exit
 		}
-		if !known {
+		if !known && len(have) < maxOutputs {
+			o.Name = o.Name[:min(len(o.Name), maxLine)]
+			o.Output = o.Output[max(0, len(o.Output)-maxText):]
 			have = append(have, o)
 		}
 	}
@@ -262,6 +324,9 @@ func (e *Engine) finish(ctx context.Context, id string) {
 	e.mu.Unlock()
 
 	rev, err := e.publish(ctx, c)
+	if err == nil {
+		e.askNetwork(ctx, c)
+	}
 	if ctx.Err() != nil {
 		return // the server stops: the next one does it again
 	}
@@ -271,38 +336,54 @@ func (e *Engine) finish(ctx context.Context, id string) {
 		return
 	}
 	now := e.now()
-	err = e.change(ctx, r, func(r *Record) (string, error) {
-		if err != nil {
-			return e.fail(r, explain(err, r)), nil
-		}
-		r.Rev = rev
-		r.setPhase(api.PhaseFlipping, now)
-		r.setPhase(api.PhaseRebooting, now)
-		r.DoneMsg, r.Heard = nil, now
-		return "boot state is disk; the node may reboot", nil
-	})
+	if err != nil {
+		err = e.change(ctx, r, func(r *Record) (string, error) { return e.fail(r, explain(err, r)), nil })
+	} else {
+		err = e.changeWith(ctx, r, func(r *Record) (string, error) {
+			r.Rev = rev
+			r.setPhase(api.PhaseFlipping, now)
+			r.setPhase(api.PhaseRebooting, now)
+			r.DoneMsg, r.Heard = nil, now
+			return "boot state is disk; the node may reboot", nil
+		}, facts)
+	}
 	if err != nil {
 		e.log.Error("job cannot be written; it is tried again", "job", id, "err", err)
+		e.pause[id] = now.Add(retryWrite)
+	}
+}
+
+// facts keeps, together with the boot state, which image a node's disk holds and where a revision came from.
+func facts(t *inventory.Tx, r *Record) error {
+	n, err := t.Node(r.Node)
+	if err != nil {
+		return err
+	}
+	n.LastImage = fmt.Sprintf("%s@%d", r.Image, r.Rev)
+	if err := t.PutNode(n); err != nil || r.Kind != api.TaskCapture {
+		return err
+	}
+	return t.PutRevision(r.Image, r.Rev, inventory.RevisionFacts{Node: string(r.Node), Job: r.ID, New: r.Counts["new"], Stored: r.Counts["stored"]})
+}
+
+// askLimit is how long a node whose work is done waits for its BMC.
+const askLimit = 20 * time.Second
+
+// askNetwork makes the node's next boot one from the network, so that it is seen to ask how to boot also where its
+// firmware's own order has the disk first. A BMC that does not answer changes nothing: then the node may be late.
+func (e *Engine) askNetwork(ctx context.Context, r *Record) {
+	n, err := e.db.Node(ctx, r.Node)
+	if err != nil || n.BMC.URL == "" {
 		return
 	}
-	if r.Phase == api.PhaseRebooting {
-		image := fmt.Sprintf("%s@%d", r.Image, r.Rev)
-		err := e.db.Update(ctx, func(t *inventory.Tx) error {
-			n, err := t.Node(r.Node)
-			if err != nil {
-				return err
-			}
-			n.LastImage = image
-			if r.Kind == api.TaskCapture {
-				if err := t.PutRevision(r.Image, r.Rev, inventory.RevisionFacts{Node: string(r.Node), Job: r.ID, New: r.Counts["new"], Stored: r.Counts["stored"]}); err != nil {
-					return err
-				}
-			}
-			return t.PutNode(n)
-		})
-		if err != nil {
-			e.log.Error("facts of a revision are lost", "job", id, "image", image, "err", err)
-		}
+	ctx, cancel := context.WithTimeout(ctx, min(askLimit, e.limits.Power))
+	defer cancel()
+	err = e.power(ctx, n, func(c power.Controller) error {
+		e.networkNext(ctx, r.ID, n, c)
+		return nil
+	})
+	if err != nil {
+		e.log.Info("next boot is not set", "job", r.ID, "node", r.Node, "err", err)
 	}
 }
 
@@ -322,7 +403,7 @@ func (e *Engine) publish(ctx context.Context, r *Record) (rev int, err error) {
 	if err := store.Complete(ctx, e.store, m); err != nil {
 		return 0, fmt.Errorf("verify: %w", err)
 	}
-	if r.Request.Verify {
+	if r.Request.Verify && r.Phase == api.PhaseVerifying {
 		v, err := store.Verify(ctx, e.store, m, func(done, total int64) { e.serverProgress(r.ID, done, total) })
 		if err == nil {
 			err = v.First

@@ -28,6 +28,9 @@ type Record struct {
 	DoneMsg    *api.Done   `json:"done_msg,omitempty"` // the agent's last word, until all that follows from it is done
 	Manifest   manifest.ID `json:"manifest,omitzero"`  // deploy: from the start; capture: once staged
 	PowerTries int         `json:"power_tries,omitempty"`
+	TrySince   time.Time   `json:"try_since,omitzero"` // netbooting: when this netboot began
+	Moved      time.Time   `json:"moved,omitzero"`     // when an agent last told of something new
+	Restarts   int         `json:"restarts,omitempty"` // of the agent, since the node's last boot
 }
 
 // Limits say how long the engine waits. Zero values mean the defaults.
@@ -36,6 +39,8 @@ type Limits struct {
 	AgentSilence time.Duration // without a word from the agent; 0 means 60 s (it speaks every 10 s)
 	Reboot       time.Duration // from "reboot" until the node asks for its disk; 0 means 10 min; then it is cycled once, and waited for again
 	Power        time.Duration // for one power command; 0 means 2 min
+	Stall        time.Duration // without a byte of progress, from an agent that speaks; 0 means 30 min; postscripts have limits of their own
+	PowerPause   time.Duration // between a power command that failed and the next; 0 means 5 s
 	SoftOff      time.Duration // for a running system to shut down before its disk is captured; 0 means 60 s; negative means it is not asked
 }
 
@@ -49,6 +54,8 @@ func (l Limits) withDefaults() Limits {
 	set(&l.AgentSilence, time.Minute)
 	set(&l.Reboot, 10*time.Minute)
 	set(&l.Power, 2*time.Minute)
+	set(&l.Stall, 30*time.Minute)
+	set(&l.PowerPause, 5*time.Second)
 	set(&l.SoftOff, time.Minute)
 	return l
 }
@@ -59,14 +66,33 @@ const defaultTries = 3
 // powerTries is how often a power command that failed is tried before its job fails.
 const powerTries = 3
 
-// powerPause is how long it waits between.
-const powerPause = 5 * time.Second
+// slowBoots is how many times Limits.Netboot one netboot may take in all. Its steps are signs of life, but a firmware
+// that asks for an address for ever and never gets further gives them, too.
+const slowBoots = 6
+
+// sameAsk is how soon a script that is fetched again belongs to the same netboot: loaders repeat what was lost.
+const sameAsk = 3 * time.Second
+
+// maxRestarts is how often an agent may start anew in one boot before it is taken to fail each time.
+const maxRestarts = 20
+
+// maxOutputs, maxText, maxLines and maxCounts bound what an agent adds to its job.
+const (
+	maxOutputs = 200
+	maxText    = 64 << 10 // bytes of a postscript's output; as the agent keeps it
+	maxLines   = 200      // of one message
+	maxLine    = 4 << 10  // bytes
+	maxCounts  = 50
+)
 
 // agentPhases are those in which an agent works on the node, and its silence means trouble.
 var agentPhases = map[api.Phase]bool{
 	api.PhaseAgent: true, api.PhasePre: true, api.PhaseMapping: true, api.PhaseCapturing: true, api.PhaseWriting: true,
 	api.PhaseFinishing: true, api.PhaseRootPost: true, api.PhasePost: true,
 }
+
+// scriptPhases are agentPhases in which postscripts run, which say nothing for a long time and have limits of their own.
+var scriptPhases = map[api.Phase]bool{api.PhasePre: true, api.PhaseRootPost: true, api.PhasePost: true}
 
 // serverPhases follow from the agent's last word; the engine goes through them by itself.
 var serverPhases = map[api.Phase]bool{api.PhaseVerifying: true, api.PhasePublishing: true, api.PhaseFlipping: true}
@@ -85,6 +111,12 @@ func (r *Record) setPhase(p api.Phase, now time.Time) {
 	r.Phase, r.PhaseSince = p, now
 	r.Done, r.Total, r.Rate, r.ETAMS = 0, 0, 0, 0
 	r.Waiting, r.Scripted = "", false
+}
+
+// newTry counts a netboot.
+func (r *Record) newTry(now time.Time) {
+	r.Try++
+	r.Heard, r.TrySince = now, now
 }
 
 // end closes the record.
