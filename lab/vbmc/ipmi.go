@@ -2,11 +2,311 @@ package vbmc
 
 import (
 	"context"
+	"encoding/binary"
+	"errors"
 	"net"
+	"sync"
+	"time"
 )
 
-// ServeIPMI answers IPMI until ctx is done.
+// The numbers are those of the IPMI v2.0 specification, revision 1.1; sections are named where they are used.
+const (
+	rmcpIPMI = 0x07 // message class (13.1.3)
+
+	authNone = 0x00 // IPMI 1.5 packet without authentication (13.6)
+	authPlus = 0x06 // RMCP+ (13.6)
+
+	payloadIPMI         = 0x00
+	payloadOpenRequest  = 0x10
+	payloadOpenResponse = 0x11
+	payloadRAKP1        = 0x12
+	payloadRAKP2        = 0x13
+	payloadRAKP3        = 0x14
+	payloadRAKP4        = 0x15
+
+	maxSessions = 16
+	sessionIdle = 60 * time.Second
+)
+
+// ServeIPMI answers IPMI 2.0 over LAN (RMCP+, cipher suites 3 and 17) until ctx is done. It closes pc.
 func (b *BMC) ServeIPMI(ctx context.Context, pc net.PacketConn) error {
-	<-ctx.Done()
-	return pc.Close()
+	s := &ipmiServer{bmc: b, sessions: map[uint32]*session{}}
+	copy(s.guid[:], "mimeo virtual bmc")
+	stop := context.AfterFunc(ctx, func() { pc.Close() })
+	defer stop()
+	defer pc.Close()
+	var work sync.WaitGroup
+	defer work.Wait()
+	buf := make([]byte, 2048)
+	for {
+		n, addr, err := pc.ReadFrom(buf)
+		if err != nil {
+			if ctx.Err() != nil || errors.Is(err, net.ErrClosed) {
+				return nil
+			}
+			return err
+		}
+		packet := append([]byte(nil), buf[:n]...)
+		// A power command takes a while; the client asks again meanwhile and is answered each time.
+		work.Go(func() {
+			time.Sleep(b.Latency)
+			if answer := s.handle(packet); answer != nil {
+				pc.WriteTo(answer, addr)
+			}
+		})
+	}
+}
+
+type ipmiServer struct {
+	bmc  *BMC
+	guid [16]byte
+
+	mu       sync.Mutex
+	sessions map[uint32]*session // by our ID
+	nextID   uint32
+}
+
+// handle answers a packet, or gives nil where it is none of ours.
+func (s *ipmiServer) handle(p []byte) []byte {
+	if len(p) < 5 || p[0] != 0x06 || p[3]&0x1f != rmcpIPMI {
+		return nil
+	}
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	switch p[4] {
+	case authNone:
+		// 4 RMCP, auth type, sequence, session ID, length (13.6)
+		if len(p) < 14 || int(p[13]) != len(p)-14 {
+			return nil
+		}
+		answer := s.message(p[14:], nil)
+		if answer == nil {
+			return nil
+		}
+		return append(append(append([]byte{}, p[:13]...), byte(len(answer))), answer...)
+	case authPlus:
+		return s.plus(p)
+	}
+	return nil
+}
+
+// plus answers an RMCP+ packet: auth type, payload type, session ID, sequence, length, payload, trailer (13.6).
+func (s *ipmiServer) plus(p []byte) []byte {
+	if len(p) < 16 {
+		return nil
+	}
+	kind, id := p[5], binary.LittleEndian.Uint32(p[6:])
+	n := int(binary.LittleEndian.Uint16(p[14:]))
+	if len(p) < 16+n {
+		return nil
+	}
+	payload := p[16 : 16+n]
+	switch kind & 0x3f {
+	case payloadOpenRequest:
+		return setup(payloadOpenResponse, s.open(payload))
+	case payloadRAKP1:
+		return setup(payloadRAKP2, s.rakp2(payload))
+	case payloadRAKP3:
+		return setup(payloadRAKP4, s.rakp4(payload))
+	case payloadIPMI:
+		c := s.sessions[id]
+		if c == nil || !c.active {
+			return nil
+		}
+		plain, ok := c.open(p, kind, payload)
+		if !ok {
+			return nil
+		}
+		c.used = time.Now()
+		answer := s.message(plain, c)
+		if answer == nil {
+			return nil
+		}
+		out := c.seal(answer)
+		if c.closed {
+			delete(s.sessions, id)
+		}
+		return out
+	}
+	return nil
+}
+
+// setup frames a message of the session's set-up, which is neither encrypted nor authenticated.
+func setup(kind byte, payload []byte) []byte {
+	if payload == nil {
+		return nil
+	}
+	out := []byte{0x06, 0x00, 0xff, rmcpIPMI, authPlus, kind, 0, 0, 0, 0, 0, 0, 0, 0}
+	out = binary.LittleEndian.AppendUint16(out, uint16(len(payload)))
+	return append(out, payload...)
+}
+
+// message answers an IPMI message (13.8): rsAddr, netFn, checksum, rqAddr, rqSeq, cmd, data, checksum. c is nil
+// outside of a session.
+func (s *ipmiServer) message(m []byte, c *session) []byte {
+	if len(m) < 7 || sum(m[:3]) != 0 || sum(m[3:]) != 0 || m[1]>>2&1 != 0 {
+		return nil
+	}
+	fn, cmd, data := m[1]>>2, m[5], m[6:len(m)-1]
+	code, reply := s.command(fn, cmd, data, c)
+	head := []byte{m[3], (fn+1)<<2 | m[4]&3}
+	head = append(head, -sum(head))
+	body := append([]byte{m[0], m[4]&^3 | m[1]&3, cmd, code}, reply...)
+	body = append(body, -sum(body))
+	return append(head, body...)
+}
+
+func sum(b []byte) (n byte) {
+	for _, c := range b {
+		n += c
+	}
+	return n
+}
+
+// Completion codes (5.2).
+const (
+	codeOK         = 0x00
+	codeInvalid    = 0xc1
+	codeLength     = 0xc7
+	codeParameter  = 0xcc
+	codePrivilege  = 0xd4
+	codeUnspecific = 0xff
+	codeNoBootParm = 0x80 // 28.13
+)
+
+const (
+	fnChassis = 0x00
+	fnApp     = 0x06
+)
+
+// command carries a command out.
+func (s *ipmiServer) command(fn, cmd byte, data []byte, c *session) (code byte, reply []byte) {
+	switch {
+	case fn == fnApp && cmd == 0x38: // Get Channel Authentication Capabilities (22.13)
+		if len(data) < 2 {
+			return codeLength, nil
+		}
+		return codeOK, []byte{1, 0x80, 0x04, 0x02, 0, 0, 0, 0}
+	case fn == fnApp && cmd == 0x54: // Get Channel Cipher Suites (22.15.2)
+		if len(data) < 3 {
+			return codeLength, nil
+		}
+		list := []byte{0xc0, 3, 0x01, 0x41, 0x81, 0xc0, 17, 0x03, 0x44, 0x81}
+		from := min(int(data[2]&0x3f)*16, len(list))
+		return codeOK, append([]byte{1}, list[from:min(from+16, len(list))]...)
+	case c == nil:
+		return codePrivilege, nil
+	case fn == fnApp && cmd == 0x01: // Get Device ID (20.1)
+		return codeOK, []byte{0x20, 0x01, 0x01, 0x00, 0x02, 0xbf, 0, 0, 0, 0, 0}
+	case fn == fnApp && cmd == 0x37: // Get System GUID (22.14)
+		return codeOK, s.guid[:]
+	case fn == fnApp && cmd == 0x3b: // Set Session Privilege Level (22.18)
+		if len(data) < 1 {
+			return codeLength, nil
+		}
+		if data[0]&0xf > 4 {
+			return codeParameter, nil
+		}
+		return codeOK, []byte{max(data[0]&0xf, 2)}
+	case fn == fnApp && cmd == 0x3c: // Close Session (22.19)
+		c.closed = true
+		return codeOK, nil
+	case fn == fnChassis:
+		return s.chassis(cmd, data)
+	}
+	return codeInvalid, nil
+}
+
+// chassis carries out commands of chapter 28.
+func (s *ipmiServer) chassis(cmd byte, data []byte) (code byte, reply []byte) {
+	b := s.bmc
+	switch cmd {
+	case 0x00: // Get Chassis Capabilities
+		return codeOK, []byte{0, 0x20, 0x20, 0x20, 0x20}
+	case 0x01: // Get Chassis Status
+		var state byte
+		if b.machine.Power() {
+			state = 1
+		}
+		return codeOK, []byte{state, 0, 0}
+	case 0x02: // Chassis Control
+		if len(data) < 1 {
+			return codeLength, nil
+		}
+		action, ok := map[byte]string{0: "off", 1: "on", 2: "cycle", 3: "reset", 5: "soft"}[data[0]&0xf]
+		if !ok {
+			return codeParameter, nil
+		}
+		// Power cycle of what is off fails (28.3: "if the system is off, this action is unspecified"), as on most BMCs.
+		if (action == "cycle" || action == "reset") && !b.machine.Power() {
+			return 0xd5, nil
+		}
+		if err := b.do(action); err != nil {
+			return codeUnspecific, nil
+		}
+		return codeOK, nil
+	case 0x04: // Chassis Identify
+		return codeOK, nil
+	case 0x08: // Set System Boot Options (28.12)
+		return s.setBootOption(data), nil
+	case 0x09: // Get System Boot Options (28.13)
+		return s.bootOption(data)
+	}
+	return codeInvalid, nil
+}
+
+func (s *ipmiServer) setBootOption(data []byte) byte {
+	if len(data) < 1 {
+		return codeLength
+	}
+	switch data[0] & 0x7f {
+	case 0, 1, 2, 3, 4: // set in progress, service partition, valid bit clearing, info acknowledge
+		return codeOK
+	case 5: // boot flags
+		if len(data) < 6 {
+			return codeLength
+		}
+		device, ok := map[byte]string{0: "", 1: "pxe", 2: "disk"}[data[2]>>2&0xf]
+		if !ok {
+			return codeParameter
+		}
+		if data[1]&0x80 == 0 {
+			device = ""
+		}
+		if s.bmc.setBoot(device, data[1]&0x40 == 0, data[1]&0x20 != 0) != nil {
+			return codeUnspecific
+		}
+		return codeOK
+	}
+	return codeNoBootParm
+}
+
+func (s *ipmiServer) bootOption(data []byte) (byte, []byte) {
+	if len(data) < 3 {
+		return codeLength, nil
+	}
+	head := []byte{0x01, data[0] & 0x7f}
+	switch data[0] & 0x7f {
+	case 0:
+		return codeOK, append(head, 0)
+	case 4:
+		return codeOK, append(head, 0, 0)
+	case 5:
+		b := s.bmc
+		b.mu.Lock()
+		defer b.mu.Unlock()
+		var one, two byte
+		if b.device != "" {
+			one = 0x80
+			two = map[string]byte{"pxe": 1, "disk": 2}[b.device] << 2
+		}
+		if !b.once && b.device != "" {
+			one |= 0x40
+		}
+		if b.uefi {
+			one |= 0x20
+		}
+		return codeOK, append(head, one, two, 0, 0, 0)
+	}
+	return codeNoBootParm, nil
 }
