@@ -87,9 +87,8 @@ cat >"$r/etc/systemd/system/lab-up.service" <<F
 After=multi-user.target ssh.service
 [Service]
 Type=oneshot
-StandardOutput=tty
-TTYPath=/dev/ttyS0
-ExecStart=/bin/sh -c 'echo; echo ` + Marker + ` node=\$\$(cat /etc/hostname) root=\$\$(findmnt -no SOURCE /) id=\$\$(cat /etc/machine-id) size=\$\$(findmnt -bno SIZE /)'
+# Through the kernel's log: a getty that starts hangs the terminal up, and what was just written to it is lost.
+ExecStart=/bin/sh -c 'echo "<1>` + Marker + ` node=\$\$(cat /etc/hostname) root=\$\$(findmnt -no SOURCE /) id=\$\$(cat /etc/machine-id) size=\$\$(findmnt -bno SIZE /)" >/dev/kmsg'
 [Install]
 WantedBy=multi-user.target
 F
