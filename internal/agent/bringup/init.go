@@ -42,7 +42,7 @@ func Init() {
 	unix.Reboot(unix.LINUX_REBOOT_CMD_CAD_OFF) // Ctrl-Alt-Del comes as SIGINT
 	exits := make(chan exit, 16)
 	go reap(exits)
-	reboot(supervise(log, startAgent, exits, signals), log)
+	reboot(supervise(log, startAgent, func() { cleanUp(log) }, exits, signals), log)
 }
 
 // exit is the end of a child.
@@ -68,8 +68,18 @@ func reap(to chan<- exit) {
 	}
 }
 
-// supervise keeps the agent running until it or a signal says how to end.
-func supervise(log func(string, ...any), start func() (int, error), exits <-chan exit, signals <-chan os.Signal) int {
+// cleanUp undoes what an agent that crashed has left: postscripts, shells and tools that still run, and mounts. A disk
+// that is mounted, or that a tool still writes to, could not be deployed to again.
+func cleanUp(log func(string, ...any)) {
+	unix.Kill(-1, unix.SIGKILL) // all but this process
+	time.Sleep(100 * time.Millisecond)
+	for _, err := range unmountAll() {
+		log("%v", err)
+	}
+}
+
+// supervise keeps the agent running until it or a signal says how to end. clean is called after each crash.
+func supervise(log func(string, ...any), start func() (int, error), clean func(), exits <-chan exit, signals <-chan os.Signal) int {
 	var crashes []time.Time
 	for {
 		pid, err := start()
@@ -89,6 +99,7 @@ func supervise(log func(string, ...any), start func() (int, error), exits <-chan
 			return unix.LINUX_REBOOT_CMD_RESTART
 		}
 		log("the agent ended: %s", describeStatus(status))
+		clean()
 		now := time.Now()
 		for len(crashes) > 0 && now.Sub(crashes[0]) > crashWindow {
 			crashes = crashes[1:]

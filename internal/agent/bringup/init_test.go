@@ -12,14 +12,14 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// initForTest is process 1 of a namespace of its own. It runs the shell commands in MIMEO_TEST_INIT as the agent, each
-// start the next of them, and prints how it would end.
+// initForTest is process 1 of a namespace of its own. It runs the shell commands in MIMEO_TEST_INIT (with @@ between them) as
+// the agent, each start the next of them, and prints how it would end.
 func initForTest() int {
 	if err := unix.Mount("proc", "/proc", "proc", 0, ""); err != nil {
 		fmt.Println("mount:", err)
 		return 1
 	}
-	runs := strings.Split(os.Getenv("MIMEO_TEST_INIT"), "|")
+	runs := strings.Split(os.Getenv("MIMEO_TEST_INIT"), "@@")
 	exits, signals := make(chan exit, 16), make(chan os.Signal)
 	go reap(exits)
 	start := func() (int, error) {
@@ -27,7 +27,8 @@ func initForTest() int {
 		runs = append(runs[1:], text)
 		return syscall.ForkExec("/bin/sh", []string{"sh", "-c", text}, &syscall.ProcAttr{Env: os.Environ(), Files: []uintptr{0, 1, 2}, Sys: &syscall.SysProcAttr{Setsid: true}})
 	}
-	how := supervise(func(format string, args ...any) { fmt.Printf(format+"\n", args...) }, start, exits, signals)
+	clean := func() { unix.Kill(-1, unix.SIGKILL) }
+	how := supervise(func(format string, args ...any) { fmt.Printf(format+"\n", args...) }, start, clean, exits, signals)
 	fmt.Printf("how %#x\n", how)
 	// A zombie would still have a folder here.
 	left, _ := filepath.Glob("/proc/[0-9]*")
@@ -44,7 +45,8 @@ func TestInitReapsAndReboots(t *testing.T) {
 		{"asks for a reboot", "exit 10", fmt.Sprintf("how %#x\n", unix.LINUX_REBOOT_CMD_RESTART)},
 		{"asks to be switched off", "exit 11", fmt.Sprintf("how %#x\n", unix.LINUX_REBOOT_CMD_POWER_OFF)},
 		{"leaves orphans behind", `i=0; while [ $i -lt 50 ]; do (sleep 0.2 &) ; i=$((i+1)); done; sleep 0.6; exit 10`, fmt.Sprintf("how %#x\n", unix.LINUX_REBOOT_CMD_RESTART)},
-		{"crashes once", "kill -9 $$|exit 11", fmt.Sprintf("the agent ended: killed by killed\nhow %#x\n", unix.LINUX_REBOOT_CMD_POWER_OFF)},
+		{"crashes once", "kill -9 $$@@exit 11", fmt.Sprintf("the agent ended: killed by killed\nhow %#x\n", unix.LINUX_REBOOT_CMD_POWER_OFF)},
+		{"leaves a child behind in a crash", "sleep 1000 & exit 3@@for p in /proc/[0-9]*; do tr '\\0' ' ' <$p/cmdline; done | grep -c '[s]leep 1000'; exit 10", fmt.Sprintf("the agent ended: exit status 3\n0\nhow %#x\n", unix.LINUX_REBOOT_CMD_RESTART)},
 		{"crashes always", "exit 2", fmt.Sprintf("the agent ended: exit status 2\nthe agent ended: exit status 2\nthe agent ended: exit status 2\nthat was the 3th time within 10m0s; this node starts anew\nhow %#x\n", unix.LINUX_REBOOT_CMD_RESTART)},
 	} {
 		t.Run(c.what, func(t *testing.T) {
