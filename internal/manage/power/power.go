@@ -1,13 +1,7 @@
 // Package power turns nodes on and off and picks their next boot device.
 package power
 
-import (
-	"context"
-	"errors"
-)
-
-// ErrByHand says that no BMC can do this: a person must.
-var ErrByHand = errors.New("this node has no BMC: a person switches it")
+import "context"
 
 // State is what a BMC says of a node's power.
 type State string
@@ -37,14 +31,15 @@ type NextBoot struct {
 }
 
 // Controller switches one node's power. Each method returns when the BMC says that the new state is reached, or with
-// an error that names the BMC. Its methods may be called from several goroutines; calls to one BMC happen one by one.
+// an error that names the BMC (see Error). Its methods may be called from several goroutines; calls to one BMC happen
+// one by one. Where the context has no deadline, each method has one of its own.
 type Controller interface {
 	Status(ctx context.Context) (State, error)
 	On(ctx context.Context) error
 	Off(ctx context.Context) error     // at once
 	SoftOff(ctx context.Context) error // asks the operating system; returns when asked
 	Cycle(ctx context.Context) error   // off and on; on where it was off
-	Reset(ctx context.Context) error
+	Reset(ctx context.Context) error   // an error where it is off
 	SetNextBoot(ctx context.Context, b NextBoot) error
 	Close() error
 }
