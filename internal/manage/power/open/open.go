@@ -9,6 +9,7 @@ import (
 	"mimeo/internal/cluster/api"
 	"mimeo/internal/cluster/node"
 	"mimeo/internal/manage/power"
+	"mimeo/internal/manage/power/ipmi"
 	"mimeo/internal/manage/power/redfish"
 )
 
@@ -22,6 +23,8 @@ func Controller(bmc node.BMC, password string) (power.Controller, error) {
 		return nil, fmt.Errorf("BMC address: %w", err)
 	}
 	switch u.Scheme {
+	case "ipmi":
+		return ipmi.Open(ipmi.Options{Host: u.Host, User: bmc.User, Password: password, CipherSuite: bmc.CipherSuite})
 	case "redfish", "redfish+http":
 		u.Scheme = map[string]string{"redfish": "https", "redfish+http": "http"}[u.Scheme]
 		return redfish.Open(redfish.Options{URL: u.String(), User: bmc.User, Password: password, Insecure: bmc.Insecure})

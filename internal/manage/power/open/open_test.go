@@ -1,0 +1,221 @@
+package open
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"net"
+	"net/http/httptest"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"strings"
+	"sync"
+	"testing"
+	"time"
+
+	"mimeo/internal/cluster/api"
+	"mimeo/internal/cluster/node"
+	"mimeo/internal/manage/power"
+	"mimeo/internal/manage/power/powertest"
+	"mimeo/lab/vbmc"
+)
+
+// board is a machine that is only a state, and takes a while to go off.
+type board struct {
+	mu   sync.Mutex
+	on   bool
+	next string
+}
+
+func (b *board) set(on bool) error { b.mu.Lock(); defer b.mu.Unlock(); b.on = on; return nil }
+func (b *board) Power() bool       { b.mu.Lock(); defer b.mu.Unlock(); return b.on }
+func (b *board) PowerOn() error    { return b.set(true) }
+func (b *board) PowerOff() error   { return b.set(false) }
+func (b *board) Reset() error      { return b.set(true) }
+func (b *board) SoftOff() error {
+	time.AfterFunc(200*time.Millisecond, func() { b.set(false) })
+	return nil
+}
+func (b *board) SetNextBoot(device string, once, uefi bool) error {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	b.next = fmt.Sprintf("%s once=%v uefi=%v", device, once, uefi)
+	return nil
+}
+
+// serve starts a virtual BMC and returns its two addresses.
+func serve(t *testing.T, m vbmc.Machine) (ipmiURL, redfishURL string, b *vbmc.BMC) {
+	t.Helper()
+	b = vbmc.New(m, "ops", "secret")
+	pc, err := net.ListenPacket("udp4", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	ctx, cancel := context.WithCancel(context.Background())
+	done := make(chan error, 1)
+	go func() { done <- b.ServeIPMI(ctx, pc) }()
+	srv := httptest.NewServer(b.Handler())
+	t.Cleanup(func() {
+		cancel()
+		<-done
+		srv.Close()
+	})
+	return "ipmi://" + pc.LocalAddr().String(), strings.Replace(srv.URL, "http://", "redfish+http://", 1), b
+}
+
+func openBMC(t *testing.T, url, user, password string, suite int) power.Controller {
+	t.Helper()
+	c, err := Controller(node.BMC{URL: url, User: user, CipherSuite: suite}, password)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return c
+}
+
+func TestVirtualBMC(t *testing.T) {
+	for _, kind := range []string{"redfish", "ipmi 17", "ipmi 3", "ipmi"} {
+		t.Run(kind, func(t *testing.T) {
+			m := &board{}
+			ipmiURL, redfishURL, b := serve(t, m)
+			url, suite := ipmiURL, 0
+			switch kind {
+			case "redfish":
+				url = redfishURL
+			case "ipmi 17":
+				suite = 17
+			case "ipmi 3":
+				suite = 3
+			}
+			powertest.Run(t, func(t *testing.T) power.Controller { return openBMC(t, url, "ops", "secret", suite) })
+			if n := b.Sessions(); n != 0 {
+				t.Errorf("%d Redfish sessions are left behind", n)
+			}
+			c := openBMC(t, url, "ops", "secret", suite)
+			if err := c.SetNextBoot(context.Background(), power.NextBoot{Device: power.DevicePXE, UEFI: true}); err != nil {
+				t.Fatal(err)
+			}
+			c.Close()
+			if m.next != "pxe once=true uefi=true" {
+				t.Errorf("next boot is %q", m.next)
+			}
+		})
+	}
+}
+
+func TestRefusedAndUnreachable(t *testing.T) {
+	ipmiURL, redfishURL, _ := serve(t, &board{})
+	ctx, cancel := context.WithTimeout(context.Background(), 40*time.Second)
+	defer cancel()
+	for _, c := range []struct{ url, user, password, code, says string }{
+		{redfishURL, "ops", "wrong", "denied", `refused user "ops"`},
+		{ipmiURL, "ops", "wrong", "denied", `refused user "ops"`},
+		{ipmiURL, "nobody", "secret", "denied", `refused user "nobody"`},
+		{"redfish+http://127.0.0.1:1", "ops", "secret", "unreachable", "cannot be reached"},
+	} {
+		ctl := openBMC(t, c.url, c.user, c.password, 0)
+		_, err := ctl.Status(ctx)
+		ctl.Close()
+		var e *api.Error
+		if !errors.As(err, &e) || e.Code != c.code || !strings.Contains(e.Message, c.says) || e.Hint == "" {
+			t.Errorf("%s as %s: %v, want %s %q with a hint", c.url, c.user, err, c.code, c.says)
+		}
+		if err != nil && strings.Contains(err.Error(), "wrong") {
+			t.Errorf("the password is shown: %v", err)
+		}
+	}
+}
+
+func TestByHand(t *testing.T) {
+	c := openBMC(t, "", "", "", 0)
+	if st, err := c.Status(context.Background()); st != power.StateUnknown || err != nil {
+		t.Errorf("status %v, %v", st, err)
+	}
+	if err := c.Cycle(context.Background()); !errors.Is(err, power.ErrByHand) {
+		t.Errorf("cycle: %v", err)
+	}
+	if _, err := Controller(node.BMC{URL: "telnet://x"}, ""); err == nil {
+		t.Error("an unknown scheme is taken")
+	}
+}
+
+// TestIPMISim holds the IPMI client against OpenIPMI's simulator, which is not ours.
+func TestIPMISim(t *testing.T) {
+	dir := t.TempDir()
+	pc, err := net.ListenPacket("udp4", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	_, port, _ := net.SplitHostPort(pc.LocalAddr().String())
+	pc.Close()
+	state := filepath.Join(dir, "power")
+	write := func(name, text string, mode os.FileMode) string {
+		f := filepath.Join(dir, name)
+		if err := os.WriteFile(f, []byte(text), mode); err != nil {
+			t.Fatal(err)
+		}
+		return f
+	}
+	write("power", "0", 0o644)
+	chassis := write("chassis", `#!/bin/sh
+shift; verb=$1; shift
+if [ "$verb" = get ]; then
+  for k in "$@"; do case $k in power) echo "power:$(cat `+state+`)";; boot) echo "boot:$(cat `+state+`.boot 2>/dev/null || echo none)";; *) echo "$k:0";; esac; done
+else
+  while [ $# -gt 1 ]; do case $1 in power) echo "$2" >`+state+`;; boot) echo "$2" >`+state+`.boot;; shutdown) echo 0 >`+state+`;; esac; shift 2; done
+fi
+`, 0o755)
+	conf := write("lan.conf", fmt.Sprintf(`name "node1"
+set_working_mc 0x20
+  startlan 1
+    addr 127.0.0.1 %s
+    priv_limit admin
+    allowed_auths_callback none md2 md5 straight
+    allowed_auths_user none md2 md5 straight
+    allowed_auths_operator none md2 md5 straight
+    allowed_auths_admin none md2 md5 straight
+    guid a123456789abcdefa123456789abcdef
+  endlan
+  chassis_control "%s 0x20"
+  user 1 true "" "test" user 10 none md2 md5 straight
+  user 2 true "ops" "secret" admin 10 none md2 md5 straight
+`, port, chassis), 0o644)
+	emu := write("sim.emu", "mc_setbmc 0x20\nmc_add 0x20 0 no-device-sdrs 0x23 9 8 0x9f 0x1291 0xf02 persist_sdr\nsel_enable 0x20 1000 0x0a\nmc_enable 0x20\n", 0o644)
+	sim := exec.Command("ipmi_sim", "-c", conf, "-f", emu, "-n", "-s", dir)
+	if err := sim.Start(); err != nil {
+		t.Fatal(err)
+	}
+	stopped := false
+	stop := func() {
+		if !stopped {
+			stopped = true
+			sim.Process.Kill()
+			sim.Wait()
+		}
+	}
+	defer stop()
+	time.Sleep(500 * time.Millisecond)
+	url := "ipmi://127.0.0.1:" + port
+	powertest.Run(t, func(t *testing.T) power.Controller { return openBMC(t, url, "ops", "secret", 3) })
+
+	wrong := openBMC(t, url, "ops", "other", 3)
+	var e *api.Error
+	if _, err := wrong.Status(context.Background()); !errors.As(err, &e) || e.Code != "denied" {
+		t.Errorf("a wrong password: %v", err)
+	}
+	wrong.Close()
+
+	c := openBMC(t, url, "ops", "secret", 3)
+	defer c.Close()
+	if _, err := c.Status(context.Background()); err != nil {
+		t.Fatal(err)
+	}
+	stop()
+	ctx, cancel := context.WithTimeout(context.Background(), 8*time.Second)
+	defer cancel()
+	if _, err := c.Status(ctx); err == nil {
+		t.Error("a BMC that is gone still answers")
+	} else if ctx.Err() == nil {
+		t.Logf("gone: %v", err)
+	}
+}
