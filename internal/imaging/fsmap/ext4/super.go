@@ -211,7 +211,7 @@ func (s *super) geometry() error {
 	s.backupGroups = [2]uint64{uint64(le.Uint32(b[0x24c:])), uint64(le.Uint32(b[0x250:]))}
 	bits := uint64(8 * s.blockSize)
 	switch {
-	case s.firstData > 1 || s.firstData == 1 && s.blockSize != 1024 || s.firstData == 0 && s.blockSize == 1024 && s.ratio == 1:
+	case (s.firstData == 1) != (s.blockSize == 1024 && s.roCompat&roBigalloc == 0) || s.firstData > 1:
 		return damaged("superblock: the first data block is %d, with blocks of %d bytes", s.firstData, s.blockSize)
 	case s.blocks <= s.firstData || s.blocks > 1<<48:
 		return damaged("superblock: %d blocks", s.blocks)
