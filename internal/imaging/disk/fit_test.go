@@ -133,6 +133,7 @@ func TestFitGPT(t *testing.T) {
 }
 
 func TestFitGPT4096(t *testing.T) {
+	t.Parallel()
 	src, dst := image(t, 64*mib), image(t, 96*mib)
 	run(t, gptScript, "sfdisk", "-q", loop(t, src, 4096))
 	tab, _ := read(t, src, Options{})
@@ -200,6 +201,7 @@ func TestFitMBR(t *testing.T) {
 }
 
 func TestFitRefuses(t *testing.T) {
+	t.Parallel()
 	src := image(t, 64*mib)
 	run(t, gptScript, "sfdisk", "-q", src)
 	gpt, _ := read(t, src, Options{})
@@ -232,6 +234,7 @@ func TestFitRefuses(t *testing.T) {
 }
 
 func TestWipeTable(t *testing.T) {
+	t.Parallel()
 	for _, script := range []string{gptScript, mbrScript} {
 		path := image(t, 64*mib)
 		run(t, script, "sfdisk", "-q", path)
@@ -257,6 +260,7 @@ func TestWipeTable(t *testing.T) {
 
 // TestWipeMovedBackup wipes a disk that has grown since its GPT was made: the backup lies in its middle.
 func TestWipeMovedBackup(t *testing.T) {
+	t.Parallel()
 	path := image(t, 64*mib)
 	run(t, gptScript, "sfdisk", "-q", path)
 	if err := os.Truncate(path, 80*mib); err != nil {

@@ -1,6 +1,7 @@
 package disk
 
 import (
+	"flag"
 	"os"
 	"testing"
 
@@ -13,5 +14,8 @@ func TestMain(m *testing.M) {
 	if unix.Statfs("/dev/shm", &st) == nil && st.Bavail*uint64(st.Bsize) > 2<<30 {
 		os.Setenv("TMPDIR", "/dev/shm")
 	}
+	// sfdisk and sgdisk sleep; so may many of them at a time.
+	flag.Parse()
+	flag.Set("test.parallel", "16")
 	os.Exit(m.Run())
 }

@@ -221,6 +221,7 @@ func TestReadWhatToolsWrite(t *testing.T) {
 
 // TestAttributes holds the bits of a GPT's attributes against sgdisk.
 func TestAttributes(t *testing.T) {
+	t.Parallel()
 	path := image(t, 64*mib)
 	run(t, gptScript, "sfdisk", "-q", path)
 	tab, _ := read(t, path, Options{})
@@ -321,6 +322,7 @@ func withoutAttrs(t manifest.Table) manifest.Table {
 
 // TestEntrySize reads entries of 256 bytes, which UEFI allows.
 func TestEntrySize(t *testing.T) {
+	t.Parallel()
 	path := image(t, 64*mib)
 	run(t, gptScript, "sfdisk", "-q", path)
 	want, _ := read(t, path, Options{})
@@ -345,6 +347,7 @@ func TestEntrySize(t *testing.T) {
 }
 
 func TestDamagedMBR(t *testing.T) {
+	t.Parallel()
 	// Where the tables of the logical partitions are, in sectors: taken from what sfdisk made.
 	path := image(t, 64*mib)
 	run(t, mbrScript, "sfdisk", "-q", path)
@@ -393,6 +396,7 @@ func TestDamagedMBR(t *testing.T) {
 
 // TestNoTable makes sure that filesystems on a bare disk are not taken for tables: many have the MBR's signature.
 func TestNoTable(t *testing.T) {
+	t.Parallel()
 	for _, args := range [][]string{{"mkfs.vfat", "-F", "32", "-I"}, {"mkfs.vfat", "-F", "16", "-I"}, {"mke2fs", "-q", "-F"}, {"mkfs.xfs", "-q", "-f"}, {"mkswap", "-q"}} {
 		path := filepath.Join(t.TempDir(), "disk")
 		if err := os.WriteFile(path, nil, 0o644); err != nil {
