@@ -91,8 +91,45 @@ func (s *Server) apiHandler() http.Handler {
 	return mux
 }
 
-// secrets are what the audit log must not hold.
-var secrets = regexp.MustCompile(`("(?:bmc\.)?password"\s*:\s*)"(?:[^"\\]|\\.)*"`)
+// userinfo of a URL may hold a password; it is refused, after it was written down.
+var userinfo = regexp.MustCompile(`://[^/\s]*@`)
+
+// blanked is a request as the audit log keeps it: without the values of keys that name a password. What is no JSON may
+// hold one anywhere, and is not kept.
+func blanked(body []byte) string {
+	if len(body) == 0 {
+		return ""
+	}
+	var v any
+	d := json.NewDecoder(bytes.NewReader(body))
+	d.UseNumber()
+	if d.Decode(&v) != nil {
+		return fmt.Sprintf("(%d bytes that are no JSON)", len(body))
+	}
+	var blank func(any) any
+	blank = func(v any) any {
+		switch v := v.(type) {
+		case map[string]any:
+			for k, e := range v {
+				if v[k] = blank(e); strings.Contains(strings.ToLower(k), "password") {
+					v[k] = "***"
+				}
+			}
+		case []any:
+			for i, e := range v {
+				v[i] = blank(e)
+			}
+		case string:
+			return userinfo.ReplaceAllString(v, "://***@")
+		}
+		return v
+	}
+	b, err := json.Marshal(blank(v))
+	if err != nil {
+		return fmt.Sprintf("(%d bytes)", len(body))
+	}
+	return string(b)
+}
 
 // adminOnly lets in who has an admin's token, by role, and writes each change down.
 func (s *Server) adminOnly(next http.Handler) http.Handler {
@@ -120,7 +157,7 @@ func (s *Server) adminOnly(next http.Handler) http.Handler {
 			return
 		}
 		r.Body = io.NopCloser(bytes.NewReader(body))
-		if err := s.db.Audit(r.Context(), who.Name, remoteAddr(r).String(), r.Method+" "+r.URL.RequestURI(), secrets.ReplaceAllString(string(body), `$1"***"`)); err != nil {
+		if err := s.db.Audit(r.Context(), who.Name, remoteAddr(r).String(), r.Method+" "+r.URL.RequestURI(), blanked(body)); err != nil {
 			writeError(w, err)
 			return
 		}
@@ -134,6 +171,9 @@ func read[T any](r *http.Request) (v T, err error) {
 	d.DisallowUnknownFields()
 	if err := d.Decode(&v); err != nil {
 		return v, &api.Error{Code: "bad_request", Message: "read the request: " + err.Error()}
+	}
+	if d.More() {
+		return v, &api.Error{Code: "bad_request", Message: "read the request: there is more after its end"}
 	}
 	return v, nil
 }

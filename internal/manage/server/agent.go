@@ -89,6 +89,10 @@ func (s *Server) hello(ctx context.Context, c caller, r *http.Request, h api.Hel
 	if err != nil {
 		return api.Task{}, err
 	}
+	if c.job != "" && s.jobOf(c.node) != c.job {
+		// A token is good until its job ends: what comes with it later is not believed.
+		return api.Task{Kind: api.TaskReboot, Node: c.node, Job: c.job}, nil
+	}
 	if err := s.db.SetHardware(ctx, c.node, h.Hardware); err != nil {
 		return api.Task{}, err
 	}
@@ -145,6 +149,9 @@ func (s *Server) bootTask(ctx context.Context, n node.Node, boot node.BootState)
 
 // trouble takes note of a stateless image that does not come up on a node.
 func (s *Server) trouble(ctx context.Context, c caller, r *http.Request, t api.Trouble) (struct{}, error) {
+	if c.job != "" && s.jobOf(c.node) != c.job {
+		return struct{}{}, nil
+	}
 	text := "the stateless image does not come up (" + t.Stage + ")"
 	if t.Error != nil {
 		text += ": " + t.Error.Message
@@ -275,7 +282,7 @@ func writeError(w http.ResponseWriter, err error) {
 		e = &api.Error{Code: "internal", Message: err.Error()}
 	}
 	status := map[string]int{"not_found": http.StatusNotFound, "bad_request": http.StatusBadRequest, "conflict": http.StatusConflict, "denied": http.StatusUnauthorized,
-		"forbidden": http.StatusForbidden, "busy": http.StatusServiceUnavailable, "no_image": http.StatusConflict}[e.Code]
+		"forbidden": http.StatusForbidden, "busy": http.StatusServiceUnavailable, "no_image": http.StatusConflict, "by_hand": http.StatusConflict}[e.Code]
 	if status == 0 {
 		status = http.StatusInternalServerError
 	}

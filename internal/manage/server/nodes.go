@@ -67,6 +67,11 @@ func (s *Server) addNodes(r *http.Request) (any, error) {
 	if err != nil {
 		return nil, &api.Error{Code: "bad_request", Message: err.Error()}
 	}
+	for name := range req.PerNode {
+		if !slices.Contains(names, name) {
+			return nil, &api.Error{Code: "bad_request", Message: fmt.Sprintf("per_node names %s, which %q does not", name, req.Range)}
+		}
+	}
 	var nodes []node.Node
 	err = s.db.Update(r.Context(), func(t *inventory.Tx) error {
 		for _, name := range names {
@@ -301,6 +306,8 @@ func (s *Server) powerAll(ctx context.Context, nodes []node.Node, action string,
 		wg.Go(func() {
 			res := api.PowerResult{Node: n.Name}
 			err := s.withPower(ctx, n, func(c power.Controller) error {
+				ctx, cancel := context.WithTimeout(ctx, s.powerLimit())
+				defer cancel()
 				uefi := n.Firmware == node.UEFI || n.Firmware == node.UEFIHTTP
 				if pxe {
 					if err := c.SetNextBoot(ctx, power.NextBoot{Device: power.DevicePXE, UEFI: uefi}); err != nil {
@@ -329,6 +336,14 @@ func (s *Server) powerAll(ctx context.Context, nodes []node.Node, action string,
 	}
 	wg.Wait()
 	return out
+}
+
+// powerLimit is how long a power command may take, once it is its turn.
+func (s *Server) powerLimit() time.Duration {
+	if d := time.Duration(s.cfg.Limits.Power); d > 0 {
+		return d
+	}
+	return 2 * time.Minute
 }
 
 func doPower(ctx context.Context, c power.Controller, action string, uefi bool) error {
