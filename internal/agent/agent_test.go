@@ -90,7 +90,7 @@ func captureTask() api.Task {
 }
 
 func deployTask(id string) api.Task {
-	return api.Task{Kind: api.TaskDeploy, Job: "j2", Node: "n02", Image: "golden", Rev: 1, Manifest: id, Hostname: "n02.rack", Compare: true}
+	return api.Task{Kind: api.TaskDeploy, Job: "j2", Node: "n02", Image: "golden", Rev: 1, Manifest: id, Hostname: "n02.rack", Compare: true, Force: true}
 }
 
 // capture1 captures a disk through the server and returns the manifest's ID.
@@ -243,6 +243,30 @@ func TestTooSmallIsNotTouched(t *testing.T) {
 	}
 	if sum(t, target) != before {
 		t.Error("the disk was written to")
+	}
+}
+
+func TestAFullDiskNeedsForce(t *testing.T) {
+	quick(t)
+	s := newFakeServer(t)
+	disk := makeDisk(t)
+	id := capture1(t, s, disk)
+	task := deployTask(id)
+	task.Force = false
+	s.mu.Lock()
+	s.tasks = []api.Task{task}
+	s.mu.Unlock()
+	before := sum(t, disk)
+	Run(t.Context(), s.config(t, disk))
+	if d := s.last(t); d.OK || d.Touched || d.Error.Code != "refused" || sum(t, disk) != before {
+		t.Errorf("%+v: %+v", d, d.Error)
+	}
+	s.mu.Lock()
+	s.tasks = []api.Task{task}
+	s.mu.Unlock()
+	Run(t.Context(), s.config(t, emptyDisk(t, 96)))
+	if d := s.last(t); !d.OK {
+		t.Errorf("onto an empty disk: %+v", d.Error)
 	}
 }
 

@@ -4,7 +4,9 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io"
 
+	"mimeo/internal/agent/hwinfo"
 	"mimeo/internal/cluster/api"
 	"mimeo/internal/imaging/chunk"
 	"mimeo/internal/imaging/deploy"
@@ -35,6 +37,11 @@ func (j *job) write(ctx context.Context, m *manifest.Manifest) (err error) {
 		return err
 	}
 	defer func() { err = errors.Join(err, d.Close()) }()
+	if !j.task.Force {
+		if err := mustBeEmpty(d, j.disk); err != nil {
+			return err
+		}
+	}
 	grow := j.task.Grow
 	if grow == "" {
 		grow = deploy.GrowLast
@@ -58,6 +65,19 @@ func (j *job) write(ctx context.Context, m *manifest.Manifest) (err error) {
 		return j.deployError(err)
 	}
 	return nil
+}
+
+// mustBeEmpty refuses a disk whose first MiB is not all zero: partition tables and filesystems leave something there.
+func mustBeEmpty(r io.ReaderAt, d hwinfo.Disk) error {
+	b := make([]byte, min(1<<20, d.Size))
+	if _, err := io.ReadFull(io.NewSectionReader(r, 0, d.Size), b); err != nil {
+		return fmt.Errorf("see whether disk %s is empty: %w", d.Name, err)
+	}
+	if chunk.IsZero(b) {
+		return nil
+	}
+	return &api.Error{Code: "refused", Message: fmt.Sprintf("disk %s is not empty, and the task does not say that it may be overwritten", hwinfo.Describe(d)),
+		Hint: "empty it, or start the job with leave to overwrite it"}
 }
 
 // written passes the numbers on.
