@@ -398,16 +398,21 @@ func TestDamagedChunk(t *testing.T) {
 		t.Fatal(err)
 	}
 	f.Close()
+	l.failed(l.start("deploy", "n02", "--image", "hurt"), "chunk", "image verify")
+	// A disk that was written in part must not boot.
+	if out, err := exec.Command("sgdisk", "-p", l.n2.Disks[0]).CombinedOutput(); err == nil && strings.Contains(string(out), "8300") {
+		t.Errorf("the half-written disk has a partition table:\n%s", out)
+	}
 	if out, err := l.Run(l.ctx, "image", "verify", "hurt@1"); err == nil {
 		t.Errorf("verify did not find the damage: %s", out)
 	} else {
 		t.Log(err)
 	}
-	l.failed(l.start("deploy", "n02", "--image", "hurt"), "chunk", "damaged")
-	// A disk that was written in part must not boot.
-	if out, err := exec.Command("sgdisk", "-p", l.n2.Disks[0]).CombinedOutput(); err == nil && strings.Contains(string(out), "8300") {
-		t.Errorf("the half-written disk has a partition table:\n%s", out)
-	}
+	// Another capture brings the chunk back, and the old revision with it.
+	l.done(l.start("capture", "n01", "--image", "hurt"))
+	l.whole("hurt", 2)
+	l.done(l.start("deploy", "n02", "--image", "hurt@1", "--grow", "none"))
+	l.sameUsed()
 }
 
 // fakeStateless puts a record where a stateless image would be: these nodes boot none, but a job asks for one.
