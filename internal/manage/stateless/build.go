@@ -267,7 +267,7 @@ func (b *build) make(ctx context.Context) (_ Stateless, err error) {
 	if b.tmp, err = os.MkdirTemp(b.dir, newPrefix); err != nil {
 		return Stateless{}, err
 	}
-	defer func() { err = errors.Join(err, os.RemoveAll(b.tmp)) }()
+	defer func() { err = errors.Join(err, removeTree(b.tmp)) }()
 	work := filepath.Join(b.tmp, "work")
 	if err := os.Mkdir(work, 0o755); err != nil {
 		return Stateless{}, err
@@ -374,7 +374,7 @@ func (b *build) finish(archive, work, version string) (Stateless, error) {
 		}
 		s.Files[name] = api.StatelessFile{Size: n, SHA256: sum}
 	}
-	if err := os.RemoveAll(work); err != nil {
+	if err := removeTree(work); err != nil {
 		return Stateless{}, err
 	}
 	if err := publish(b.dir, b.tmp, s); err != nil {

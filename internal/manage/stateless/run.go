@@ -5,11 +5,16 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io/fs"
 	"os"
 	"os/exec"
+	"path/filepath"
+	"slices"
 	"strings"
 	"syscall"
 	"time"
+
+	"golang.org/x/sys/unix"
 
 	"mimeo/internal/cluster/api"
 )
@@ -31,7 +36,14 @@ func (c command) run(ctx context.Context) ([]byte, error) {
 		return nil, &api.Error{Code: "internal", Message: fmt.Sprintf("%s is not installed", c.name),
 			Hint: "install the packages that build/packages lists (./setup does)"}
 	}
-	cmd := exec.CommandContext(ctx, path, c.args...)
+	args := c.args
+	if c.mountNS {
+		// What it mounts must not show outside: its copies of the mounts stop sharing. In a chroot whose root is no
+		// mount point that cannot be said; then removeTree is what keeps others' files safe.
+		args = append([]string{"-c", `mount --make-rprivate / 2>/dev/null; exec "$0" "$@"`, path}, args...)
+		path = "/bin/sh"
+	}
+	cmd := exec.CommandContext(ctx, path, args...)
 	cmd.Dir = c.dir
 	cmd.Env = append([]string{
 		"PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin",
@@ -46,7 +58,7 @@ func (c command) run(ctx context.Context) ([]byte, error) {
 	cmd.Stdout, cmd.Stderr = &out, &tail{b: &errs}
 	cmd.SysProcAttr = &syscall.SysProcAttr{Setpgid: true}
 	if c.mountNS {
-		cmd.SysProcAttr.Unshareflags = syscall.CLONE_NEWNS
+		cmd.SysProcAttr.Cloneflags = syscall.CLONE_NEWNS
 	}
 	// Its group gets the time to tidy up before it is killed.
 	cmd.Cancel = func() error { return syscall.Kill(-cmd.Process.Pid, syscall.SIGTERM) }
@@ -92,6 +104,49 @@ func lastLines(s string, n int) string {
 		return "it said nothing"
 	}
 	return strings.Join(lines, "; ")
+}
+
+// removeTree removes a folder in which programs may have mounted something (the machine's own /dev, for one), and been
+// killed before they took it away: what is mounted goes first.
+func removeTree(dir string) error {
+	mounts, err := mountsBelow(dir)
+	if err != nil {
+		return err
+	}
+	for _, m := range slices.Backward(mounts) {
+		if err := unix.Unmount(m, unix.MNT_DETACH); err != nil {
+			return fmt.Errorf("remove %s: unmount %s: %w", dir, m, err)
+		}
+	}
+	return os.RemoveAll(dir)
+}
+
+// mountsBelow are the mount points at or below a folder, in the order in which they were made (proc(5), mountinfo).
+func mountsBelow(dir string) ([]string, error) {
+	real, err := filepath.EvalSymlinks(dir)
+	if errors.Is(err, fs.ErrNotExist) {
+		return nil, nil
+	}
+	if err != nil {
+		return nil, err
+	}
+	if real, err = filepath.Abs(real); err != nil {
+		return nil, err
+	}
+	text, err := os.ReadFile("/proc/self/mountinfo")
+	if err != nil {
+		return nil, err
+	}
+	unescape := strings.NewReplacer(`\040`, " ", `\011`, "\t", `\012`, "\n", `\134`, `\`)
+	var out []string
+	for line := range strings.Lines(string(text)) {
+		if f := strings.Fields(line); len(f) > 4 {
+			if p := unescape.Replace(f[4]); p == real || strings.HasPrefix(p, real+"/") {
+				out = append(out, p)
+			}
+		}
+	}
+	return out, nil
 }
 
 // flock takes the lock of a folder, which exists afterwards. Where wait is false, a lock that somebody else holds is
