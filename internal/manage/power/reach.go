@@ -45,17 +45,14 @@ func (r Reach) To(ctx context.Context, bmc string, want State, look func(context
 		case err == nil:
 			state, trouble = now, nil
 			if sent.IsZero() || time.Since(sent) >= r.Again {
-				if trouble = send(ctx); trouble == nil || errors.Is(trouble, ErrBusy) {
-					// A busy BMC is asked again at the next look.
-					if trouble == nil {
-						sent = time.Now()
-					}
+				if trouble = send(ctx); trouble == nil {
+					sent = time.Now()
 				}
 			}
 		default:
 			trouble = err
 		}
-		if trouble != nil && !passing(trouble) {
+		if trouble != nil && (!passing(trouble) || sent.IsZero() && errors.Is(trouble, ErrUnreachable)) {
 			return trouble
 		}
 		select {

@@ -1,4 +1,4 @@
-// Package ipmi switches a node's power through its BMC by IPMI 2.0 over LAN (RMCP+, "lanplus").
+// Package ipmi switches a node's power through its BMC's IPMI 2.0 over LAN (RMCP+).
 package ipmi
 
 import (
@@ -10,69 +10,104 @@ import (
 	"strings"
 	"time"
 
-	"github.com/bougou/go-ipmi/pkg/client"
-	"github.com/bougou/go-ipmi/pkg/command/chassis"
-	"github.com/bougou/go-ipmi/pkg/types"
-
-	"mimeo/internal/cluster/api"
 	"mimeo/internal/manage/power"
 )
 
-const (
-	defaultPort = 623
-	callTime    = 5 * time.Second  // for one answer; slow BMCs take 2 s
-	resend      = 2                // of a packet without an answer
-	tries       = 3                // sessions for one command
-	stateFor    = 90 * time.Second // for a new power state to show
-)
-
-// Client is a power.Controller. It opens a session when it is first needed, and another when that is lost.
-type Client struct {
-	host   string
-	port   int
-	o      Options
-	conn   *client.Client
-	suites []types.CipherSuiteID
-}
-
 // Options say how to reach a BMC.
 type Options struct {
-	Host        string // address, or ADDRESS:PORT
-	User        string
-	Password    string
-	CipherSuite int // 3 or 17; 0 means 17, then 3
+	Host        string // ADDRESS or ADDRESS:PORT; the port is 623 where it is left out
+	User        string // at most 16 bytes
+	Password    string // at most 20 bytes
+	CipherSuite int    // 3 or 17; 0 means 17, then 3
+
+	Wait  time.Duration // for an answer, at first; 0 means 1 s
+	Reach power.Reach   // how long to wait for a power state
+}
+
+// Limits of 22.28 and 22.30.
+const (
+	maxUser     = 16
+	maxPassword = 20
+)
+
+// methodTime bounds a method whose context has no deadline: some round trips, each with its repeats, twice.
+const methodTime = 60 * time.Second
+
+// logins is how often a lost session is made anew for one command.
+const logins = 3
+
+// Client is a power.Controller. Make one with Open.
+type Client struct {
+	o      Options
+	host   string
+	port   string
+	suites []suite
+
+	turn      chan struct{} // one method at a time
+	s         *session      // nil where there is none
+	conn      net.Conn
+	privilege byte
 }
 
 // Open makes a client; it does not speak to the BMC yet.
 func Open(o Options) (*Client, error) {
-	c := &Client{host: o.Host, port: defaultPort, o: o, suites: []types.CipherSuiteID{types.CipherSuiteID17, types.CipherSuiteID3}}
+	if o.Wait == 0 {
+		o.Wait = time.Second
+	}
+	c := &Client{o: o, host: strings.Trim(o.Host, "[]"), port: "623", turn: make(chan struct{}, 1), privilege: privilegeOperator}
 	if h, p, err := net.SplitHostPort(o.Host); err == nil {
-		n, err := strconv.Atoi(p)
-		if err != nil || n < 1 || n > 65535 {
-			return nil, fmt.Errorf("BMC address %s: port %q", o.Host, p)
+		if n, err := strconv.ParseUint(p, 10, 16); err != nil || n == 0 {
+			return nil, c.errorf(power.ErrRefused, fmt.Sprintf("cannot have the port %q", p), "want ipmi://ADDRESS or ipmi://ADDRESS:PORT", nil)
 		}
-		c.host, c.port = h, n
+		c.host, c.port = h, p
 	}
-	if o.CipherSuite != 0 {
-		c.suites = []types.CipherSuiteID{types.CipherSuiteID(o.CipherSuite)}
+	switch o.CipherSuite {
+	case 0:
+		c.suites = []suite{suite17, suite3}
+	case 3:
+		c.suites = []suite{suite3}
+	case 17:
+		c.suites = []suite{suite17}
+	default:
+		return nil, c.errorf(power.ErrSuite, fmt.Sprintf("shall be spoken to with cipher suite %d, which is not known here", o.CipherSuite), "bmc.cipher_suite may be 3 or 17, or be left out", nil)
 	}
-	if len(o.Password) > 20 {
-		return nil, c.errorf("denied", "takes passwords of at most 20 characters (IPMI 2.0 section 22.30), and this one has more", "use Redfish, or a shorter password")
+	switch {
+	case c.host == "":
+		return nil, c.errorf(power.ErrRefused, "has no address", "want ipmi://ADDRESS or ipmi://ADDRESS:PORT", nil)
+	case len(o.User) > maxUser:
+		return nil, c.errorf(power.ErrDenied, fmt.Sprintf("cannot have a user %q: IPMI knows at most %d bytes", o.User, maxUser), "use Redfish, or another account", nil)
+	case len(o.Password) > maxPassword:
+		return nil, c.errorf(power.ErrDenied, fmt.Sprintf("cannot have a password of %d bytes: IPMI knows at most %d", len(o.Password), maxPassword), "use Redfish, or a shorter password", nil)
 	}
 	return c, nil
 }
 
+// Network functions and commands (appendix G).
+const (
+	fnChassis = 0x00
+	fnApp     = 0x06
+
+	cmdChassisStatus  = 0x01
+	cmdChassisControl = 0x02
+	cmdSetBootOption  = 0x08
+	cmdGetBootOption  = 0x09
+	cmdSetPrivilege   = 0x3b
+	cmdCloseSession   = 0x3c
+)
+
+// Chassis Control's actions (28.3).
+const (
+	controlOff   = 0
+	controlOn    = 1
+	controlReset = 3
+	controlSoft  = 5
+)
+
 // Status asks for the power state.
-func (c *Client) Status(ctx context.Context) (power.State, error) {
-	st := power.StateUnknown
-	err := c.call(ctx, func(ctx context.Context, conn *client.Client) error {
-		r, err := conn.GetChassisStatus(ctx)
-		if err == nil {
-			st = power.StateOff
-			if r.PowerIsOn {
-				st = power.StateOn
-			}
-		}
+func (c *Client) Status(ctx context.Context) (st power.State, err error) {
+	st = power.StateUnknown
+	err = c.alone(ctx, methodTime, func(ctx context.Context) (err error) {
+		st, err = c.status(ctx)
 		return err
 	})
 	return st, err
@@ -80,182 +115,227 @@ func (c *Client) Status(ctx context.Context) (power.State, error) {
 
 // On switches on and waits until the BMC says so.
 func (c *Client) On(ctx context.Context) error {
-	return c.switchTo(ctx, power.StateOn, chassis.ChassisControlPowerUp)
+	return c.alone(ctx, 0, func(ctx context.Context) error { return c.to(ctx, power.StateOn, controlOn) })
 }
 
 // Off cuts the power and waits until the BMC says so.
 func (c *Client) Off(ctx context.Context) error {
-	return c.switchTo(ctx, power.StateOff, chassis.ChassisControlPowerDown)
+	return c.alone(ctx, 0, func(ctx context.Context) error { return c.to(ctx, power.StateOff, controlOff) })
 }
 
-func (c *Client) switchTo(ctx context.Context, want power.State, cmd chassis.ChassisControl) error {
-	if st, err := c.Status(ctx); err != nil || st == want {
-		return err
-	}
-	if err := c.control(ctx, cmd); err != nil {
-		return err
-	}
-	return c.wait(ctx, want)
-}
-
-// SoftOff asks the operating system to shut down.
+// SoftOff asks the operating system to shut down; it does nothing where the node is off.
 func (c *Client) SoftOff(ctx context.Context) error {
-	return c.control(ctx, chassis.ChassisControlSoftShutdown)
+	return c.alone(ctx, methodTime, func(ctx context.Context) error {
+		if st, err := c.status(ctx); err != nil || st == power.StateOff {
+			return err
+		}
+		return c.control(ctx, controlSoft)
+	})
 }
 
-// Cycle switches off and on, each seen; on where it was off. BMCs differ in what their own power cycle does to a
-// machine that is off.
+// Cycle switches off and on, each seen: the BMC's own power cycle fails on most where the node is off, and says
+// nothing of when it is on again.
 func (c *Client) Cycle(ctx context.Context) error {
-	if err := c.Off(ctx); err != nil {
-		return err
-	}
-	return c.On(ctx)
+	return c.alone(ctx, 0, func(ctx context.Context) error {
+		if err := c.to(ctx, power.StateOff, controlOff); err != nil {
+			return err
+		}
+		return c.to(ctx, power.StateOn, controlOn)
+	})
 }
 
 // Reset restarts the machine.
 func (c *Client) Reset(ctx context.Context) error {
-	if err := c.control(ctx, chassis.ChassisControlHardReset); err != nil {
-		return err
-	}
-	return c.wait(ctx, power.StateOn)
-}
-
-// SetNextBoot sets the boot flags (IPMI 2.0 section 28.13, parameter 5).
-func (c *Client) SetNextBoot(ctx context.Context, b power.NextBoot) error {
-	device, ok := map[power.Device]types.BootDeviceSelector{power.DeviceNone: types.BootDeviceSelectorNoOverride, power.DevicePXE: types.BootDeviceSelectorForcePXE,
-		power.DeviceDisk: types.BootDeviceSelectorForceHardDrive}[b.Device]
-	if !ok {
-		return fmt.Errorf("boot device %q", b.Device)
-	}
-	kind := types.BIOSBootTypeLegacy
-	if b.UEFI {
-		kind = types.BIOSBootTypeEFI
-	}
-	return c.call(ctx, func(ctx context.Context, conn *client.Client) error {
-		return conn.SetBootDevice(ctx, device, kind, b.Persistent)
+	return c.alone(ctx, 0, func(ctx context.Context) error {
+		st, err := c.status(ctx)
+		if err != nil {
+			return err
+		}
+		if st != power.StateOn {
+			return c.errorf(power.ErrState, "cannot reset a node that is off", "switch it on instead", nil)
+		}
+		if err := c.control(ctx, controlReset); err != nil {
+			return err
+		}
+		return c.to(ctx, power.StateOn, controlOn)
 	})
 }
 
 // Close ends the session: BMCs have few.
 func (c *Client) Close() error {
-	c.hangUp()
+	c.turn <- struct{}{}
+	defer func() { <-c.turn }()
+	c.hangUp(context.Background())
 	return nil
 }
 
-func (c *Client) hangUp() {
-	if c.conn == nil {
-		return
+func (c *Client) to(ctx context.Context, want power.State, action byte) error {
+	return c.o.Reach.To(ctx, c.host, want, c.status, func(ctx context.Context) error { return c.control(ctx, action) })
+}
+
+func (c *Client) status(ctx context.Context) (power.State, error) {
+	data, err := c.command(ctx, "chassis status", fnChassis, cmdChassisStatus, nil)
+	switch {
+	case err != nil:
+		return power.StateUnknown, err
+	case len(data) < 1:
+		return power.StateUnknown, c.errorf(power.ErrRefused, "answers nothing to chassis status", "", nil)
+	case data[0]&1 == 1:
+		return power.StateOn, nil
 	}
-	ctx, cancel := context.WithTimeout(context.Background(), 2*time.Second)
-	defer cancel()
-	c.conn.Close(ctx) // the BMC ends a session by itself when it hears nothing
-	c.conn = nil
+	return power.StateOff, nil
 }
 
-func (c *Client) control(ctx context.Context, cmd chassis.ChassisControl) error {
-	return c.call(ctx, func(ctx context.Context, conn *client.Client) error {
-		_, err := conn.ChassisControl(ctx, cmd)
-		return err
-	})
+func (c *Client) control(ctx context.Context, action byte) error {
+	_, err := c.command(ctx, "chassis control", fnChassis, cmdChassisControl, []byte{action})
+	return err
 }
 
-// wait polls until the BMC says the wanted state.
-func (c *Client) wait(ctx context.Context, want power.State) error {
-	ctx, cancel := context.WithTimeout(ctx, stateFor)
-	defer cancel()
-	for pause := 200 * time.Millisecond; ; pause = min(2*pause, 3*time.Second) {
-		st, err := c.Status(ctx)
-		if err == nil && st == want {
-			return nil
+// alone runs f when no other method runs, with a deadline where the context has none.
+func (c *Client) alone(ctx context.Context, limit time.Duration, f func(context.Context) error) error {
+	if _, ok := ctx.Deadline(); !ok && limit > 0 {
+		var cancel context.CancelFunc
+		ctx, cancel = context.WithTimeout(ctx, limit)
+		defer cancel()
+	}
+	select {
+	case c.turn <- struct{}{}:
+		defer func() { <-c.turn }()
+		return f(ctx)
+	case <-ctx.Done():
+		return ctx.Err()
+	}
+}
+
+// codeError is a completion code (table 5-2).
+type codeError byte
+
+func (e codeError) Error() string {
+	texts := map[codeError]string{0x80: "no such parameter", 0x81: "another sets parameters just now", 0x82: "read-only parameter", 0xc0: "busy", 0xc1: "unknown command", 0xc3: "took too long",
+		0xc7: "wrong length", 0xc9: "out of range", 0xcc: "invalid data", 0xd2: "the BMC is starting", 0xd4: "not enough privilege", 0xd5: "not in this state", 0xd6: "switched off", 0xff: "unspecified error"}
+	if t, ok := texts[e]; ok {
+		return fmt.Sprintf("%s (%#02x)", t, byte(e))
+	}
+	return fmt.Sprintf("completion code %#02x", byte(e))
+}
+
+// command sends a command in a session, which it makes where there is none, or anew where the old one was lost.
+func (c *Client) command(ctx context.Context, what string, fn, cmd byte, data []byte) ([]byte, error) {
+	for try := 1; ; try++ {
+		if c.s == nil {
+			if err := c.login(ctx); err != nil {
+				return nil, err
+			}
 		}
+		code, reply, err := c.s.call(ctx, fn, cmd, data)
+		if err != nil {
+			c.drop()
+			if try < logins && ctx.Err() == nil {
+				continue // the BMC has restarted, or forgotten the session
+			}
+			return nil, c.silent(ctx, what, err)
+		}
+		switch code {
+		case 0x00:
+			return reply, nil
+		case 0xc0, 0xc3, 0xce, 0xcf, 0xd1, 0xd2, 0xd5:
+			return nil, c.errorf(power.ErrBusy, "cannot do it just now ("+what+")", "try again in a minute", codeError(code))
+		case 0xd4:
+			return nil, c.errorf(power.ErrDenied, fmt.Sprintf("does not let user %q do this (%s)", c.o.User, what), "give the account the privilege of an operator in the BMC", codeError(code))
+		}
+		return nil, c.errorf(power.ErrRefused, "refuses "+what, "", codeError(code))
+	}
+}
+
+// login makes a session: the strongest suite first, an operator's privilege before an administrator's.
+func (c *Client) login(ctx context.Context) error {
+	var last error
+	for pause := c.o.Wait; ; pause = min(2*pause, 8*c.o.Wait) {
+		last = c.loginOnce(ctx)
+		if !errors.Is(last, power.ErrBusy) {
+			return last
+		}
+		// All its sessions are taken, perhaps by ones that were lost: they end after a minute.
 		select {
 		case <-ctx.Done():
-			if err == nil {
-				err = fmt.Errorf("it says %s", st)
-			}
-			return c.errorf("power", fmt.Sprintf("did not come to power state %s: %v", want, err), "look at the BMC's own page")
+			return last
 		case <-time.After(pause):
 		}
 	}
 }
 
-// call runs f in a session. A session that was lost is opened anew; every command here may be sent twice.
-func (c *Client) call(ctx context.Context, f func(context.Context, *client.Client) error) (err error) {
-	for try := range tries {
-		if try > 0 {
-			select {
-			case <-ctx.Done():
-				return err
-			case <-time.After(time.Duration(try) * time.Second):
-			}
-		}
-		if c.conn == nil {
-			if err = c.connect(ctx); err != nil {
-				var denied *api.Error
-				if errors.As(err, &denied) && denied.Code == "denied" {
-					return err
-				}
-				continue
-			}
-		}
-		cctx, cancel := context.WithTimeout(ctx, callTime*(resend+1))
-		err = f(cctx, c.conn)
-		cancel()
-		if err == nil {
-			return nil
-		}
-		c.hangUp()
-		err = c.errorf("power", "does not do it: "+err.Error(), "")
-	}
-	return err
-}
-
-// connect opens a session with the first cipher suite that the BMC takes.
-func (c *Client) connect(ctx context.Context) (err error) {
-	var denied, answered bool
-	for _, suite := range c.suites {
-		conn, err := client.NewClient(c.host, c.port, c.o.User, c.o.Password)
+func (c *Client) loginOnce(ctx context.Context) error {
+	suites := c.suites
+	for i := 0; i < len(suites); i++ {
+		conn, err := (&net.Dialer{}).DialContext(ctx, "udp", net.JoinHostPort(c.host, c.port))
 		if err != nil {
-			return err
+			return c.silent(ctx, "a new session", err)
 		}
-		conn.WithTimeout(callTime).WithRetry(resend).WithCipherSuiteID(suite).WithMaxPrivilegeLevel(types.PrivilegeLevelOperator)
-		cctx, cancel := context.WithTimeout(ctx, 4*callTime)
-		err = conn.Connect(cctx)
-		cancel()
+		s, err := login(ctx, conn, c.o.Wait, suites[i], c.o.User, c.o.Password, c.privilege)
 		if err == nil {
-			c.conn = conn
+			c.s, c.conn, c.suites = s, conn, suites[i:i+1] // what it knows once it will know again
 			return nil
 		}
-		hctx, cancel := context.WithTimeout(context.Background(), time.Second)
-		conn.Close(hctx)
-		cancel()
-		text := strings.ToLower(err.Error())
-		switch {
-		case errors.Is(err, client.ErrRAKPAuthentication), strings.Contains(text, "rakp"), strings.Contains(text, "user"):
-			denied = true
-		case strings.Contains(text, "open session"):
-			answered = true
-		default:
-			return c.errorf("unreachable", fmt.Sprintf("cannot be reached on UDP port %d: %v", c.port, last(err)), "see whether its address is right, IPMI over LAN is switched on, and it can be reached from here")
+		conn.Close()
+		var status statusError
+		if errors.As(err, &status) && (status == 0x09 || status == 0x0a) && c.privilege == privilegeOperator {
+			c.privilege = privilegeAdmin // some BMCs know no operators
+			i--
+			continue
 		}
+		what := kind(err)
+		last := i == len(suites)-1
+		switch {
+		case ctx.Err() != nil:
+			return c.silent(ctx, "a new session", err)
+		case !last && (what == power.ErrSuite || errors.Is(err, errSilent)):
+			continue // some BMCs do not answer at all to a suite that they do not know
+		case what == power.ErrDenied:
+			return c.errorf(what, fmt.Sprintf("refused user %q", c.o.User), `set the account with "mimeo node set NODE bmc.user=USER" and "--password-stdin", then try again`, err)
+		case what == power.ErrSuite:
+			return c.errorf(what, "does not know cipher suite "+names(suites), "allow it in the BMC, or leave bmc.cipher_suite out", nil)
+		case what == power.ErrBusy:
+			return c.errorf(what, "has no free session", "end other users' sessions, or try again in a minute", nil)
+		}
+		return c.silent(ctx, "a new session", err)
 	}
-	switch {
-	case denied:
-		return c.errorf("denied", fmt.Sprintf("refused user %q", c.o.User), `set the account with "mimeo node set NODE bmc.user=USER" and "--password-stdin", then try again`)
-	case answered:
-		return c.errorf("refused", fmt.Sprintf("takes none of the cipher suites %v", c.suites), "set bmc.cipher_suite to 3 or 17, as the BMC is configured")
-	}
-	return c.errorf("unreachable", "cannot be reached", "")
+	return c.errorf(power.ErrSuite, "was given no cipher suite", "", nil)
 }
 
-// last is the innermost cause, without the library's words around it.
-func last(err error) error {
-	for errors.Unwrap(err) != nil {
-		err = errors.Unwrap(err)
+func names(suites []suite) string {
+	var out []string
+	for _, s := range suites {
+		out = append(out, strconv.Itoa(int(s.id)))
 	}
-	return err
+	return strings.Join(out, " or ")
 }
 
-func (c *Client) errorf(code, text, hint string) error {
-	return &api.Error{Code: code, Message: "BMC " + c.host + " " + text, Hint: hint}
+// silent is the error for a BMC that gave no answer, or for a caller that would not wait for it.
+func (c *Client) silent(ctx context.Context, what string, err error) error {
+	if errors.Is(ctx.Err(), context.Canceled) {
+		return ctx.Err()
+	}
+	if errors.Is(err, errSilent) || ctx.Err() != nil {
+		err = ctx.Err()
+	}
+	return c.errorf(power.ErrUnreachable, "does not answer ("+what+")", "see whether its address is right, UDP port "+c.port+" can be reached from here, and IPMI over LAN is switched on", err)
+}
+
+// hangUp ends the session politely, drop without a word.
+func (c *Client) hangUp(ctx context.Context) {
+	if c.s != nil {
+		c.s.close(ctx)
+	}
+	c.drop()
+}
+
+func (c *Client) drop() {
+	if c.conn != nil {
+		c.conn.Close()
+	}
+	c.s, c.conn = nil, nil
+}
+
+func (c *Client) errorf(kind error, text, hint string, cause error) error {
+	return &power.Error{Kind: kind, BMC: c.host, Text: text, Hint: hint, Cause: cause}
 }
