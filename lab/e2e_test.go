@@ -121,12 +121,15 @@ func copySparse(t *testing.T, from, to string) {
 	}
 }
 
-// diskMap is what mimeo-agent map --json prints, so far as the test reads it.
+// diskMap is what mimeo-agent map --json prints, so far as the test reads it (docs/formats/map-json.md).
 type diskMap struct {
 	Table   manifest.Table `json:"table"`
 	Volumes []struct {
-		manifest.Volume
-		Extents [][2]int64 `json:"extents"`
+		Partition int        `json:"partition"`
+		Off       int64      `json:"off"`
+		Len       int64      `json:"len"`
+		Type      string     `json:"type"`
+		Used      [][2]int64 `json:"used"`
 	} `json:"volumes"`
 }
 
@@ -303,7 +306,7 @@ func compareDisks(t *testing.T, captured, deployed string) {
 	}
 	root := a.Table.Partitions[last]
 	for _, v := range a.Volumes {
-		differ, total := sameBytes(t, captured, deployed, v.Extents)
+		differ, total := sameBytes(t, captured, deployed, v.Used)
 		t.Logf("partition %d, %s: %d of %d used bytes differ", v.Partition, v.Type, differ, total)
 		switch {
 		case total == 0:

@@ -215,7 +215,7 @@ func (l *faultLab) whole(image string, n int) {
 func (l *faultLab) sameUsed() {
 	l.t.Helper()
 	for _, v := range mapDisk(l.t, l.n1.Disks[0]).Volumes {
-		if differ, total := sameBytes(l.t, l.n1.Disks[0], l.n2.Disks[0], v.Extents); differ > 0 || total == 0 {
+		if differ, total := sameBytes(l.t, l.n1.Disks[0], l.n2.Disks[0], v.Used); differ > 0 || total == 0 {
 			l.t.Errorf("partition %d: %d of %d used bytes differ", v.Partition, differ, total)
 		}
 	}
