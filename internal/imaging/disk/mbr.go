@@ -23,6 +23,7 @@ const (
 	mbrEntries    = 446
 	mbrEntryLen   = 16
 	typeGPT       = 0xee
+	typeLDM       = 0x42
 	maxLogical    = 256     // as many as Linux takes
 	logicalGap    = 1 << 20 // bytes behind a logical partition's table that are kept, up to the partition
 	mbrSectorsMax = 1<<32 - 1
@@ -110,9 +111,13 @@ func (s *scan) readMBR(m mbr, first []byte) error {
 	t.Kind, t.ID = "mbr", fmt.Sprintf("%08x", m.id)
 	s.region(0, s.sector)
 	for i, e := range m.entries {
-		if e.kind != 0 && e.count != 0 {
-			s.add(i+1, e, 0, false)
+		if e.kind == 0 || e.count == 0 {
+			continue
 		}
+		if e.kind == typeLDM {
+			t.distrust("partition %d is part of a Windows dynamic disk, which keeps its own table elsewhere", i+1)
+		}
+		s.add(i+1, e, 0, false)
 	}
 	for i, e := range m.entries {
 		if !extendedType(e.kind) || e.count == 0 {

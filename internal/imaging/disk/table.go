@@ -1,6 +1,7 @@
 package disk
 
 import (
+	"cmp"
 	"errors"
 	"fmt"
 	"io"
@@ -70,10 +71,7 @@ func (t *Table) check(size int64) {
 	var prev *manifest.Partition
 	byOff := slices.Clone(t.Partitions)
 	slices.SortStableFunc(byOff, func(a, b manifest.Partition) int {
-		if a.Off != b.Off {
-			return int(min(max(a.Off-b.Off, -1), 1))
-		}
-		return int(min(max(a.Len-b.Len, -1), 1))
+		return cmp.Or(cmp.Compare(a.Off, b.Off), cmp.Compare(a.Len, b.Len))
 	})
 	for i := range byOff {
 		p := &byOff[i]
@@ -121,7 +119,7 @@ type scan struct {
 	t      *Table
 }
 
-// readSector reads n sectors from lba on; ok is false where they do not lie on the disk.
+// sectors reads n sectors from lba on; ok is false where they do not lie on the disk.
 func (s *scan) sectors(lba, n uint64) (b []byte, ok bool, err error) {
 	total := uint64(s.size / s.sector)
 	if lba >= total || n > total-lba || n > maxEntries/512+1 {

@@ -2,6 +2,7 @@
 package layout
 
 import (
+	"cmp"
 	"fmt"
 	"io"
 	"slices"
@@ -35,17 +36,20 @@ type Volume struct {
 	Extents extent.List // bytes of the disk
 }
 
-// bootLen is how much of a disk is taken at its start, before the first partition, and no less than the gap there:
-// boot loaders lie in it.
-const bootLen = 1 << 20
+const (
+	// bootLen is what is taken at the start of a disk whose table has no partitions.
+	bootLen = 1 << 20
+	// maxGap bounds what is taken before the first partition. Boot loaders take less than 1 MiB there.
+	maxGap = 64 << 20
+)
 
 // Plan reads the partition table and the maps of all volumes. Damaged content is captured whole and noted; an error
 // means that the disk could not be read.
 //
 // Captured are: of each volume what fsmap says; all from the start of the disk to the first partition (boot code, the
-// GPT, what a boot loader hides there), at least 1 MiB; the tables of logical partitions with the gap behind them; the
-// backup GPT. Space between and behind partitions belongs to nobody and is left out. A disk without a table is one
-// volume, and one whose table cannot be believed is captured whole.
+// GPT, what a boot loader keeps there), of a very long gap the first 64 MiB; the tables of logical partitions with the
+// gap behind each; the backup GPT. Space between and behind partitions belongs to nobody and is left out. A disk
+// without a table is one volume, and one whose table cannot be believed is captured whole.
 func Plan(src Source) (*Layout, error) {
 	l := &Layout{Disk: src.Info()}
 	size := l.Disk.Size
@@ -78,16 +82,16 @@ func Plan(src Source) (*Layout, error) {
 
 func (l *Layout) partitions(src Source) error {
 	parts := slices.Clone(l.Table.Partitions)
-	slices.SortFunc(parts, func(a, b manifest.Partition) int { return int(min(max(a.Off-b.Off, -1), 1)) })
-	first := l.Disk.Size
-	for _, p := range parts {
-		first = min(first, p.Off)
+	slices.SortFunc(parts, func(a, b manifest.Partition) int { return cmp.Compare(a.Off, b.Off) })
+	first := min(bootLen, l.Disk.Size)
+	if len(parts) > 0 {
+		first = parts[0].Off
 	}
-	l.Outside = append(extent.List(nil), l.Table.Regions...)
-	if len(parts) == 0 {
-		first = min(bootLen, l.Disk.Size)
+	if first > maxGap {
+		l.Notes = append(l.Notes, fmt.Sprintf("the first partition begins at %d: what lies from %d on before it is left out", first, maxGap))
+		first = maxGap
 	}
-	l.Outside.Add(extent.Extent{Off: 0, Len: first})
+	l.Outside = extent.Union(l.Table.Regions, extent.List{{Off: 0, Len: first}})
 	for _, p := range parts {
 		if p.Len == 0 || slices.Contains(l.Table.Extended, p.Number) {
 			continue
