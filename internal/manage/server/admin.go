@@ -26,12 +26,7 @@ const maxAdminBody = 4 << 20
 func (s *Server) apiHandler() http.Handler {
 	mux := http.NewServeMux()
 	mux.HandleFunc("POST "+api.PathHello, agentCall(s, s.hello))
-	mux.HandleFunc("POST "+api.PathProgress, agentCall(s, func(ctx context.Context, c caller, _ *http.Request, p api.Progress) (api.ProgressReply, error) {
-		if p.Job != c.job {
-			return api.ProgressReply{}, &api.Error{Code: "denied", Message: "this token belongs to another job"}
-		}
-		return s.jobs.Progress(ctx, c.job, p)
-	}))
+	mux.HandleFunc("POST "+api.PathProgress, agentCall(s, s.progress))
 	mux.HandleFunc("POST "+api.PathDone, agentCall(s, func(ctx context.Context, c caller, _ *http.Request, d api.Done) (api.DoneReply, error) {
 		if d.Job != c.job {
 			return api.DoneReply{}, &api.Error{Code: "denied", Message: "this token belongs to another job"}

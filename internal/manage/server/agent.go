@@ -102,7 +102,7 @@ func (s *Server) hello(ctx context.Context, c caller, r *http.Request, h api.Hel
 			Text: fmt.Sprintf("agent %s is up, %.1f s after its kernel: %s %s, %s, %d MiB of memory, %s", h.Agent, float64(h.BootMS)/1000, h.Hardware.Vendor, h.Hardware.Product, h.Hardware.Arch, h.Hardware.Memory>>20, disksText(h.Hardware.Disks))})
 	}
 	if c.job == "" {
-		return s.bootTask(ctx, n, c.boot)
+		return s.bootTask(ctx, n, c.boot, s.addrFor(remoteAddr(r), localAddr(r)))
 	}
 	rec, ok, err := s.jobs.Hello(ctx, c.job, h)
 	if err != nil {
@@ -111,7 +111,7 @@ func (s *Server) hello(ctx context.Context, c caller, r *http.Request, h api.Hel
 	if !ok {
 		return api.Task{Kind: api.TaskReboot, Node: c.node, Job: c.job}, nil
 	}
-	return s.jobTask(ctx, n, rec, s.addrFor(remoteAddr(r), localAddr(r)))
+	return s.jobTask(n, rec, s.addrFor(remoteAddr(r), localAddr(r)))
 }
 
 func disksText(disks []api.Disk) string {
@@ -127,7 +127,7 @@ func disksText(disks []api.Disk) string {
 
 // bootTask is the task of a boot that belongs to no job: what the boot was made for, for as long as nobody said
 // otherwise.
-func (s *Server) bootTask(ctx context.Context, n node.Node, boot node.BootState) (api.Task, error) {
+func (s *Server) bootTask(ctx context.Context, n node.Node, boot node.BootState, master netip.Addr) (api.Task, error) {
 	t := api.Task{Node: n.Name, Kind: api.TaskReboot, RetryMS: (5 * time.Second).Milliseconds()}
 	if n.Boot != boot && !(n.BootOnce && n.Boot == node.BootDisk) {
 		return t, nil
@@ -141,10 +141,29 @@ func (s *Server) bootTask(ctx context.Context, n node.Node, boot node.BootState)
 		t.Kind, t.SSHKeys = api.TaskShell, f.SSHKeys
 	case node.BootStateless:
 		t.Kind = api.TaskStateless
+		return t, s.furnish(&t, n, master)
 	case node.BootDiscover:
 		t.Kind = api.TaskNone
 	}
 	return t, nil
+}
+
+// maxBootOutput bounds what one event keeps of a postscript's output, in bytes.
+const maxBootOutput = 4 << 10
+
+// progress takes an agent's numbers. A boot that belongs to no job has none; what its postscripts say becomes events.
+func (s *Server) progress(ctx context.Context, c caller, r *http.Request, p api.Progress) (api.ProgressReply, error) {
+	if p.Job != c.job {
+		return api.ProgressReply{}, &api.Error{Code: "denied", Message: "this token belongs to another job"}
+	}
+	if c.job != "" {
+		return s.jobs.Progress(ctx, c.job, p)
+	}
+	for _, o := range p.Outputs[:min(len(p.Outputs), 50)] {
+		out := o.Output[max(0, len(o.Output)-maxBootOutput):]
+		s.event(ctx, api.Event{Node: c.node, Kind: "postscript", Addr: remoteAddr(r).String(), Text: strings.ToValidUTF8(strings.TrimSpace(fmt.Sprintf("%.64s: exit status %d\n%s", o.Name, o.Exit, out)), "")})
+	}
+	return api.ProgressReply{}, nil
 }
 
 // trouble takes note of a stateless image that does not come up on a node.
@@ -161,27 +180,26 @@ func (s *Server) trouble(ctx context.Context, c caller, r *http.Request, t api.T
 }
 
 // jobTask is the task of a job.
-func (s *Server) jobTask(ctx context.Context, n node.Node, r job.Record, master netip.Addr) (api.Task, error) {
+func (s *Server) jobTask(n node.Node, r job.Record, master netip.Addr) (api.Task, error) {
 	t := api.Task{Kind: r.Kind, Job: r.ID, Node: n.Name, Disk: n.Disk, Image: r.Image, Rev: r.Rev, Compare: !r.Request.Full}
-	t.Hostname = n.Hostname
-	if t.Hostname == "" {
-		t.Hostname = string(n.Name)
-	}
 	if r.Kind == api.TaskDeploy {
 		t.Manifest, t.Force, t.Grow = r.Manifest.String(), true, r.Request.Grow
 	}
-	profile := n.Profile
-	if profile == "" {
-		profile = "imaging"
-	}
+	return t, s.furnish(&t, n, master)
+}
+
+// furnish adds to a task what the node and its profile say: host name, attributes, mounts and postscripts.
+func (s *Server) furnish(t *api.Task, n node.Node, master netip.Addr) (err error) {
+	t.Hostname = orDefault(n.Hostname, string(n.Name))
+	profile := orDefault(n.Profile, "imaging")
 	p, err := stateless.LoadProfile(s.cfg.State, profile)
 	if err != nil {
-		return t, err
+		return err
 	}
-	t.Attrs = map[string]string{"NODE": string(n.Name), "HOSTNAME": t.Hostname, "MASTER": master.String(), "IMAGE": r.Image, "JOB": r.ID, "TASK": string(r.Kind),
+	t.Attrs = map[string]string{"NODE": string(n.Name), "HOSTNAME": t.Hostname, "MASTER": master.String(), "IMAGE": t.Image, "JOB": t.Job, "TASK": string(t.Kind),
 		"ARCH": string(n.Arch), "FIRMWARE": string(n.Firmware), "PROFILE": profile, "GROUPS": strings.Join(n.Groups, ","), "NFS_PORT": portOfAddr(s.cfg.NFS)}
-	if r.Rev > 0 {
-		t.Attrs["REV"] = fmt.Sprint(r.Rev)
+	if t.Rev > 0 {
+		t.Attrs["REV"] = fmt.Sprint(t.Rev)
 	}
 	if len(n.NICs) > 0 {
 		t.Attrs["MAC"] = n.NICs[0].MAC
@@ -191,14 +209,14 @@ func (s *Server) jobTask(ctx context.Context, n node.Node, r job.Record, master 
 	}
 	if s.nfs != nil {
 		if t.Mounts, err = p.MountsFor(t.Attrs); err != nil {
-			return t, err
+			return err
 		}
 	}
 	t.Pre, t.Post = stateless.API(p.Postscripts.Pre), stateless.API(p.Postscripts.Post)
-	if r.Kind == api.TaskDeploy {
+	if t.Kind == api.TaskDeploy {
 		t.Root = stateless.API(p.Postscripts.Root)
 	}
-	return t, nil
+	return nil
 }
 
 func portOfAddr(a string) string {

@@ -319,3 +319,28 @@ func TestStopsSoon(t *testing.T) {
 		t.Errorf("task %+v", task)
 	}
 }
+
+// A boot of the stateless image for good runs the profile's postscripts, with the node's attributes, and goes on.
+func TestStatelessBoot(t *testing.T) {
+	r := start(t)
+	profile := "extends: imaging\npostscripts:\n  pre:\n    - name: hello\n      content: |\n        #!/bin/sh\n        echo hello\n"
+	if err := os.WriteFile(filepath.Join(r.cfg.State, "profiles", "imaging.yaml"), []byte(profile), 0o644); err != nil {
+		t.Fatal(err)
+	}
+	r.must("PATCH", "/v1/nodes", api.NodeSet{Range: "n1", Set: map[string]string{"label.rack-row": "7"}}, nil)
+	r.must("POST", "/v1/boot", api.BootSet{Range: "n1", State: node.BootStateless}, nil)
+	token := r.boot(1)
+	task := r.hello(token, "b1")
+	if task.Kind != api.TaskStateless || len(task.Pre) != 1 || task.Attrs["TASK"] != "stateless" || task.Attrs["LABEL_RACK_ROW"] != "7" || task.Attrs["MAC"] != "52:54:00:00:00:01" {
+		t.Fatalf("task %+v", task)
+	}
+	var reply api.ProgressReply
+	p := api.Progress{BootID: "b1", Phase: api.PhasePre, Outputs: []api.Output{{Name: "hello", Stage: api.PhasePre, Output: "hello\n"}}}
+	if _, e := r.call(token, "POST", api.PathProgress, p, &reply); e != nil || reply.Cancel {
+		t.Errorf("its postscripts are stopped: %+v, %v", reply, e)
+	}
+	var evs []api.Event
+	if r.must("GET", "/v1/nodes/n1/events?limit=1", nil, &evs); len(evs) != 1 || evs[0].Kind != "postscript" || !strings.Contains(evs[0].Text, "hello") {
+		t.Errorf("events %+v", evs)
+	}
+}
