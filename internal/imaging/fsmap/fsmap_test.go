@@ -1,0 +1,233 @@
+package fsmap
+
+import (
+	"bytes"
+	"encoding/binary"
+	"math/rand/v2"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"strings"
+	"testing"
+
+	"golang.org/x/sys/unix"
+
+	"mimeo/internal/imaging/extent"
+	"mimeo/internal/imaging/manifest"
+)
+
+const mib = 1 << 20
+
+func TestMain(m *testing.M) {
+	var st unix.Statfs_t
+	if unix.Statfs("/dev/shm", &st) == nil && st.Bavail*uint64(st.Bsize) > 2<<30 {
+		os.Setenv("TMPDIR", "/dev/shm")
+	}
+	os.Exit(m.Run())
+}
+
+func run(t testing.TB, name string, args ...string) string {
+	t.Helper()
+	cmd := exec.Command(name, args...)
+	cmd.Env = append(os.Environ(), "LC_ALL=C", "PATH="+os.Getenv("PATH")+":/usr/sbin:/sbin")
+	out, err := cmd.CombinedOutput()
+	if err != nil {
+		t.Fatalf("%s %s: %v\n%s", name, strings.Join(args, " "), err, out)
+	}
+	return string(out)
+}
+
+// makeFS makes a filesystem in a sparse file.
+func makeFS(t testing.TB, size int64, args ...string) string {
+	t.Helper()
+	path := filepath.Join(t.TempDir(), "img")
+	f, err := os.Create(path)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer f.Close()
+	if err := f.Truncate(size); err != nil {
+		t.Fatal(err)
+	}
+	run(t, args[0], append(args[1:], path)...)
+	return path
+}
+
+func mapFile(t testing.TB, path string) (Usage, int64) {
+	t.Helper()
+	f, err := os.Open(path)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer f.Close()
+	st, err := f.Stat()
+	if err != nil {
+		t.Fatal(err)
+	}
+	u, err := Map(f, st.Size())
+	if err != nil {
+		t.Fatal(err)
+	}
+	return u, st.Size()
+}
+
+// TestNames holds the names of what is captured whole against blkid.
+func TestNames(t *testing.T) {
+	for _, args := range [][]string{
+		{"mkfs.xfs", "-q"}, {"mkfs.btrfs", "-q"}, {"mkfs.ntfs", "-q", "-F", "-f"}, {"mkfs.vfat", "-F", "12"}, {"mkfs.vfat", "-F", "16"},
+		{"mkfs.vfat", "-F", "32"}, {"mkfs.minix", "-1"}, {"mkfs.minix", "-2"}, {"mkfs.minix", "-3"},
+	} {
+		t.Run(strings.Join(args, " "), func(t *testing.T) {
+			size := int64(320 * mib)
+			if args[len(args)-1] == "12" {
+				size = 8 * mib
+			}
+			path := makeFS(t, size, args...)
+			u, size := mapFile(t, path)
+			want := strings.TrimSpace(run(t, "blkid", "-p", "-o", "value", "-s", "TYPE", path))
+			if u.Type != want || u.Method != manifest.MethodWhole || u.Reason != "no reader for "+want+" yet" || u.Used.Bytes() != size {
+				t.Errorf("%+v, blkid says %s", u, want)
+			}
+		})
+	}
+}
+
+func TestUnknown(t *testing.T) {
+	for _, n := range []int{1, 511, 4096, 100_000} {
+		u, err := Map(bytes.NewReader(make([]byte, n)), int64(n))
+		if err != nil || u.Type != "unknown" || u.Method != manifest.MethodWhole || u.Reason == "" || u.Used.Bytes() != int64(n) {
+			t.Errorf("%d bytes: %+v, %v", n, u, err)
+		}
+	}
+	if _, err := Map(bytes.NewReader(make([]byte, 100)), 200); err == nil {
+		t.Error("a volume that ends too early is no error")
+	}
+}
+
+// TestRemains makes sure that what is around a filesystem goes before the remains of one.
+func TestRemains(t *testing.T) {
+	path := makeFS(t, 16*mib, "mke2fs", "-q", "-F")
+	f, err := os.OpenFile(path, os.O_RDWR, 0)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer f.Close()
+	f.WriteAt([]byte("LABELONE"), 512)
+	f.WriteAt([]byte("LVM2 001"), 512+24)
+	if u, _ := mapFile(t, path); u.Type != "LVM2_member" || u.Method != manifest.MethodWhole {
+		t.Errorf("%+v", u)
+	}
+}
+
+func TestTail(t *testing.T) {
+	const fsLen, size = 16 * mib, 600 * mib
+	path := makeFS(t, fsLen, "mke2fs", "-q", "-F", "-t", "ext4")
+	alone, _ := mapFile(t, path)
+	if err := os.Truncate(path, size); err != nil {
+		t.Fatal(err)
+	}
+	f, err := os.OpenFile(path, os.O_RDWR, 0)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer f.Close()
+	for _, off := range []int64{fsLen, fsLen + mib + 5, size / 2, size - 128<<10, size - 1} {
+		if _, err := f.WriteAt([]byte{1}, off); err != nil {
+			t.Fatal(err)
+		}
+	}
+	u, _ := mapFile(t, path)
+	behind := extent.Subtract(u.Used, alone.Used)
+	want := extent.List{{Off: fsLen, Len: tailPiece}, {Off: fsLen + mib, Len: tailPiece}, {Off: size - 128<<10, Len: 2 * tailPiece}}
+	if len(behind) != len(want) {
+		t.Fatalf("behind the filesystem: %v, want %v", behind, want)
+	}
+	for i := range want {
+		if behind[i] != want[i] {
+			t.Errorf("behind the filesystem: %v, want %v", behind, want)
+		}
+	}
+	if len(u.Notes) != 1 || !strings.Contains(u.Notes[0], "left out") {
+		t.Errorf("notes %q", u.Notes)
+	}
+}
+
+// TestTailAgainstBytes compares with a plain search, with pieces that do not start at multiples of anything.
+func TestTailAgainstBytes(t *testing.T) {
+	r := rand.New(rand.NewPCG(7, 8))
+	for range 20 {
+		b := make([]byte, 9*mib+r.IntN(mib))
+		for range r.IntN(8) {
+			b[r.IntN(len(b))] = 1
+		}
+		from := r.Int64N(int64(len(b)))
+		got, note, err := tail(bytes.NewReader(b), from, int64(len(b)))
+		if err != nil || note != "" {
+			t.Fatal(note, err)
+		}
+		for i := from; i < int64(len(b)); i++ {
+			if b[i] != 0 && !got.Contains(i) {
+				t.Fatalf("byte %d of %d is lost: %v", i, len(b), got)
+			}
+		}
+		if got.Valid() != nil || len(got) > 0 && (got[0].Off < from || got[len(got)-1].End() > int64(len(b))) {
+			t.Fatalf("%v, from %d to %d", got, from, len(b))
+		}
+	}
+}
+
+func TestSwapOnVolume(t *testing.T) {
+	path := makeFS(t, 8*mib, "mkswap", "-q", "-L", "swp", "-U", "0b1c2d3e-4f50-6172-8394-a5b6c7d8e9fa")
+	u, _ := mapFile(t, path)
+	if u.Type != "swap" || u.Method != manifest.MethodHead || u.Used.Bytes() != int64(os.Getpagesize()) || u.Label != "swp" ||
+		u.UUID != "0b1c2d3e-4f50-6172-8394-a5b6c7d8e9fa" {
+		t.Errorf("%+v", u)
+	}
+}
+
+func FuzzMap(f *testing.F) {
+	for _, m := range magics {
+		b := make([]byte, m.off+len(m.bytes))
+		copy(b[m.off:], m.bytes)
+		f.Add(b[:min(len(b), 4<<10)], uint32(1<<20))
+	}
+	f.Fuzz(func(t *testing.T, head []byte, size uint32) {
+		size %= 4 << 20
+		b := make([]byte, size)
+		copy(b, head)
+		u, err := Map(bytes.NewReader(b), int64(size))
+		if err != nil {
+			t.Fatal(err)
+		}
+		if u.Used.Valid() != nil || len(u.Used) > 0 && u.Used[len(u.Used)-1].End() > int64(size) || u.Type == "" || u.Method == "" {
+			t.Fatalf("%+v of %d bytes", u, size)
+		}
+		if u.Method == manifest.MethodWhole && (u.Reason == "" || u.Used.Bytes() != int64(size)) {
+			t.Fatalf("%+v of %d bytes", u, size)
+		}
+	})
+}
+
+// TestMDAround is a RAID of version 1.0, whose superblock lies behind the filesystem.
+func TestMDAround(t *testing.T) {
+	const size = 17 * mib
+	path := makeFS(t, 16*mib, "mke2fs", "-q", "-F")
+	if err := os.Truncate(path, size); err != nil {
+		t.Fatal(err)
+	}
+	f, err := os.OpenFile(path, os.O_RDWR, 0)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer f.Close()
+	var sb [256]byte
+	binary.LittleEndian.PutUint32(sb[:], 0xa92b4efc)
+	binary.LittleEndian.PutUint32(sb[4:], 1)
+	if _, err := f.WriteAt(sb[:], size-8<<10); err != nil {
+		t.Fatal(err)
+	}
+	u, _ := mapFile(t, path)
+	if u.Method != manifest.MethodUsed || !u.Used.ContainsAll(extent.Extent{Off: size - 8<<10, Len: 256}) {
+		t.Errorf("%+v", u)
+	}
+}
