@@ -135,17 +135,23 @@ func TestUnpack(t *testing.T) {
 
 func TestDevicesAndWanted(t *testing.T) {
 	sys := t.TempDir()
-	for dir, alias := range map[string]string{
-		"pci0000:00/0000:00:03.0":         "pci:v00001AF4d00001000sv00001AF4sd00000001bc02sc00i00",
-		"pci0000:00/0000:00:03.0/virtio0": "virtio:d00000001v00001AF4",
-		"pci0000:00/0000:00:04.0":         "pci:v00008086d00002922sv00001AF4sd00001100bc01sc06i01",
-		"platform/nothing":                "",
+	for _, d := range []struct{ bus, dir, alias string }{
+		{"pci", "pci0000:00/0000:00:03.0", "pci:v00001AF4d00001000sv00001AF4sd00000001bc02sc00i00"},
+		{"virtio", "pci0000:00/0000:00:03.0/virtio0", "virtio:d00000001v00001AF4"},
+		{"pci", "pci0000:00/0000:00:04.0", "pci:v00008086d00002922sv00001AF4sd00001100bc01sc06i01"},
+		{"platform", "platform/nothing", ""},
+		{"cpu", "system/cpu/cpu0", "pci:v00008086d000010D3sv00008086sd00000000bc02sc00i00"}, // whatever a processor asks for
 	} {
-		dir = filepath.Join(sys, "devices", dir)
-		if err := os.MkdirAll(dir, 0o755); err != nil {
+		dev, link := filepath.Join(sys, "devices", d.dir), filepath.Join(sys, "bus", d.bus, "devices", filepath.Base(d.dir))
+		for _, dir := range []string{dev, filepath.Dir(link)} {
+			if err := os.MkdirAll(dir, 0o755); err != nil {
+				t.Fatal(err)
+			}
+		}
+		if err := os.Symlink(dev, link); err != nil {
 			t.Fatal(err)
 		}
-		if err := os.WriteFile(filepath.Join(dir, "modalias"), []byte(alias+"\n"), 0o644); err != nil {
+		if err := os.WriteFile(filepath.Join(dev, "modalias"), []byte(d.alias+"\n"), 0o644); err != nil {
 			t.Fatal(err)
 		}
 	}
