@@ -16,6 +16,7 @@ import (
 
 	"github.com/pressly/goose/v3"
 	"golang.org/x/crypto/chacha20poly1305"
+	"golang.org/x/sys/unix"
 	_ "modernc.org/sqlite" // the driver named "sqlite"
 )
 
@@ -25,51 +26,114 @@ var migrations embed.FS
 // ErrNotFound says that there is no such node, job or token.
 var ErrNotFound = errors.New("not found")
 
+// ErrLocked says that another process has the state folder open.
+var ErrLocked = errors.New("another mimeod uses this state folder")
+
+// ErrNewer says that a later version of the program has changed the inventory.
+var ErrNewer = errors.New("the inventory was written by a newer mimeod")
+
 // DB is the inventory. Its methods may be called from several goroutines.
 type DB struct {
 	sql  *sql.DB
+	lock *os.File
 	seal cipher.AEAD
 	now  func() time.Time
 }
 
 // Open opens the inventory in a state folder and brings it up to date; it is made where there is none. The key that
-// seals BMC passwords lies beside it, readable for its owner only.
-func Open(ctx context.Context, dir string) (*DB, error) {
+// seals BMC passwords lies beside it, readable for its owner only. One process at a time may have it open: two engines
+// on the same jobs would switch nodes' power twice.
+func Open(ctx context.Context, dir string) (_ *DB, err error) {
+	d := &DB{now: time.Now}
+	defer func() {
+		if err != nil {
+			d.Close()
+		}
+	}()
+	if d.lock, err = lock(filepath.Join(dir, "lock")); err != nil {
+		return nil, fmt.Errorf("open inventory: %w", err)
+	}
 	key, err := loadKey(filepath.Join(dir, "key"))
 	if err != nil {
 		return nil, fmt.Errorf("open inventory: %w", err)
 	}
-	seal, err := chacha20poly1305.NewX(key)
-	if err != nil {
+	if d.seal, err = chacha20poly1305.NewX(key); err != nil {
 		return nil, fmt.Errorf("open inventory: %w", err)
 	}
 	file := filepath.Join(dir, "mimeo.db")
+	if err := private(file); err != nil {
+		return nil, fmt.Errorf("open inventory: %w", err)
+	}
 	// One connection: SQLite has one writer anyhow, and so none ever finds the file locked. FULL, because a step of a
 	// job that was answered must still be there after a power cut.
-	conn, err := sql.Open("sqlite", "file:"+file+"?_pragma=journal_mode(WAL)&_pragma=synchronous(FULL)&_pragma=foreign_keys(1)&_pragma=busy_timeout(10000)&_txlock=immediate")
+	d.sql, err = sql.Open("sqlite", "file:"+file+"?_pragma=journal_mode(WAL)&_pragma=synchronous(FULL)&_pragma=foreign_keys(1)&_pragma=busy_timeout(10000)&_txlock=immediate")
 	if err != nil {
 		return nil, fmt.Errorf("open inventory: %w", err)
 	}
-	conn.SetMaxOpenConns(1)
-	d := &DB{sql: conn, seal: seal, now: time.Now}
-	provider, err := goose.NewProvider(goose.DialectSQLite3, conn, mustSub())
-	if err == nil {
-		_, err = provider.Up(ctx)
-	}
-	if err != nil {
-		conn.Close()
+	d.sql.SetMaxOpenConns(1)
+	if err := d.migrate(ctx); err != nil {
 		return nil, fmt.Errorf("bring inventory %s up to date: %w", file, err)
-	}
-	if err := os.Chmod(file, 0o600); err != nil {
-		conn.Close()
-		return nil, fmt.Errorf("open inventory: %w", err)
 	}
 	return d, nil
 }
 
-// Close closes the file.
-func (d *DB) Close() error { return d.sql.Close() }
+// migrate brings the tables to the form that this program knows. What a newer one made is left alone.
+func (d *DB) migrate(ctx context.Context) error {
+	p, err := goose.NewProvider(goose.DialectSQLite3, d.sql, mustSub())
+	if err != nil {
+		return explain(err)
+	}
+	have, err := p.GetDBVersion(ctx)
+	if err != nil {
+		return explain(err)
+	}
+	sources := p.ListSources()
+	if newest := sources[len(sources)-1].Version; have > newest {
+		return fmt.Errorf("%w: its form is %d, this program knows %d; start the newer one", ErrNewer, have, newest)
+	}
+	_, err = p.Up(ctx)
+	return explain(err)
+}
 
+// Close closes the file and lets others open it.
+func (d *DB) Close() error {
+	var err error
+	if d.sql != nil {
+		err = d.sql.Close()
+	}
+	if d.lock != nil {
+		d.lock.Close()
+	}
+	return err
+}
+
+// lock takes the state folder. The kernel gives it back when the process ends, however it does.
+func lock(path string) (*os.File, error) {
+	f, err := os.OpenFile(path, os.O_RDWR|os.O_CREATE, 0o600)
+	if err != nil {
+		return nil, err
+	}
+	if err := unix.Flock(int(f.Fd()), unix.LOCK_EX|unix.LOCK_NB); err != nil {
+		f.Close()
+		if errors.Is(err, unix.EWOULDBLOCK) {
+			err = ErrLocked
+		}
+		return nil, fmt.Errorf("%s: %w", path, err)
+	}
+	return f, nil
+}
+
+// private makes a file that only its owner may read, or makes one that is there so; SQLite gives its log the same mode.
+func private(path string) error {
+	f, err := os.OpenFile(path, os.O_RDWR|os.O_CREATE, 0o600)
+	if err != nil {
+		return err
+	}
+	defer f.Close()
+	return f.Chmod(0o600)
+}
+
+// loadKey reads the key that seals passwords, or makes it. It is on the disk before anything is sealed with it.
 func loadKey(path string) ([]byte, error) {
 	key, err := os.ReadFile(path)
 	if err == nil && len(key) != chacha20poly1305.KeySize {
@@ -80,11 +144,15 @@ func loadKey(path string) ([]byte, error) {
 	}
 	key = make([]byte, chacha20poly1305.KeySize)
 	rand.Read(key)
-	tmp := path + ".new"
-	if err := os.WriteFile(tmp, key, 0o600); err != nil {
+	f, err := os.OpenFile(path+".new", os.O_WRONLY|os.O_CREATE|os.O_TRUNC, 0o600)
+	if err != nil {
 		return nil, err
 	}
-	return key, os.Rename(tmp, path)
+	_, err = f.Write(key)
+	if err := errors.Join(err, f.Sync(), f.Close()); err != nil {
+		return nil, err
+	}
+	return key, os.Rename(path+".new", path)
 }
 
 // Tx is a transaction: what is done through it happens as a whole, or not.
@@ -114,10 +182,13 @@ func explain(err error) error {
 		return nil
 	}
 	s := err.Error()
+	if strings.HasPrefix(s, "inventory: ") {
+		return err
+	}
 	switch {
 	case strings.Contains(s, "SQLITE_FULL"), strings.Contains(s, "disk is full"):
 		return fmt.Errorf("inventory: the disk with the state folder is full: %w", err)
-	case strings.Contains(s, "SQLITE_BUSY"):
+	case strings.Contains(s, "SQLITE_BUSY"), strings.Contains(s, "database is locked"):
 		return fmt.Errorf("inventory: another process holds the database: %w", err)
 	}
 	return fmt.Errorf("inventory: %w", err)

@@ -76,6 +76,10 @@ func agentCall[In, Out any](s *Server, f func(ctx context.Context, c caller, r *
 			writeError(w, err)
 			return
 		}
+		if _, none := any(out).(struct{}); none {
+			w.WriteHeader(http.StatusNoContent)
+			return
+		}
 		writeJSON(w, out)
 	}
 }
