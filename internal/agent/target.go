@@ -83,7 +83,7 @@ func (j *job) mountTarget(ctx context.Context, m *manifest.Manifest) (t *target,
 		j.report.say(fmt.Sprintf("%d volumes look like a root of Linux; taking partition %d", len(found), found[best].Partition))
 	}
 	root := found[best].volume
-	undo, err := mountVolume(j.disk, root, dir)
+	undo, err := mountVolume(j.disk, root, dir, false)
 	if err != nil {
 		return nil, fmt.Errorf("mount the deployed root (partition %d): %w", root.Partition, err)
 	}
@@ -98,7 +98,7 @@ func (j *job) mountTarget(ctx context.Context, m *manifest.Manifest) (t *target,
 		if !ok {
 			continue
 		}
-		undo, err := mountVolume(j.disk, v, at)
+		undo, err := mountVolume(j.disk, v, at, false)
 		if err != nil {
 			j.report.say(fmt.Sprintf("%s of the deployed system (partition %d) cannot be mounted: %v", f.dir, v.Partition, err))
 			continue
@@ -129,7 +129,7 @@ func (t *target) unmount() error {
 
 // looksLikeRoot mounts a volume for a moment.
 func (j *job) looksLikeRoot(dir string, v volume) (ok, says bool, err error) {
-	undo, err := mountVolume(j.disk, v, dir)
+	undo, err := mountVolume(j.disk, v, dir, true)
 	if err != nil {
 		return false, false, err
 	}
@@ -237,9 +237,13 @@ func below(root, dir string) (string, bool) {
 	return at, true
 }
 
+// untouched are the options by which a filesystem's journal is left alone.
+var untouched = map[string]string{"ext3": "noload", "ext4": "noload", "xfs": "norecovery", "btrfs": "rescue=nologreplay"}
+
 // mountVolume mounts a volume of a disk on a folder, by its partition's device where the kernel has made one, else
-// through a loop device.
-func mountVolume(d hwinfo.Disk, v volume, dir string) (undo func() error, err error) {
+// through a loop device. To look only, it is mounted so that not a byte of it changes: a journal is not replayed, as
+// that would write even to what is mounted read-only.
+func mountVolume(d hwinfo.Disk, v volume, dir string, look bool) (undo func() error, err error) {
 	dev, detach, err := device(d, v)
 	if err != nil {
 		return nil, err
@@ -248,7 +252,12 @@ func mountVolume(d hwinfo.Disk, v volume, dir string) (undo func() error, err er
 	if fstype == "fat" {
 		fstype = "vfat"
 	}
-	if err := unix.Mount(dev, dir, fstype, unix.MS_NODEV|unix.MS_NOSUID|unix.MS_NOATIME, ""); err != nil {
+	flags, options := uintptr(unix.MS_NODEV|unix.MS_NOSUID|unix.MS_NOATIME), ""
+	if look {
+		flags |= unix.MS_RDONLY
+		options = untouched[fstype]
+	}
+	if err := unix.Mount(dev, dir, fstype, flags, options); err != nil {
 		return nil, errors.Join(fmt.Errorf("mount %s (%s): %w", dev, fstype, err), detach())
 	}
 	return func() error {
