@@ -1,10 +1,12 @@
 package vbmc
 
 import (
+	"bytes"
 	"context"
 	"encoding/binary"
 	"errors"
 	"net"
+	"slices"
 	"sync"
 	"time"
 )
@@ -26,7 +28,14 @@ const (
 
 	maxSessions = 16
 	sessionIdle = 60 * time.Second
+	setupIdle   = 10 * time.Second
+
+	privilegeUser     = 2 // where a session starts (22.18)
+	privilegeOperator = 3
+	privilegeAdmin    = 4
 )
+
+func (b *BMC) knows(suite int) bool { return b.Suites == nil || slices.Contains(b.Suites, suite) }
 
 // ServeIPMI answers IPMI 2.0 over LAN (RMCP+, cipher suites 3 and 17) until ctx is done. It closes pc.
 func (b *BMC) ServeIPMI(ctx context.Context, pc net.PacketConn) error {
@@ -35,6 +44,7 @@ func (b *BMC) ServeIPMI(ctx context.Context, pc net.PacketConn) error {
 	stop := context.AfterFunc(ctx, func() { pc.Close() })
 	defer stop()
 	defer pc.Close()
+	pc = &lossyConn{PacketConn: pc, b: b}
 	var work sync.WaitGroup
 	defer work.Wait()
 	buf := make([]byte, 2048)
@@ -49,7 +59,7 @@ func (b *BMC) ServeIPMI(ctx context.Context, pc net.PacketConn) error {
 		packet := append([]byte(nil), buf[:n]...)
 		// A power command takes a while; the client asks again meanwhile and is answered each time.
 		work.Go(func() {
-			time.Sleep(b.Latency)
+			b.pause(ctx)
 			if answer := s.handle(packet); answer != nil {
 				pc.WriteTo(answer, addr)
 			}
@@ -63,6 +73,10 @@ type ipmiServer struct {
 
 	mu       sync.Mutex
 	sessions map[uint32]*session // by our ID
+	epoch    int64               // of the BMC, when the sessions were made
+	progress bool                // "set in progress" of the boot options
+	ack      byte                // their acknowledgements
+	clear    byte                // their "do not clear the valid bit"
 	nextID   uint32
 }
 
@@ -73,6 +87,10 @@ func (s *ipmiServer) handle(p []byte) []byte {
 	}
 	s.mu.Lock()
 	defer s.mu.Unlock()
+	if e := s.bmc.epoch.Load(); e != s.epoch {
+		s.epoch = e
+		clear(s.sessions)
+	}
 	switch p[4] {
 	case authNone:
 		// 4 RMCP, auth type, sequence, session ID, length (13.6)
@@ -114,11 +132,11 @@ func (s *ipmiServer) plus(p []byte) []byte {
 			return nil
 		}
 		plain, ok := c.open(p, kind, payload)
-		if !ok {
+		if !ok || !c.fresh(binary.LittleEndian.Uint32(p[10:])) {
 			return nil
 		}
 		c.used = time.Now()
-		answer := s.message(plain, c)
+		answer := s.once(c, plain)
 		if answer == nil {
 			return nil
 		}
@@ -129,6 +147,22 @@ func (s *ipmiServer) plus(p []byte) []byte {
 		return out
 	}
 	return nil
+}
+
+// once answers a request. One that is sent again is not carried out again: it gets the same answer, or none while the
+// first is still being worked on. A command may take long, so that the lock is not held meanwhile.
+func (s *ipmiServer) once(c *session, m []byte) []byte {
+	if bytes.Equal(m, c.last) {
+		return c.reply
+	}
+	c.last, c.reply = append([]byte(nil), m...), nil
+	s.mu.Unlock()
+	answer := s.message(m, c)
+	s.mu.Lock()
+	if bytes.Equal(m, c.last) {
+		c.reply = answer
+	}
+	return answer
 }
 
 // setup frames a message of the session's set-up, which is neither encrypted nor authenticated.
@@ -166,12 +200,15 @@ func sum(b []byte) (n byte) {
 // Completion codes (5.2).
 const (
 	codeOK         = 0x00
+	codeBusy       = 0xc0
 	codeInvalid    = 0xc1
 	codeLength     = 0xc7
 	codeParameter  = 0xcc
 	codePrivilege  = 0xd4
+	codeState      = 0xd5
 	codeUnspecific = 0xff
 	codeNoBootParm = 0x80 // 28.13
+	codeInProgress = 0x81 // 28.12
 )
 
 const (
@@ -191,7 +228,12 @@ func (s *ipmiServer) command(fn, cmd byte, data []byte, c *session) (code byte, 
 		if len(data) < 3 {
 			return codeLength, nil
 		}
-		list := []byte{0xc0, 3, 0x01, 0x41, 0x81, 0xc0, 17, 0x03, 0x44, 0x81}
+		var list []byte
+		for _, su := range suites {
+			if s.bmc.knows(su.number) {
+				list = append(list, 0xc0, byte(su.number), su.auth, 0x40|su.integrity, 0x80|su.secrecy)
+			}
+		}
 		from := min(int(data[2]&0x3f)*16, len(list))
 		return codeOK, append([]byte{1}, list[from:min(from+16, len(list))]...)
 	case c == nil:
@@ -204,14 +246,29 @@ func (s *ipmiServer) command(fn, cmd byte, data []byte, c *session) (code byte, 
 		if len(data) < 1 {
 			return codeLength, nil
 		}
-		if data[0]&0xf > 4 {
+		level := data[0] & 0xf
+		if level > privilegeAdmin || level == 1 {
 			return codeParameter, nil
 		}
-		return codeOK, []byte{max(data[0]&0xf, 2)}
+		s.mu.Lock()
+		defer s.mu.Unlock()
+		if level != 0 { // 0 asks for the present one
+			c.privilege = level
+		}
+		return codeOK, []byte{c.privilege}
 	case fn == fnApp && cmd == 0x3c: // Close Session (22.19)
+		s.mu.Lock()
+		defer s.mu.Unlock()
 		c.closed = true
 		return codeOK, nil
 	case fn == fnChassis:
+		s.mu.Lock()
+		level := c.privilege
+		s.mu.Unlock()
+		// Control, identify and both boot options commands want an operator (appendix G).
+		if cmd > 0x01 && level < privilegeOperator {
+			return codePrivilege, nil
+		}
 		return s.chassis(cmd, data)
 	}
 	return codeInvalid, nil
@@ -225,10 +282,10 @@ func (s *ipmiServer) chassis(cmd byte, data []byte) (code byte, reply []byte) {
 		return codeOK, []byte{0, 0x20, 0x20, 0x20, 0x20}
 	case 0x01: // Get Chassis Status
 		var state byte
-		if b.machine.Power() {
+		if b.power() {
 			state = 1
 		}
-		return codeOK, []byte{state, 0, 0}
+		return codeOK, []byte{state, 0, 0x40} // identify is supported (28.2)
 	case 0x02: // Chassis Control
 		if len(data) < 1 {
 			return codeLength, nil
@@ -237,19 +294,34 @@ func (s *ipmiServer) chassis(cmd byte, data []byte) (code byte, reply []byte) {
 		if !ok {
 			return codeParameter, nil
 		}
-		// Power cycle of what is off fails (28.3: "if the system is off, this action is unspecified"), as on most BMCs.
-		if (action == "cycle" || action == "reset") && !b.machine.Power() {
-			return 0xd5, nil
-		}
-		if err := b.do(action); err != nil {
+		switch err := b.do(action); {
+		case errors.Is(err, errOff):
+			return codeState, nil
+		case errors.Is(err, errBusy):
+			return codeBusy, nil
+		case err != nil:
 			return codeUnspecific, nil
 		}
 		return codeOK, nil
-	case 0x04: // Chassis Identify
+	case 0x04: // Chassis Identify (28.5): 15 s where it does not say
+		led := byte(15)
+		if len(data) > 0 {
+			led = data[0]
+		}
+		if len(data) > 1 && data[1]&1 == 1 {
+			led = 255
+		}
+		b.mu.Lock()
+		b.led = led
+		b.mu.Unlock()
 		return codeOK, nil
 	case 0x08: // Set System Boot Options (28.12)
+		s.mu.Lock()
+		defer s.mu.Unlock()
 		return s.setBootOption(data), nil
 	case 0x09: // Get System Boot Options (28.13)
+		s.mu.Lock()
+		defer s.mu.Unlock()
 		return s.bootOption(data)
 	}
 	return codeInvalid, nil
@@ -259,8 +331,25 @@ func (s *ipmiServer) setBootOption(data []byte) byte {
 	if len(data) < 1 {
 		return codeLength
 	}
+	if len(data) == 1 {
+		return codeOK // only the parameter's own valid bit
+	}
 	switch data[0] & 0x7f {
-	case 0, 1, 2, 3, 4: // set in progress, service partition, valid bit clearing, info acknowledge
+	case 0: // set in progress: who finds it set is told so
+		start := data[1]&3 == 1
+		if start && s.progress {
+			return codeInProgress
+		}
+		s.progress = start
+		return codeOK
+	case 3: // valid bit clearing
+		s.clear = data[1] & 0x1f
+		return codeOK
+	case 4: // info acknowledge: mask, bits
+		if len(data) < 3 {
+			return codeLength
+		}
+		s.ack = s.ack&^data[1] | data[2]&data[1]
 		return codeOK
 	case 5: // boot flags
 		if len(data) < 6 {
@@ -288,9 +377,14 @@ func (s *ipmiServer) bootOption(data []byte) (byte, []byte) {
 	head := []byte{0x01, data[0] & 0x7f}
 	switch data[0] & 0x7f {
 	case 0:
+		if s.progress {
+			return codeOK, append(head, 1)
+		}
 		return codeOK, append(head, 0)
+	case 3:
+		return codeOK, append(head, s.clear)
 	case 4:
-		return codeOK, append(head, 0, 0)
+		return codeOK, append(head, 0, s.ack)
 	case 5:
 		b := s.bmc
 		b.mu.Lock()

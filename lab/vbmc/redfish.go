@@ -6,8 +6,12 @@ import (
 	"crypto/subtle"
 	"encoding/hex"
 	"encoding/json"
+	"errors"
 	"fmt"
 	"net/http"
+	"path"
+	"slices"
+	"strconv"
 	"strings"
 	"time"
 )
@@ -15,8 +19,8 @@ import (
 // maxBody bounds a request.
 const maxBody = 64 << 10
 
-// resetTypes are what the machine can do, in Redfish's words (DSP0268, Resource, ResetType).
-var resetTypes = map[string]string{"On": "on", "ForceOff": "off", "GracefulShutdown": "soft", "ForceRestart": "reset", "PowerCycle": "cycle", "ForceOn": "on"}
+// resetActions are what the machine can do, in Redfish's words (DSP0268, Resource, ResetType).
+var resetActions = map[string]string{"On": "on", "ForceOff": "off", "GracefulShutdown": "soft", "ForceRestart": "reset", "PowerCycle": "cycle", "ForceOn": "on", "PushPowerButton": "soft"}
 
 type object = map[string]any
 
@@ -47,27 +51,40 @@ func (b *BMC) Handler() http.Handler {
 	get("/redfish/v1/", func() object {
 		return object{"@odata.id": "/redfish/v1/", "@odata.type": "#ServiceRoot.v1_5_0.ServiceRoot", "Id": "RootService", "Name": "Root Service", "RedfishVersion": "1.15.0",
 			"UUID": "92384634-2938-2342-8820-489239905423", "Systems": ref("/redfish/v1/Systems"), "Managers": ref("/redfish/v1/Managers"), "Chassis": ref("/redfish/v1/Chassis"),
-			"SessionService": ref("/redfish/v1/SessionService"), "Links": object{"Sessions": ref("/redfish/v1/SessionService/Sessions")}}
+			"SessionService": ref("/redfish/v1/SessionService"), "Tasks": ref("/redfish/v1/TaskService"), "Links": object{"Sessions": ref("/redfish/v1/SessionService/Sessions")}}
 	})
 	get("/redfish/v1/SessionService", func() object {
 		return object{"@odata.id": "/redfish/v1/SessionService", "@odata.type": "#SessionService.v1_1_8.SessionService", "Id": "SessionService", "Name": "Session Service",
 			"ServiceEnabled": true, "SessionTimeout": 1800, "Sessions": ref("/redfish/v1/SessionService/Sessions")}
 	})
 	collection("/redfish/v1/SessionService/Sessions", "Session")
-	mux.HandleFunc("POST /redfish/v1/SessionService/Sessions", b.login)
+	if !b.Redfish.NoSessions {
+		mux.HandleFunc("POST /redfish/v1/SessionService/Sessions", b.login)
+	}
 	mux.HandleFunc("DELETE /redfish/v1/SessionService/Sessions/{id}", b.logout)
-	collection("/redfish/v1/Systems", "ComputerSystem", "/redfish/v1/Systems/1")
+	var systems []string
+	for n := range max(1, b.Redfish.Systems) {
+		systems = append(systems, fmt.Sprintf("/redfish/v1/Systems/%d", n+1))
+	}
+	collection("/redfish/v1/Systems", "ComputerSystem", systems...)
 	collection("/redfish/v1/Managers", "Manager", "/redfish/v1/Managers/1")
 	collection("/redfish/v1/Chassis", "Chassis", "/redfish/v1/Chassis/1")
-	mux.HandleFunc("GET /redfish/v1/Systems/1", func(w http.ResponseWriter, r *http.Request) {
-		if b.allowed(w, r) {
-			sys := b.system()
-			w.Header().Set("ETag", etag(sys))
-			b.reply(w, http.StatusOK, sys)
-		}
-	})
-	mux.HandleFunc("PATCH /redfish/v1/Systems/1", b.patchSystem)
-	mux.HandleFunc("POST /redfish/v1/Systems/1/Actions/ComputerSystem.Reset", b.reset)
+	for _, id := range systems {
+		mux.HandleFunc("GET "+id, func(w http.ResponseWriter, r *http.Request) {
+			if b.allowed(w, r) {
+				sys := b.system(id)
+				w.Header().Set("ETag", etag(sys))
+				b.reply(w, http.StatusOK, sys)
+			}
+		})
+		mux.HandleFunc("PATCH "+id, func(w http.ResponseWriter, r *http.Request) { b.patchSystem(w, r, id) })
+		mux.HandleFunc("POST "+id+"/Actions/ComputerSystem.Reset", b.reset)
+		get(id+"/ResetActionInfo", func() object {
+			return object{"@odata.id": id + "/ResetActionInfo", "@odata.type": "#ActionInfo.v1_1_2.ActionInfo", "Id": "ResetActionInfo", "Name": "Reset Action Info",
+				"Parameters": []object{{"Name": "ResetType", "Required": true, "DataType": "String", "AllowableValues": b.resetTypes()}}}
+		})
+	}
+	mux.HandleFunc("GET /redfish/v1/TaskService/TaskMonitors/{id}", b.monitor)
 	get("/redfish/v1/Managers/1", func() object {
 		return object{"@odata.id": "/redfish/v1/Managers/1", "@odata.type": "#Manager.v1_5_0.Manager", "Id": "1", "Name": "Manager", "ManagerType": "BMC", "FirmwareVersion": "1.0",
 			"DateTime": time.Now().UTC().Format(time.RFC3339), "Status": object{"State": "Enabled", "Health": "OK"}, "Links": object{"ManagerForServers": []object{ref("/redfish/v1/Systems/1")}}}
@@ -80,7 +97,10 @@ func (b *BMC) Handler() http.Handler {
 		b.fail(w, http.StatusNotFound, "ResourceMissingAtURI", "the resource at "+r.URL.Path+" was not found")
 	})
 	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
-		time.Sleep(b.Latency)
+		b.pause(r.Context())
+		if b.gone.Load() {
+			panic(http.ErrAbortHandler) // the connection breaks off
+		}
 		r.Body = http.MaxBytesReader(w, r.Body, maxBody)
 		if p := strings.TrimSuffix(r.URL.Path, "/"); p != "/redfish/v1" && p != r.URL.Path {
 			r.URL.Path = p
@@ -90,13 +110,13 @@ func (b *BMC) Handler() http.Handler {
 }
 
 func (b *BMC) powerState() string {
-	if b.machine.Power() {
+	if b.power() {
 		return "On"
 	}
 	return "Off"
 }
 
-func (b *BMC) system() object {
+func (b *BMC) system(id string) object {
 	b.mu.Lock()
 	device, once, uefi := b.device, b.once, b.uefi
 	b.mu.Unlock()
@@ -110,13 +130,26 @@ func (b *BMC) system() object {
 	if uefi {
 		mode = "UEFI"
 	}
-	kinds := []string{"On", "ForceOff", "GracefulShutdown", "ForceRestart", "PowerCycle", "ForceOn"}
-	return object{"@odata.id": "/redfish/v1/Systems/1", "@odata.type": "#ComputerSystem.v1_13_0.ComputerSystem", "Id": "1", "Name": "System", "SystemType": "Physical",
+	reset := object{"target": id + "/Actions/ComputerSystem.Reset"}
+	if b.Redfish.ActionInfo {
+		reset["@Redfish.ActionInfo"] = id + "/ResetActionInfo"
+	} else {
+		reset["ResetType@Redfish.AllowableValues"] = b.resetTypes()
+	}
+	return object{"@odata.id": id, "@odata.type": "#ComputerSystem.v1_13_0.ComputerSystem", "Id": path.Base(id), "Name": "System", "SystemType": "Physical",
 		"Manufacturer": "Mimeo", "Model": "Virtual Node", "PowerState": b.powerState(), "Status": object{"State": "Enabled", "Health": "OK"},
 		"Boot": object{"BootSourceOverrideTarget": target, "BootSourceOverrideEnabled": enabled, "BootSourceOverrideMode": mode,
 			"BootSourceOverrideTarget@Redfish.AllowableValues": []string{"None", "Pxe", "Hdd"}, "BootSourceOverrideMode@Redfish.AllowableValues": []string{"Legacy", "UEFI"}},
-		"Actions": object{"#ComputerSystem.Reset": object{"target": "/redfish/v1/Systems/1/Actions/ComputerSystem.Reset", "ResetType@Redfish.AllowableValues": kinds}},
+		"Actions": object{"#ComputerSystem.Reset": reset},
 		"Links":   object{"ManagedBy": []object{ref("/redfish/v1/Managers/1")}, "Chassis": []object{ref("/redfish/v1/Chassis/1")}}}
+}
+
+// resetTypes are those that the BMC knows.
+func (b *BMC) resetTypes() []string {
+	if len(b.Redfish.ResetTypes) > 0 {
+		return b.Redfish.ResetTypes
+	}
+	return []string{"On", "ForceOff", "GracefulShutdown", "ForceRestart", "PowerCycle", "ForceOn"}
 }
 
 // etag names the state of the boot override, which is what a PATCH changes.
@@ -189,11 +222,20 @@ func (b *BMC) Sessions() int {
 	return len(b.sessions)
 }
 
-func (b *BMC) patchSystem(w http.ResponseWriter, r *http.Request) {
+func (b *BMC) patchSystem(w http.ResponseWriter, r *http.Request, id string) {
 	if !b.allowed(w, r) {
 		return
 	}
-	if m := r.Header.Get("If-Match"); m != "" && m != "*" && m != etag(b.system()) {
+	if b.Redfish.NeedETag && r.Header.Get("If-Match") == "" {
+		b.fail(w, http.StatusPreconditionRequired, "PreconditionRequired", "the request needs an If-Match header")
+		return
+	}
+	m := r.Header.Get("If-Match")
+	if m == "" && b.Redfish.NeedETag {
+		b.fail(w, http.StatusPreconditionRequired, "PreconditionRequired", "the request must name the ETag")
+		return
+	}
+	if m != "" && m != "*" && m != etag(b.system(id)) {
 		b.fail(w, http.StatusPreconditionFailed, "PreconditionFailed", "the ETag does not match")
 		return
 	}
@@ -229,13 +271,21 @@ func (b *BMC) patchSystem(w http.ResponseWriter, r *http.Request) {
 		}
 	}
 	if v := in.Boot.BootSourceOverrideMode; v != nil {
+		if b.Redfish.NoMode {
+			b.fail(w, http.StatusBadRequest, "PropertyNotWritable", "BootSourceOverrideMode is read-only")
+			return
+		}
+		if *v != "UEFI" && *v != "Legacy" {
+			b.fail(w, http.StatusBadRequest, "PropertyValueNotInList", fmt.Sprintf("%q is none of Legacy, UEFI", *v))
+			return
+		}
 		uefi = *v == "UEFI"
 	}
 	if err := b.setBoot(device, once, uefi); err != nil {
 		b.fail(w, http.StatusInternalServerError, "InternalError", err.Error())
 		return
 	}
-	b.reply(w, http.StatusOK, b.system())
+	b.reply(w, http.StatusOK, b.system(id))
 }
 
 func (b *BMC) reset(w http.ResponseWriter, r *http.Request) {
@@ -247,16 +297,71 @@ func (b *BMC) reset(w http.ResponseWriter, r *http.Request) {
 		b.fail(w, http.StatusBadRequest, "MalformedJSON", err.Error())
 		return
 	}
-	action, ok := resetTypes[in.ResetType]
-	if !ok {
+	action, ok := resetActions[in.ResetType]
+	if !ok || !slices.Contains(b.resetTypes(), in.ResetType) {
 		b.fail(w, http.StatusBadRequest, "ActionParameterNotSupported", fmt.Sprintf("%q is no reset type of this system", in.ResetType))
 		return
 	}
-	if err := b.do(action); err != nil {
-		b.fail(w, http.StatusInternalServerError, "InternalError", err.Error())
+	if b.Redfish.Tasks {
+		b.mu.Lock()
+		n := len(b.tasks)
+		b.tasks = append(b.tasks, nil)
+		b.mu.Unlock()
+		time.AfterFunc(taskTime, func() {
+			err := b.do(action)
+			b.mu.Lock()
+			defer b.mu.Unlock()
+			b.tasks[n] = &err
+		})
+		b.accepted(w, n)
 		return
 	}
-	w.WriteHeader(http.StatusNoContent)
+	switch err := b.do(action); {
+	case errors.Is(err, errBusy):
+		w.Header().Set("Retry-After", "1")
+		b.fail(w, http.StatusServiceUnavailable, "ServiceTemporarilyUnavailable", "the BMC is busy")
+	case errors.Is(err, errOff):
+		b.fail(w, http.StatusConflict, "ResourceInUse", "the system is off")
+	case err != nil:
+		b.fail(w, http.StatusInternalServerError, "InternalError", err.Error())
+	default:
+		w.WriteHeader(http.StatusNoContent)
+	}
+}
+
+// taskTime is how long a task takes.
+const taskTime = 150 * time.Millisecond
+
+// accepted answers with a task and its monitor (DSP0266 section 12.2).
+func (b *BMC) accepted(w http.ResponseWriter, n int) {
+	w.Header().Set("Location", fmt.Sprintf("/redfish/v1/TaskService/TaskMonitors/%d", n))
+	b.reply(w, http.StatusAccepted, object{"@odata.id": fmt.Sprintf("/redfish/v1/TaskService/Tasks/%d", n), "@odata.type": "#Task.v1_4_3.Task",
+		"Id": strconv.Itoa(n), "Name": "Reset", "TaskState": "Running", "TaskStatus": "OK"})
+}
+
+// monitor answers 202 while the task runs, and then what the request would have been answered without a task.
+func (b *BMC) monitor(w http.ResponseWriter, r *http.Request) {
+	if !b.allowed(w, r) {
+		return
+	}
+	n, err := strconv.Atoi(r.PathValue("id"))
+	b.mu.Lock()
+	known := err == nil && n >= 0 && n < len(b.tasks)
+	var ended *error
+	if known {
+		ended = b.tasks[n]
+	}
+	b.mu.Unlock()
+	switch {
+	case !known:
+		b.fail(w, http.StatusNotFound, "ResourceMissingAtURI", "there is no such task")
+	case ended == nil:
+		b.accepted(w, n)
+	case *ended != nil:
+		b.fail(w, http.StatusInternalServerError, "InternalError", (*ended).Error())
+	default:
+		w.WriteHeader(http.StatusNoContent)
+	}
 }
 
 func (b *BMC) reply(w http.ResponseWriter, status int, v object) {

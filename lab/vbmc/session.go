@@ -14,6 +14,7 @@ import (
 
 // suite is a cipher suite (22.15.2, table 22-20): authentication, integrity and confidentiality algorithms.
 type suite struct {
+	number                   int
 	auth, integrity, secrecy byte
 	hash                     func() hash.Hash
 	mac                      int // bytes of the integrity check
@@ -21,8 +22,8 @@ type suite struct {
 
 // suites are 3 and 17.
 var suites = []suite{
-	{auth: 1, integrity: 1, secrecy: 1, hash: sha1.New, mac: 12},
-	{auth: 3, integrity: 4, secrecy: 1, hash: sha256.New, mac: 16},
+	{number: 3, auth: 1, integrity: 1, secrecy: 1, hash: sha1.New, mac: 12},
+	{number: 17, auth: 3, integrity: 4, secrecy: 1, hash: sha256.New, mac: 16},
 }
 
 // session is an RMCP+ session (13.17 to 13.24).
@@ -39,6 +40,29 @@ type session struct {
 	active  bool
 	closed  bool
 	used    time.Time
+
+	seen      uint32 // highest sequence number that came
+	window    uint32 // bit n: seen-n has come (6.12.13)
+	privilege byte
+	last      []byte // the last request, and its answer: nil while it is carried out
+	reply     []byte
+}
+
+// fresh tells whether a packet's number is new: packets that come twice are dropped (6.12.13).
+func (c *session) fresh(seq uint32) bool {
+	switch back := c.seen - seq; {
+	case seq == 0:
+		return false
+	case seq > c.seen:
+		c.window = c.window<<min(seq-c.seen, 32) | 1
+		c.seen = seq
+		return true
+	case back >= 32 || c.window>>back&1 == 1:
+		return false
+	default:
+		c.window |= 1 << back
+		return true
+	}
 }
 
 // Status codes of the session's set-up (13.24).
@@ -70,7 +94,7 @@ func (s *ipmiServer) open(p []byte) []byte {
 	tag, console := p[0], binary.LittleEndian.Uint32(p[4:])
 	fail := func(status byte) []byte { return append([]byte{tag, status, 0, 0}, le32(console)...) }
 	for id, c := range s.sessions {
-		if time.Since(c.used) > sessionIdle {
+		if idle := time.Since(c.used); idle > sessionIdle || !c.active && idle > setupIdle {
 			delete(s.sessions, id)
 		}
 	}
@@ -78,11 +102,11 @@ func (s *ipmiServer) open(p []byte) []byte {
 		return fail(statusResources)
 	}
 	for _, su := range suites {
-		if p[12]&0x3f != su.auth || p[20]&0x3f != su.integrity || p[28]&0x3f != su.secrecy {
+		if !s.bmc.knows(su.number) || p[12]&0x3f != su.auth || p[20]&0x3f != su.integrity || p[28]&0x3f != su.secrecy {
 			continue
 		}
 		s.nextID++
-		c := &session{suite: su, console: console, id: 0x4d490000 | s.nextID&0xffff, used: time.Now()}
+		c := &session{suite: su, console: console, id: 0x4d490000 | s.nextID&0xffff, used: time.Now(), privilege: privilegeUser}
 		rand.Read(c.rc[:])
 		s.sessions[c.id] = c
 		out := append([]byte{tag, statusOK, 4, 0}, le32(console)...)

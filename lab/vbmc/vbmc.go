@@ -2,7 +2,9 @@
 package vbmc
 
 import (
+	"errors"
 	"sync"
+	"sync/atomic"
 	"time"
 )
 
@@ -19,6 +21,9 @@ type Machine interface {
 // BMC is the controller of one machine. Its knobs must be set before it serves.
 type BMC struct {
 	Latency time.Duration // before each answer
+	Suites  []int         // IPMI cipher suites; nil means 3 and 17
+	Faults  Faults
+	Redfish RedfishWays
 
 	machine  Machine
 	user     string
@@ -28,7 +33,17 @@ type BMC struct {
 	device   string // "", "pxe", "disk"
 	once     bool
 	uefi     bool
+	led      byte            // seconds for which the identify LED was asked for; 255 means until told otherwise
 	sessions map[string]bool // Redfish tokens
+	tasks    []*error        // Redfish tasks; nil while they run, then what came of them
+
+	shown      bool // power state that is told until shownUntil
+	shownUntil time.Time
+
+	switching sync.Mutex // held by one power command at a time
+	gone      atomic.Bool
+	epoch     atomic.Int64 // counts what LoseSessions did
+	commands  atomic.Int64 // power commands so far
 }
 
 // New makes the BMC of a machine with one account.
@@ -38,6 +53,9 @@ func New(m Machine, user, password string) *BMC {
 
 // setBoot picks the next boot device and remembers it for who asks.
 func (b *BMC) setBoot(device string, once, uefi bool) error {
+	if b.Faults.NotSetBoot {
+		return nil
+	}
 	b.mu.Lock()
 	b.device, b.once, b.uefi = device, once, uefi
 	b.mu.Unlock()
@@ -53,14 +71,43 @@ func (b *BMC) used() {
 	}
 }
 
-// do carries a power command out.
+// LED tells for how many seconds the identify LED was last asked for; 255 means until told otherwise.
+func (b *BMC) LED() int {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	return int(b.led)
+}
+
+var (
+	errBusy = errors.New("the BMC is busy")
+	errOff  = errors.New("the machine is off")
+)
+
+// do carries a power command out. Cycle and reset want a machine that is on, as with most BMCs.
 func (b *BMC) do(action string) error {
+	if b.busy() {
+		return errBusy
+	}
+	b.switching.Lock()
+	defer b.switching.Unlock()
+	on := b.machine.Power()
+	if action != "soft" {
+		b.lagging(b.power())
+	}
 	switch action {
 	case "on":
+		if on {
+			return nil
+		}
 		defer b.used()
 		return b.machine.PowerOn()
 	case "off":
 		return b.machine.PowerOff()
+	}
+	if !on {
+		return errOff
+	}
+	switch action {
 	case "cycle":
 		if err := b.machine.PowerOff(); err != nil {
 			return err
