@@ -83,6 +83,10 @@ func (fs *filesystem) readJournal() error {
 	if inode != 8 {
 		return damaged("superblock: the journal is inode %d", inode)
 	}
+	if dirty && fs.compat&compatFastCommit != 0 {
+		// Fast commits give blocks to files without a word of the bitmaps.
+		return damaged("it was not unmounted cleanly, and its journal has fast commits, which are not supported")
+	}
 	log, err := fs.scanJournal()
 	if d, ok := err.(damage); ok && !dirty {
 		// Nobody reads a clean filesystem's journal; e2fsck makes it anew.
@@ -97,9 +101,6 @@ func (fs *filesystem) readJournal() error {
 	}
 	if log == nil {
 		return nil
-	}
-	if fs.compat&compatFastCommit != 0 {
-		return damaged("it was not unmounted cleanly, and its journal has fast commits, which are not supported")
 	}
 	fs.facts.Notes = append(fs.facts.Notes, "it was not unmounted cleanly: its journal is captured, and is replayed when the copy is mounted")
 	fs.log = log
