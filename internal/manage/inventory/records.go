@@ -66,11 +66,17 @@ func (t *Tx) JobsOfKey(key string) (ids []string, err error) {
 	return ids, json.Unmarshal([]byte(s), &ids)
 }
 
+// keepKeys is how long a client's key is known: far longer than any client repeats a request.
+const keepKeys = 30 * 24 * time.Hour
+
 // PutKey keeps which jobs a client's key made.
 func (t *Tx) PutKey(key string, ids []string) error {
 	b, err := json.Marshal(ids)
 	if err != nil {
 		return err
+	}
+	if _, err := t.tx.ExecContext(t.ctx, `DELETE FROM job_keys WHERE made < ?`, millis(t.db.now().Add(-keepKeys))); err != nil {
+		return explain(err)
 	}
 	_, err = t.tx.ExecContext(t.ctx, `INSERT INTO job_keys(key, jobs, made) VALUES(?, ?, ?)`, key, string(b), millis(t.db.now()))
 	return explain(err)
