@@ -221,7 +221,9 @@ func TestKeysAreForgotten(t *testing.T) {
 	d := open(t, t.TempDir())
 	now := time.Now()
 	d.now = func() time.Time { return now }
-	put := func(key string) error { return d.Update(t.Context(), func(tx *Tx) error { return tx.PutKey(key, []string{"j1"}) }) }
+	put := func(key string) error {
+		return d.Update(t.Context(), func(tx *Tx) error { return tx.PutKey(key, []string{"j1"}) })
+	}
 	known := func(key string) (ok bool) {
 		update(t, d, func(tx *Tx) error {
 			ids, err := tx.JobsOfKey(key)
