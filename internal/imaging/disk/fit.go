@@ -225,7 +225,8 @@ func (g *gpt) header(my, other, entries uint64) []byte {
 	return b
 }
 
-// storeGPT writes both copies and the protective MBR, the backup first: at any time one copy is good.
+// storeGPT writes both copies and the protective MBR, the backup first. Each is synced before the next where d has a
+// method Sync, so that at any time one copy is good.
 func (s *scan) storeGPT(d io.WriterAt, g *gpt, last uint64) error {
 	backup := last - g.entriesSectors(s.sector)
 	pmbr, err := s.protectiveMBR(last)
@@ -245,6 +246,11 @@ func (s *scan) storeGPT(d io.WriterAt, g *gpt, last uint64) error {
 	} {
 		if _, err := d.WriteAt(w.b, int64(w.lba)*s.sector); err != nil {
 			return fmt.Errorf("write the %s at sector %d: %w", w.what, w.lba, err)
+		}
+		if durable, ok := d.(interface{ Sync() error }); ok {
+			if err := durable.Sync(); err != nil {
+				return fmt.Errorf("make the %s durable: %w", w.what, err)
+			}
 		}
 	}
 	return nil
