@@ -14,8 +14,9 @@ import (
 
 const (
 	gptMagic = "EFI PART"
-	// maxEntries bounds the bytes of a GPT's entries. The usual 128 take 16 KiB.
-	maxEntries = 1 << 20
+	// maxEntries bounds the bytes of a GPT's entries: 4096 of 128 bytes, as many partitions as a manifest takes. The usual
+	// 128 take 16 KiB.
+	maxEntries = 512 << 10
 	// gptHeaderLen is the part of a header that has a meaning (UEFI 2.10, table 5.5).
 	gptHeaderLen = 92
 )
