@@ -32,6 +32,7 @@ const (
 	FileGRUBConfig   = "grub/grub.cfg" // fetched by a signed GRUB from the TFTP root
 	DefaultProfile   = "imaging"
 	KnobLoaderSecure = "shim" // node.Knobs.Loader: shim and a signed GRUB instead of iPXE
+	KnobLoaderOwn    = "own"  // node.Knobs.Loader: our iPXE by TFTP even where the network card's ROM is an iPXE, as old ones have faults
 )
 
 // Kind is the language of a boot script.
@@ -70,6 +71,7 @@ type Ask struct {
 	Firmware    node.Firmware
 	Arch        node.Arch
 	IPXE        bool   // it is an iPXE already and reads a script
+	Own         bool   // that iPXE is the one that we served
 	VendorClass string // as sent
 	MAC         string // the network card that asks
 	Mode        Mode   // empty where DHCP is not concerned
@@ -174,7 +176,7 @@ func (o *Offer) unable(ask Ask) string {
 func (o *Offer) chooseLoader(n node.Node, ask Ask) {
 	uefi := o.Firmware == node.UEFI || o.Firmware == node.UEFIHTTP
 	switch {
-	case ask.IPXE:
+	case ask.IPXE && (ask.Own || n.Knobs.Loader != KnobLoaderOwn):
 		o.Script = KindIPXE
 		o.URL = ScriptURL(ask.Base, KindIPXE, ask.MAC, o.Firmware, o.Arch)
 		return

@@ -91,7 +91,7 @@ type DiskRule struct {
 // Knobs are per-node work-arounds for firmwares.
 type Knobs struct {
 	DiskBoot string `json:"disk_boot,omitempty"` // "sanboot" or "exit"; empty means what suits the firmware
-	Loader   string `json:"loader,omitempty"`    // UEFI: "shim" for Secure Boot (shim and a signed GRUB); empty means iPXE
+	Loader   string `json:"loader,omitempty"`    // "own": our iPXE even where the ROM is one; "shim": Secure Boot (UEFI); empty means iPXE
 	Console  string `json:"console,omitempty"`   // kernel's console= value, as ttyS0,115200
 	Cmdline  string `json:"cmdline,omitempty"`   // more kernel parameters
 }

@@ -7,7 +7,9 @@ import (
 	"net/netip"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
+	"sync"
 	"time"
 
 	"mimeo/internal/boot/dhcp"
@@ -70,6 +72,7 @@ func upperHalf(p netip.Prefix) dhcp.Range {
 func (s *Server) dhcpDecide(ctx context.Context, n node.Node, r dhcp.Request) dhcp.Answer {
 	ask := netboot.Identify(netboot.Wire{VendorClass: r.VendorClass, UserClass: r.UserClass, Archs: r.Archs, HasUUID: len(r.UUID) > 0, HasIPXE: r.HasIPXE, Params: r.Params})
 	ask.MAC, ask.Mode, ask.Base = r.MAC, netboot.Mode(r.Mode), s.bootBase(r.Server)
+	ask.Own = s.loaded.recently(n.Name)
 	o := netboot.Decide(n, ask)
 	return dhcp.Answer{Boot: o.Decision != netboot.Ignore, Why: o.Why, File: o.File(), Config: o.Config, IPXE: ask.IPXE, Firmware: o.Firmware, Arch: o.Arch}
 }
@@ -148,9 +151,38 @@ func (s *Server) newTFTP() *tftp.Server {
 					text += "; build a stateless image, which fetches the loaders"
 				}
 			}
+			if r.Err == nil && slices.Contains(netboot.LoaderNames(), r.Name) {
+				s.loaded.now(n.Name)
+			}
 			s.event(ctx, api.Event{Node: n.Name, Job: s.jobOf(n.Name), Kind: "loader", Addr: r.Remote.Addr().Unmap().String(), Text: text})
 		},
 	}
+}
+
+// loaders remembers which nodes fetched our loader just now. An iPXE does not say in its DHCP request where it came
+// from; the one that asks a moment after our loader was fetched is ours.
+type loaders struct {
+	mu sync.Mutex
+	at map[node.Name]time.Time
+}
+
+// loaderLasts is how long after its loader was sent a node's request counts as the loader's: slow firmwares take some
+// seconds to start it, and one more boot takes longer than that.
+const loaderLasts = 20 * time.Second
+
+func (l *loaders) now(n node.Name) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	if l.at == nil {
+		l.at = map[node.Name]time.Time{}
+	}
+	l.at[n] = time.Now()
+}
+
+func (l *loaders) recently(n node.Name) bool {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	return time.Since(l.at[n]) < loaderLasts
 }
 
 // nodeAt tells which node has an address just now, by fixed address or lease.

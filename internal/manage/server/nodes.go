@@ -494,7 +494,7 @@ func setKey(n *node.Node, key, v string) error {
 	case "knobs.disk_boot":
 		return oneOf(&n.Knobs.DiskBoot, "sanboot", "exit")
 	case "knobs.loader":
-		return oneOf(&n.Knobs.Loader, netboot.KnobLoaderSecure)
+		return oneOf(&n.Knobs.Loader, netboot.KnobLoaderOwn, netboot.KnobLoaderSecure)
 	case "knobs.console":
 		if strings.ContainsAny(v, " \t\n$") {
 			return fmt.Errorf("%q is no console", v)

@@ -55,6 +55,7 @@ type Server struct {
 
 	builds sync.Mutex // one stateless build at a time
 	files  fileHashes
+	loaded loaders
 	boots  sync.Map // node.Name to the boot ID of its last agent
 }
 
