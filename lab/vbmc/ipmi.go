@@ -41,10 +41,10 @@ func (b *BMC) knows(suite int) bool { return b.Suites == nil || slices.Contains(
 func (b *BMC) ServeIPMI(ctx context.Context, pc net.PacketConn) error {
 	s := &ipmiServer{bmc: b, sessions: map[uint32]*session{}}
 	copy(s.guid[:], "mimeo virtual bmc")
+	pc = &lossyConn{PacketConn: pc, b: b}
 	stop := context.AfterFunc(ctx, func() { pc.Close() })
 	defer stop()
 	defer pc.Close()
-	pc = &lossyConn{PacketConn: pc, b: b}
 	var work sync.WaitGroup
 	defer work.Wait()
 	buf := make([]byte, 2048)
