@@ -8,6 +8,7 @@ import (
 	"log/slog"
 	"os"
 	"os/signal"
+	"strings"
 	"syscall"
 
 	"github.com/spf13/cobra"
@@ -22,17 +23,17 @@ var version = "devel"
 func main() {
 	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
 	defer stop()
-	if err := run(ctx, os.Args[1:], os.Stdout, os.Stderr); err != nil {
+	if err := run(ctx, os.Args[1:], os.Environ(), os.Stdout, os.Stderr); err != nil {
 		fmt.Fprintln(os.Stderr, "mimeod: error:", err)
 		stop()
 		os.Exit(1)
 	}
 }
 
-func run(ctx context.Context, args []string, stdout, stderr io.Writer) error {
+func run(ctx context.Context, args, environ []string, stdout, stderr io.Writer) error {
 	var file string
-	var flags config.Config
 	var interfaces []string
+	flags := map[string]*string{}
 	cmd := &cobra.Command{
 		Use:   "mimeod",
 		Short: "Serve nodes: DHCP, TFTP, HTTP, NFS; carry jobs on; keep images",
@@ -40,6 +41,11 @@ func run(ctx context.Context, args []string, stdout, stderr io.Writer) error {
 that are named, and nowhere else; nodes must be made known first (mimeo node add).
 
 The first start makes the state folder and prints the admin's token.
+
+Each setting may stand in the configuration file (docs/formats/config.md lists them),
+in the environment (MIMEOD_HTTP, MIMEOD_LIMITS_NETBOOT, ...; MIMEOD_CONFIG names the
+file), or in a flag, which goes before both.
+
 Exit codes: 0 stopped by a signal; 1 something is wrong, as said on stderr.`,
 		Example: `  mimeod --interface eth1              # answers DHCP on eth1
   mimeod --interface eth1=proxy        # beside somebody else's DHCP server
@@ -49,22 +55,8 @@ Exit codes: 0 stopped by a signal; 1 something is wrong, as said on stderr.`,
 		SilenceUsage:  true,
 		Version:       version,
 		RunE: func(cmd *cobra.Command, _ []string) error {
-			cfg, err := config.Load(file)
+			cfg, err := configure(file, environ, flags, interfaces)
 			if err != nil {
-				return err
-			}
-			for to, from := range map[*string]string{&cfg.State: flags.State, &cfg.Store: flags.Store, &cfg.HTTP: flags.HTTP, &cfg.HTTPS: flags.HTTPS, &cfg.TFTP: flags.TFTP, &cfg.NFS: flags.NFS, &cfg.Log: flags.Log} {
-				if from != "" {
-					*to = from
-				}
-			}
-			if len(interfaces) > 0 {
-				cfg.Interfaces = nil
-				for _, s := range interfaces {
-					cfg.Interfaces = append(cfg.Interfaces, config.ParseInterface(s))
-				}
-			}
-			if err := cfg.Complete(); err != nil {
 				return err
 			}
 			var h slog.Handler = slog.NewTextHandler(stderr, nil)
@@ -79,17 +71,53 @@ Exit codes: 0 stopped by a signal; 1 something is wrong, as said on stderr.`,
 		},
 	}
 	f := cmd.Flags()
-	f.StringVar(&file, "config", config.DefaultFile, "configuration `file`")
+	f.StringVar(&file, "config", "", "configuration `file` ("+config.DefaultFile+", where it is there)")
 	f.StringArrayVar(&interfaces, "interface", nil, "`NAME[=full|proxy|off]` of an interface on which nodes are served; several times for several")
-	f.StringVar(&flags.State, "state", "", "`folder` for all that mimeod keeps (/var/lib/mimeo)")
-	f.StringVar(&flags.Store, "store", "", "where chunks and manifests are kept: `dir:PATH` (store in the state folder)")
-	f.StringVar(&flags.HTTP, "http", "", "`[ADDRESS]:PORT` for boot files (:4480)")
-	f.StringVar(&flags.HTTPS, "https", "", "`[ADDRESS]:PORT` of the API (:4443)")
-	f.StringVar(&flags.TFTP, "tftp", "", "`[ADDRESS]:PORT` of TFTP (:69)")
-	f.StringVar(&flags.NFS, "nfs", "", "`[ADDRESS]:PORT` of NFS (:4449)")
-	f.StringVar(&flags.Log, "log", "", "text or json")
+	for _, o := range []struct{ key, usage string }{
+		{"state", "`folder` for all that mimeod keeps (/var/lib/mimeo)"},
+		{"store", "where chunks and manifests are kept: `dir:PATH` (store in the state folder)"},
+		{"http", "`[ADDRESS]:PORT` for boot files (:4480)"},
+		{"https", "`[ADDRESS]:PORT` of the API (:4443)"},
+		{"tftp", "`[ADDRESS]:PORT` of TFTP (:69)"},
+		{"nfs", "`[ADDRESS]:PORT` of NFS (:4449)"},
+		{"log", "text or json"},
+	} {
+		flags[o.key] = f.String(o.key, "", o.usage)
+	}
 	cmd.SetArgs(args)
 	cmd.SetOut(stdout)
 	cmd.SetErr(stderr)
 	return cmd.ExecuteContext(ctx)
+}
+
+// configure puts together what the file, the environment and the flags say.
+func configure(file string, environ []string, flags map[string]*string, interfaces []string) (config.Config, error) {
+	if file == "" {
+		file = config.DefaultFile
+		for _, e := range environ {
+			if v, ok := strings.CutPrefix(e, config.EnvFile+"="); ok && v != "" {
+				file = v
+			}
+		}
+	}
+	cfg, err := config.Load(file)
+	if err != nil {
+		return cfg, err
+	}
+	if err := cfg.FromEnv(environ); err != nil {
+		return cfg, err
+	}
+	for key, v := range flags {
+		if *v != "" {
+			if err := cfg.Set(key, *v, "--"+key); err != nil {
+				return cfg, err
+			}
+		}
+	}
+	if len(interfaces) > 0 {
+		if err := cfg.Set("interfaces", strings.Join(interfaces, ","), "--interface"); err != nil {
+			return cfg, err
+		}
+	}
+	return cfg, cfg.Complete()
 }

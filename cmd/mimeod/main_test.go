@@ -19,7 +19,7 @@ import (
 
 // The test binary is mimeod itself where it is asked to be.
 func TestMain(m *testing.M) {
-	if os.Getenv("MIMEOD_TEST_MAIN") != "" {
+	if os.Getenv("MIMEO_TEST_MAIN") != "" {
 		main()
 		os.Exit(0)
 	}
@@ -40,25 +40,34 @@ func TestErrorsAtStart(t *testing.T) {
 	if err := os.WriteFile(bad, []byte("state: /x\ncolour: red\n"), 0o644); err != nil {
 		t.Fatal(err)
 	}
+	wrong := filepath.Join(t.TempDir(), "wrong.yaml")
+	if err := os.WriteFile(wrong, []byte("# a comment\nlog: loud\n"), 0o644); err != nil {
+		t.Fatal(err)
+	}
 	for _, tc := range []struct {
 		name string
 		args []string
+		env  []string
 		want []string
 	}{
-		{"taken API port", []string{"--https", taken.Addr().String()}, []string{"API port", "address already in use"}},
-		{"taken boot port", []string{"--http", taken.Addr().String()}, []string{"boot file port", "address already in use"}},
-		{"no interface", []string{"--interface", "none0"}, []string{"interface none0"}},
-		{"no mode", []string{"--interface", "lo=maybe"}, []string{"interfaces[0].dhcp"}},
-		{"no store", []string{"--store", "s3:x"}, []string{"store", "dir:"}},
-		{"an argument", []string{"start"}, []string{"start"}},
-		{"a key that is none", []string{"--config", bad}, []string{"bad.yaml", "colour", "2"}},
-		{"no file", []string{"--config", bad + "x"}, []string{"bad.yamlx"}},
+		{"taken API port", []string{"--https", taken.Addr().String()}, nil, []string{"API port", "address already in use"}},
+		{"taken boot port", []string{"--http", taken.Addr().String()}, nil, []string{"boot file port", "address already in use"}},
+		{"no interface", []string{"--interface", "none0"}, nil, []string{"interface none0"}},
+		{"no mode", []string{"--interface", "lo=maybe"}, nil, []string{"interfaces[0].dhcp"}},
+		{"no store", []string{"--store", "s3:x"}, nil, []string{"store", "dir:"}},
+		{"an argument", []string{"start"}, nil, []string{"start"}},
+		{"a key that is none", []string{"--config", bad}, nil, []string{"bad.yaml", "colour", "2"}},
+		{"a line of the file", []string{"--config", wrong}, nil, []string{"wrong.yaml:2: log: ", "loud"}},
+		{"the environment", nil, []string{"MIMEOD_LOG=loud"}, []string{"MIMEOD_LOG: log: "}},
+		{"a variable that is none", nil, []string{"MIMEOD_COLOUR=red"}, []string{"MIMEOD_COLOUR"}},
+		{"a file of the environment", nil, []string{"MIMEOD_CONFIG=" + wrong}, []string{"wrong.yaml:2"}},
+		{"no file", []string{"--config", bad + "x"}, nil, []string{"bad.yamlx"}},
 	} {
 		t.Run(tc.name, func(t *testing.T) {
 			ctx, stop := context.WithTimeout(t.Context(), 10*time.Second)
 			defer stop()
 			var out bytes.Buffer
-			err := run(ctx, append(args(t.TempDir()), tc.args...), &out, &out)
+			err := run(ctx, append(args(t.TempDir()), tc.args...), tc.env, &out, &out)
 			if err == nil || ctx.Err() != nil {
 				t.Fatalf("it started: %v\n%s", err, &out)
 			}
@@ -94,7 +103,7 @@ func TestSignalEndsIt(t *testing.T) {
 	start := func() (*exec.Cmd, *lines, *client.Client) {
 		var out lines
 		cmd := exec.Command(os.Args[0], args(state)...)
-		cmd.Env = append(os.Environ(), "MIMEOD_TEST_MAIN=1", "MIMEO_STATE="+state)
+		cmd.Env = append(os.Environ(), "MIMEO_TEST_MAIN=1", "MIMEO_STATE="+state)
 		cmd.Stdout, cmd.Stderr = &out, &out
 		if err := cmd.Start(); err != nil {
 			t.Fatal(err)

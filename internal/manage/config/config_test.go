@@ -3,6 +3,7 @@ package config
 import (
 	"os"
 	"path/filepath"
+	"reflect"
 	"strings"
 	"testing"
 	"time"
@@ -45,21 +46,109 @@ func TestFile(t *testing.T) {
 }
 
 func TestErrorsNameThePlace(t *testing.T) {
-	for text, want := range map[string]string{
-		"stat: /x\n":                                   "stat",
-		"http: nonsense\n":                             "http:",
-		"store: s3:bucket\n":                           "store:",
-		"interfaces:\n- dhcp: full\n":                  "interfaces[0].name",
-		"interfaces:\n- name: a\n  dhcp: x\n":          "interfaces[0].dhcp",
-		"interfaces:\n- name: a\n- name: a\n":          "twice",
-		"interfaces:\n- name: a\n  pool: [10.0.0.9]\n": "pool",
-		"interfaces:\n- name: a\n  gateway: x\n":       "no IPv4",
-		"limits:\n  netboot: soon\n":                   "90s",
-		"limits:\n  netboot: -3s\n":                    "90s",
-		"log: loud\n":                                  "log:",
+	for text, want := range map[string][]string{
+		"stat: /x\n":                                            {"c.yaml", "stat", "1"},
+		"log: text\nhttp: nonsense\n":                           {"c.yaml:2: http: "},
+		"http: :80x\n":                                          {"c.yaml:1: http: ", "PORT"},
+		"http: :99999\n":                                        {"c.yaml:1: http: "},
+		"nfs: :4443\n":                                          {"https", ":4443", "too"},
+		"store: s3:bucket\n":                                    {"c.yaml:1: store: "},
+		"store: dir:relative\n":                                 {"c.yaml:1: store: ", "ABSOLUTE"},
+		"interfaces:\n- dhcp: full\n":                           {"c.yaml:2: interfaces[0].name: is missing"},
+		"interfaces:\n- name: a\n  dhcp: x\n":                   {"c.yaml:3: interfaces[0].dhcp: "},
+		"interfaces:\n- name: a\n  dhcp: x\n- name: b\n":        {"c.yaml:3: interfaces[0].dhcp: "},
+		"interfaces:\n- name: a\n- name: a\n":                   {"c.yaml:3: interfaces[1].name: ", "twice"},
+		"interfaces:\n- name: a\n  pool: [10.0.0.9]\n":          {"c.yaml:3: interfaces[0].pool[0]: ", "FROM-TO"},
+		"interfaces:\n- name: a\n  pool: [10.0.0.9-10.0.0.1]\n": {"c.yaml:3: ", "FROM-TO"},
+		"interfaces:\n- name: a\n  gateway: x\n":                {"c.yaml:3: ", "no IPv4"},
+		"interfaces:\n- name: a\n  gateway: fe80::1\n":          {"c.yaml:3: ", "no IPv4"},
+		"interfaces:\n- name: a\n  dns:\n  - 10.0.0.1\n  - y\n": {"c.yaml:5: interfaces[0].dns[1]: "},
+		"interfaces:\n- name: a\n  ra: x\n":                     {"c.yaml:3: interfaces[0].ra: "},
+		"interfaces:\n- name: a\n  dhcp: proxy\n  lease: 1h\n":  {"c.yaml:4: interfaces[0].lease: ", "proxy"},
+		"interfaces:\n- name: a\n  domain: a b\n":               {"c.yaml:3: interfaces[0].domain: "},
+		"limits:\n  netboot: soon\n":                            {"c.yaml", "90s"},
+		"limits:\n  netboot: -3s\n":                             {"c.yaml", "90s"},
+		"limits:\n  bmcs: -1\n":                                 {"c.yaml:2: limits.bmcs: "},
+		"log: loud\n":                                           {"c.yaml:1: log: "},
+		"log: [\n":                                              {"c.yaml"},
 	} {
-		if _, err := load(t, text); err == nil || !strings.Contains(err.Error(), want) {
-			t.Errorf("%q: error %v does not say %q", text, err, want)
+		_, err := load(t, text)
+		if err == nil {
+			t.Errorf("%q is taken", text)
+			continue
+		}
+		for _, w := range want {
+			if !strings.Contains(err.Error(), w) {
+				t.Errorf("%q: error %q does not say %q", text, err, w)
+			}
+		}
+	}
+}
+
+func TestOnlyComments(t *testing.T) {
+	if c, err := load(t, "# nothing yet\n"); err != nil || c.HTTP != ":4480" {
+		t.Errorf("%+v, %v", c, err)
+	}
+}
+
+// Flags go before the environment, which goes before the file; errors name what counted.
+func TestPrecedence(t *testing.T) {
+	f := filepath.Join(t.TempDir(), "c.yaml")
+	if err := os.WriteFile(f, []byte("http: bad\nhttps: :1111\ntftp: :2222\nlimits:\n  power: 5s\ninterfaces:\n- name: old\n  dhcp: bad\n"), 0o644); err != nil {
+		t.Fatal(err)
+	}
+	c, err := Load(f)
+	if err != nil {
+		t.Fatal(err)
+	}
+	env := []string{"HOME=/x", EnvFile + "=" + f, "MIMEOD_HTTP=:3333", "MIMEOD_HTTPS=worse", "MIMEOD_LIMITS_AGENT_SILENCE=7s", "MIMEOD_LIMITS_BMCS=3", "MIMEOD_INTERFACES=eth1, eth2=proxy", "MIMEOD_LOG="}
+	if err := c.FromEnv(env); err != nil {
+		t.Fatal(err)
+	}
+	if err := c.Complete(); err == nil || !strings.HasPrefix(err.Error(), "MIMEOD_HTTPS: https: ") {
+		t.Errorf("%v", err)
+	}
+	if err := c.Set("https", ":4444", "--https"); err != nil {
+		t.Fatal(err)
+	}
+	if err := c.Complete(); err != nil {
+		t.Fatal(err)
+	}
+	if c.HTTP != ":3333" || c.HTTPS != ":4444" || c.TFTP != ":2222" || c.Log != "text" || c.Limits.BMCs != 3 || time.Duration(c.Limits.AgentSilence) != 7*time.Second || time.Duration(c.Limits.Power) != 5*time.Second {
+		t.Errorf("%+v", c)
+	}
+	if len(c.Interfaces) != 2 || c.Interfaces[0].Name != "eth1" || c.Interfaces[0].DHCP != "full" || c.Interfaces[1].Name != "eth2" || c.Interfaces[1].DHCP != "proxy" {
+		t.Errorf("%+v", c.Interfaces)
+	}
+	if err := c.Set("interfaces", "eth1=no", "--interface"); err != nil {
+		t.Fatal(err)
+	}
+	if err := c.Complete(); err == nil || !strings.HasPrefix(err.Error(), "--interface: interfaces[0].dhcp: ") {
+		t.Errorf("%v", err)
+	}
+	for _, e := range []string{"MIMEOD_HTP=:1", "MIMEOD_LIMITS_POWER=soon", "MIMEOD_LIMITS_BMCS=many"} {
+		if err := c.FromEnv([]string{e}); err == nil || !strings.Contains(err.Error(), strings.Split(e, "=")[0]) {
+			t.Errorf("%s: %v", e, err)
+		}
+	}
+	if err := c.Set("colour", "red", "--colour"); err == nil {
+		t.Error("any key can be set")
+	}
+}
+
+// Each key of the file but those of an interface can be set from outside.
+func TestAllKeysCanBeSet(t *testing.T) {
+	var c Config
+	have := c.setters()
+	for _, typ := range []struct {
+		t      reflect.Type
+		prefix string
+	}{{reflect.TypeFor[Config](), ""}, {reflect.TypeFor[Limits](), "limits."}} {
+		for i := range typ.t.NumField() {
+			key := typ.t.Field(i).Tag.Get("yaml")
+			if key != "" && key != "limits" && have[typ.prefix+key] == nil {
+				t.Errorf("%s%s cannot be set", typ.prefix, key)
+			}
 		}
 	}
 }

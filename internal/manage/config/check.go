@@ -1,0 +1,169 @@
+package config
+
+import (
+	"fmt"
+	"net"
+	"net/netip"
+	"os"
+	"path/filepath"
+	"strconv"
+	"strings"
+
+	"github.com/goccy/go-yaml"
+)
+
+// wrong is an error in a setting: where it stands, its key, and what is wrong.
+func (c *Config) wrong(key, format string, args ...any) error {
+	text := fmt.Sprintf(format, args...)
+	top, _, _ := strings.Cut(key, "[")
+	if from := c.source[top]; from != "" {
+		return fmt.Errorf("%s: %s: %s", from, key, text)
+	}
+	if line := c.line(key); line > 0 {
+		return fmt.Errorf("%s:%d: %s: %s", c.file, line, key, text)
+	}
+	return fmt.Errorf("%s: %s", key, text)
+}
+
+// line is the line of the file where a key stands, or what it would be part of; 0 where neither is there.
+func (c *Config) line(key string) int {
+	if c.tree == nil {
+		return 0
+	}
+	for key != "" {
+		if p, err := yaml.PathString("$." + key); err == nil {
+			if n, err := p.FilterFile(c.tree); err == nil && n != nil && n.GetToken() != nil {
+				return n.GetToken().Position.Line
+			}
+		}
+		key = key[:max(0, strings.LastIndexAny(key, ".["))]
+	}
+	return 0
+}
+
+func def(s *string, v string) {
+	if *s == "" {
+		*s = v
+	}
+}
+
+// Complete fills the defaults and checks every field. Errors name the key, and the line or flag that it came from.
+func (c *Config) Complete() (err error) {
+	def(&c.State, "/var/lib/mimeo")
+	def(&c.HTTP, ":4480")
+	def(&c.HTTPS, ":4443")
+	def(&c.TFTP, ":69")
+	def(&c.NFS, ":4449")
+	def(&c.Log, "text")
+	if c.Limits.BMCs == 0 {
+		c.Limits.BMCs = 16
+	}
+	if c.State, err = filepath.Abs(c.State); err != nil {
+		return c.wrong("state", "%v", err)
+	}
+	def(&c.Store, "dir:"+filepath.Join(c.State, "store"))
+	if c.Agent == "" {
+		self, err := os.Executable()
+		if err != nil {
+			return c.wrong("agent", "%v", err)
+		}
+		c.Agent = filepath.Dir(self)
+	}
+	if p, ok := strings.CutPrefix(c.Store, "dir:"); !ok || !filepath.IsAbs(p) {
+		return c.wrong("store", "%q: want dir:/ABSOLUTE/PATH", c.Store)
+	}
+	if c.Log != "text" && c.Log != "json" {
+		return c.wrong("log", "%q: want text or json", c.Log)
+	}
+	if c.Limits.BMCs < 1 || c.Limits.BMCs > 1000 {
+		return c.wrong("limits.bmcs", "%d: want 1 to 1000", c.Limits.BMCs)
+	}
+	if err := c.checkAddresses(); err != nil {
+		return err
+	}
+	seen := map[string]int{}
+	for i := range c.Interfaces {
+		f := &c.Interfaces[i]
+		key := fmt.Sprintf("interfaces[%d].", i)
+		if f.Name == "" {
+			return c.wrong(key+"name", "is missing")
+		}
+		if first, ok := seen[f.Name]; ok {
+			return c.wrong(key+"name", "%s is named twice, first by interfaces[%d]", f.Name, first)
+		}
+		seen[f.Name] = i
+		if err := c.checkInterface(f, key); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// checkAddresses looks at the addresses of the listeners: four that differ, unless the system chooses the port.
+func (c *Config) checkAddresses() error {
+	tcp := map[string]string{}
+	for _, l := range []struct{ key, addr string }{{"http", c.HTTP}, {"https", c.HTTPS}, {"tftp", c.TFTP}, {"nfs", c.NFS}} {
+		host, port, err := net.SplitHostPort(l.addr)
+		n, perr := strconv.ParseUint(port, 10, 16)
+		if err != nil || perr != nil || strings.ContainsAny(host, " /") {
+			return c.wrong(l.key, "%q: want [ADDRESS]:PORT", l.addr)
+		}
+		if l.key == "tftp" || n == 0 { // TFTP is UDP
+			continue
+		}
+		if other := tcp[l.addr]; other != "" {
+			return c.wrong(l.key, "%s is the address of %s, too", l.addr, other)
+		}
+		tcp[l.addr] = l.key
+	}
+	return nil
+}
+
+func (c *Config) checkInterface(f *Interface, key string) error {
+	def(&f.DHCP, "full")
+	def(&f.RA, "auto")
+	if f.DHCP != "full" && f.DHCP != "proxy" && f.DHCP != "off" {
+		return c.wrong(key+"dhcp", "%q: want full, proxy or off", f.DHCP)
+	}
+	if f.RA != "auto" && f.RA != "on" && f.RA != "off" {
+		return c.wrong(key+"ra", "%q: want auto, on or off", f.RA)
+	}
+	for k, set := range map[string]bool{"pool": len(f.Pool) > 0, "gateway": f.Gateway != "", "dns": len(f.DNS) > 0, "domain": f.Domain != "", "lease": f.Lease != 0} {
+		if set && f.DHCP != "full" {
+			return c.wrong(key+k, "has no meaning where dhcp is %s: another server gives the addresses", f.DHCP)
+		}
+	}
+	for i, p := range f.Pool {
+		if _, _, err := ParseRange(p); err != nil {
+			return c.wrong(fmt.Sprintf("%spool[%d]", key, i), "%v", err)
+		}
+	}
+	for i, a := range f.DNS {
+		if !isIPv4(a) {
+			return c.wrong(fmt.Sprintf("%sdns[%d]", key, i), "%q is no IPv4 address", a)
+		}
+	}
+	if f.Gateway != "" && !isIPv4(f.Gateway) {
+		return c.wrong(key+"gateway", "%q is no IPv4 address", f.Gateway)
+	}
+	if len(f.Domain) > 253 || strings.ContainsAny(f.Domain, " \t\n/") {
+		return c.wrong(key+"domain", "%q is no domain name", f.Domain)
+	}
+	return nil
+}
+
+func isIPv4(s string) bool {
+	a, err := netip.ParseAddr(s)
+	return err == nil && a.Is4()
+}
+
+// ParseRange reads FROM-TO.
+func ParseRange(s string) (from, to netip.Addr, err error) {
+	a, b, ok := strings.Cut(s, "-")
+	from, err1 := netip.ParseAddr(strings.TrimSpace(a))
+	to, err2 := netip.ParseAddr(strings.TrimSpace(b))
+	if !ok || err1 != nil || err2 != nil || !from.Is4() || !to.Is4() || to.Less(from) {
+		return from, to, fmt.Errorf("%q: want FROM-TO, two IPv4 addresses", s)
+	}
+	return from, to, nil
+}
