@@ -3,6 +3,7 @@ package ipmi
 import (
 	"context"
 	"errors"
+	"fmt"
 	"net"
 	"strings"
 	"sync"
@@ -19,41 +20,25 @@ import (
 
 func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
 
-// machine is only a state.
-type machine struct {
-	mu       sync.Mutex
-	on       bool
-	switched int
+// quick are options for BMCs that answer within milliseconds.
+func quick(host string) Options {
+	return Options{Host: host, User: "ops", Password: "secret", Wait: 60 * time.Millisecond,
+		Reach: power.Reach{Within: 3 * time.Second, Again: 300 * time.Millisecond, Poll: 10 * time.Millisecond}}
 }
 
-func (m *machine) set(on bool) error {
-	m.mu.Lock()
-	defer m.mu.Unlock()
-	m.on = on
-	m.switched++
-	return nil
-}
-
-func (m *machine) count() int {
-	m.mu.Lock()
-	defer m.mu.Unlock()
-	return m.switched
-}
-
-func (m *machine) Power() bool                          { m.mu.Lock(); defer m.mu.Unlock(); return m.on }
-func (m *machine) PowerOn() error                       { return m.set(true) }
-func (m *machine) PowerOff() error                      { return m.set(false) }
-func (m *machine) Reset() error                         { return m.set(true) }
-func (m *machine) SoftOff() error                       { return m.set(false) }
-func (m *machine) SetNextBoot(string, bool, bool) error { return nil }
-
-// serve starts a BMC and returns how to reach it.
-func serve(t *testing.T, m vbmc.Machine, prepare func(*vbmc.BMC)) (*vbmc.BMC, Options) {
+func open(t *testing.T, o Options) *Client {
 	t.Helper()
-	b := vbmc.New(m, "ops", "secret")
-	if prepare != nil {
-		prepare(b)
+	c, err := Open(o)
+	if err != nil {
+		t.Fatal(err)
 	}
+	t.Cleanup(func() { c.Close() })
+	return c
+}
+
+// serve starts a virtual BMC, whose account is ops, secret.
+func serve(t *testing.T, b *vbmc.BMC) (addr string) {
+	t.Helper()
 	pc, err := net.ListenPacket("udp4", "127.0.0.1:0")
 	if err != nil {
 		t.Fatal(err)
@@ -64,175 +49,236 @@ func serve(t *testing.T, m vbmc.Machine, prepare func(*vbmc.BMC)) (*vbmc.BMC, Op
 	t.Cleanup(func() {
 		cancel()
 		if err := <-done; err != nil {
-			t.Error(err)
+			t.Errorf("ServeIPMI: %v", err)
 		}
 	})
-	return b, Options{Host: pc.LocalAddr().String(), User: "ops", Password: "secret",
-		Wait: 100 * time.Millisecond, Reach: power.Reach{Within: 5 * time.Second, Again: time.Second, Poll: 20 * time.Millisecond}}
+	return pc.LocalAddr().String()
 }
 
-func dial(t *testing.T, o Options) *Client {
+func TestVirtualBMC(t *testing.T) {
+	for _, tc := range []struct {
+		name   string
+		suite  int
+		knows  []int
+		faults vbmc.Faults
+		late   time.Duration
+	}{
+		{name: "any suite"},
+		{name: "suite 3", suite: 3},
+		{name: "suite 17", suite: 17},
+		{name: "only 3 is known", knows: []int{3}},
+		{name: "every fifth packet is lost", faults: vbmc.Faults{DropEvery: 5}},
+		{name: "every third packet is lost", faults: vbmc.Faults{DropEvery: 3}},
+		{name: "slow", late: 100 * time.Millisecond},
+		{name: "the state lags", faults: vbmc.Faults{Lag: 150 * time.Millisecond}},
+		{name: "busy at first", faults: vbmc.Faults{BusyFirst: 2}},
+	} {
+		t.Run(tc.name, func(t *testing.T) {
+			t.Parallel()
+			m := powertest.NewMachine()
+			b := vbmc.New(m, "ops", "secret")
+			b.Latency, b.Suites, b.Faults = tc.late, tc.knows, tc.faults
+			o := quick(serve(t, b))
+			o.CipherSuite = tc.suite
+			powertest.Run(t, m, func(t *testing.T) power.Controller { return open(t, o) })
+		})
+	}
+}
+
+// wantError checks an error's kind, text, and that an admin gets a hint and never sees the password.
+func wantError(t *testing.T, err, kind error, text string) {
 	t.Helper()
-	c, err := Open(o)
+	var e *api.Error
+	switch {
+	case !errors.Is(err, kind) || !strings.Contains(fmt.Sprint(err), text):
+		t.Errorf("got %v, want %v with %q", err, kind, text)
+	case !errors.As(err, &e) || e.Message != err.Error() || e.Hint == "":
+		t.Errorf("%v: no message or hint for an admin", err)
+	case strings.Contains(err.Error()+e.Hint, "pssst"):
+		t.Errorf("the password is shown: %v", err)
+	}
+}
+
+func TestTroublesAreToldApart(t *testing.T) {
+	only3 := vbmc.New(powertest.NewMachine(), "ops", "secret")
+	only3.Suites = []int{3}
+	addr := serve(t, only3)
+	deaf, err := net.ListenPacket("udp4", "127.0.0.1:0")
 	if err != nil {
 		t.Fatal(err)
 	}
-	t.Cleanup(func() { c.Close() })
-	return c
-}
-
-// TestAwkward runs the suite against BMCs that are slow, busy, or behind a bad line.
-func TestAwkward(t *testing.T) {
-	for name, prepare := range map[string]func(*vbmc.BMC){
-		"every third packet is lost": func(b *vbmc.BMC) { b.Faults.DropEvery = 3 },
-		"states show late":           func(b *vbmc.BMC) { b.Faults.Lag = 300 * time.Millisecond },
-		"busy at first":              func(b *vbmc.BMC) { b.Faults.BusyFirst = 2 },
-		"answers take 50 ms":         func(b *vbmc.BMC) { b.Latency = 50 * time.Millisecond },
-		"only suite 3":               func(b *vbmc.BMC) { b.Suites = []int{3} },
-		"only suite 17":              func(b *vbmc.BMC) { b.Suites = []int{17} },
-	} {
-		t.Run(name, func(t *testing.T) {
-			t.Parallel()
-			_, o := serve(t, &machine{}, prepare)
-			powertest.Run(t, func(t *testing.T) power.Controller { return dial(t, o) })
-		})
-	}
-}
-
-func TestKinds(t *testing.T) {
-	cases := []struct {
-		name    string
-		prepare func(*vbmc.BMC)
-		change  func(*Options)
-		kind    error
-		says    string
+	defer deaf.Close()
+	for _, tc := range []struct {
+		name string
+		set  func(*Options)
+		kind error
+		text string
 	}{
-		{"wrong password", nil, func(o *Options) { o.Password = "wrong" }, power.ErrDenied, `BMC 127.0.0.1 refused user "ops"`},
-		{"wrong user", nil, func(o *Options) { o.User = "nobody" }, power.ErrDenied, `BMC 127.0.0.1 refused user "nobody"`},
-		{"suite 17 wanted, 3 known", func(b *vbmc.BMC) { b.Suites = []int{3} }, func(o *Options) { o.CipherSuite = 17 }, power.ErrSuite, "does not know cipher suite 17"},
-		{"nobody there", func(b *vbmc.BMC) { b.SetGone(true) }, func(o *Options) { o.Wait = 10 * time.Millisecond }, power.ErrUnreachable, "does not answer"},
-		{"closed port", nil, func(o *Options) { o.Host, o.Wait = "127.0.0.1:9", 10*time.Millisecond }, power.ErrUnreachable, "does not answer"},
-	}
-	for _, c := range cases {
-		t.Run(c.name, func(t *testing.T) {
-			_, o := serve(t, &machine{}, c.prepare)
-			c.change(&o)
-			_, err := dial(t, o).Status(t.Context())
-			var shown *api.Error
-			if !errors.Is(err, c.kind) || !strings.Contains(err.Error(), c.says) || !errors.As(err, &shown) || shown.Hint == "" {
-				t.Errorf("%v; want kind %q, saying %q, with a hint", err, c.kind, c.says)
-			}
-			if err != nil && (strings.Contains(err.Error(), "secret") || strings.Contains(err.Error(), "wrong ")) {
-				t.Errorf("a password is shown: %v", err)
-			}
+		{"wrong password", func(o *Options) { o.Password = "pssst" }, power.ErrDenied, `BMC 127.0.0.1 refused user "ops"`},
+		{"unknown user", func(o *Options) { o.User = "nobody" }, power.ErrDenied, `refused user "nobody"`},
+		{"suite that it does not know", func(o *Options) { o.CipherSuite = 17 }, power.ErrSuite, "does not know cipher suite 17"},
+		{"nobody listens", func(o *Options) { o.Host = "127.0.0.1:1" }, power.ErrUnreachable, "does not answer"},
+		{"nobody answers", func(o *Options) { o.Host = deaf.LocalAddr().String() }, power.ErrUnreachable, "does not answer"},
+		{"no such name", func(o *Options) { o.Host = "nosuch.invalid" }, power.ErrUnreachable, "does not answer"},
+	} {
+		t.Run(tc.name, func(t *testing.T) {
+			o := quick(addr)
+			o.Wait = 20 * time.Millisecond
+			tc.set(&o)
+			ctx, cancel := context.WithTimeout(context.Background(), 10*time.Second)
+			defer cancel()
+			_, err := open(t, o).Status(ctx)
+			wantError(t, err, tc.kind, tc.text)
 		})
 	}
-	for _, o := range []Options{{Host: "a", CipherSuite: 1}, {Host: "a", Password: strings.Repeat("x", 21)}, {Host: "a", User: strings.Repeat("x", 17)}, {}} {
-		if _, err := Open(o); err == nil {
-			t.Errorf("%+v is taken", o)
+	for _, tc := range []struct {
+		set  func(*Options)
+		text string
+	}{
+		{func(o *Options) { o.Password = strings.Repeat("pssst", 5) }, "password of 25 bytes"},
+		{func(o *Options) { o.User = strings.Repeat("u", 17) }, "at most 16"},
+		{func(o *Options) { o.CipherSuite = 1 }, "cipher suite 1"},
+		{func(o *Options) { o.Host = "" }, "no address"},
+		{func(o *Options) { o.Host = "10.0.0.1:99999" }, "99999"},
+	} {
+		o := quick(addr)
+		tc.set(&o)
+		if _, err := Open(o); err == nil || !strings.Contains(err.Error(), tc.text) {
+			t.Errorf("%+v: %v, want %q", o, err, tc.text)
 		}
 	}
 }
 
-// TestLostSession goes on after the BMC has forgotten its sessions, and after it was away for a while.
+// TestLostSession restarts the BMC between two commands, and within one.
 func TestLostSession(t *testing.T) {
-	m := &machine{}
-	b, o := serve(t, m, nil)
-	o.Wait = 50 * time.Millisecond
-	c := dial(t, o)
-	if err := c.On(t.Context()); err != nil {
+	m := powertest.NewMachine()
+	b := vbmc.New(m, "ops", "secret")
+	c := open(t, quick(serve(t, b)))
+	for range 3 {
+		if err := c.Cycle(context.Background()); err != nil {
+			t.Fatal(err)
+		}
+		b.LoseSessions()
+	}
+	var lose sync.WaitGroup
+	lose.Go(func() {
+		for range 5 {
+			time.Sleep(30 * time.Millisecond)
+			b.LoseSessions()
+		}
+	})
+	defer lose.Wait()
+	if err := c.Off(context.Background()); err != nil || m.Power() {
+		t.Errorf("off: %v, on is %v", err, m.Power())
+	}
+}
+
+// TestGoneForAWhile takes the BMC away while it is waited for, as one that restarts when its host is switched off.
+func TestGoneForAWhile(t *testing.T) {
+	m := powertest.NewMachine()
+	b := vbmc.New(m, "ops", "secret")
+	b.Faults.Lag = 300 * time.Millisecond
+	o := quick(serve(t, b))
+	o.Wait = 20 * time.Millisecond
+	c := open(t, o)
+	if err := c.On(context.Background()); err != nil {
 		t.Fatal(err)
 	}
-	b.LoseSessions()
-	if st, err := c.Status(t.Context()); err != nil || st != power.StateOn {
-		t.Errorf("after its sessions were lost: %q, %v", st, err)
-	}
-	// Away in the middle of a command, for longer than a packet is waited for.
-	b.SetGone(true)
-	back := time.AfterFunc(600*time.Millisecond, func() { b.SetGone(false) })
-	defer back.Stop()
-	if err := c.Off(t.Context()); err != nil {
+	var away sync.WaitGroup
+	away.Go(func() {
+		time.Sleep(100 * time.Millisecond)
+		b.SetGone(true)
+		time.Sleep(600 * time.Millisecond)
+		b.SetGone(false)
+	})
+	if err := c.Off(context.Background()); err != nil {
 		t.Errorf("off, with the BMC away for a while: %v", err)
 	}
-	if m.Power() {
-		t.Error("the machine is still on")
+	away.Wait()
+
+	b.SetGone(true)
+	start := time.Now()
+	_, err := c.Status(context.Background())
+	wantError(t, err, power.ErrUnreachable, "does not answer")
+	if d := time.Since(start); d > 5*time.Second {
+		t.Errorf("that took %v", d)
 	}
 }
 
-// TestContext ends each method soon after its context, whatever the BMC does.
-func TestContext(t *testing.T) {
-	b, o := serve(t, &machine{on: true}, nil)
-	o.Wait = 30 * time.Second
-	c := dial(t, o)
-	if _, err := c.Status(t.Context()); err != nil {
-		t.Fatal(err)
-	}
-	b.SetGone(true)
-	for name, f := range map[string]func(context.Context) error{
-		"off": c.Off, "cycle": c.Cycle, "reset": c.Reset, "soft": c.SoftOff,
-		"next boot": func(ctx context.Context) error {
-			return c.SetNextBoot(ctx, power.NextBoot{Device: power.DevicePXE})
-		},
+func TestNextBoot(t *testing.T) {
+	m := powertest.NewMachine()
+	b := vbmc.New(m, "ops", "secret")
+	c := open(t, quick(serve(t, b)))
+	ctx := context.Background()
+	for _, tc := range []struct {
+		ask  power.NextBoot
+		want string
+	}{
+		{power.NextBoot{Device: power.DevicePXE}, "pxe once"},
+		{power.NextBoot{Device: power.DevicePXE, UEFI: true}, "pxe once uefi"},
+		{power.NextBoot{Device: power.DeviceDisk, Persistent: true}, "disk"},
+		{power.NextBoot{}, ""},
 	} {
-		ctx, cancel := context.WithCancel(t.Context())
-		time.AfterFunc(50*time.Millisecond, cancel)
-		start := time.Now()
-		err := f(ctx)
-		if took := time.Since(start); !errors.Is(err, context.Canceled) || took > time.Second {
-			t.Errorf("%s: after %v: %v", name, took, err)
+		if err := c.SetNextBoot(ctx, tc.ask); err != nil {
+			t.Fatalf("%+v: %v", tc.ask, err)
+		}
+		if got := m.NextBoot(); got != tc.want {
+			t.Errorf("%+v: the machine was told %q, want %q", tc.ask, got, tc.want)
 		}
 	}
-	c.drop() // nobody is there to say goodbye to
-}
-
-// TestOnce switches once, though the answer is lost and the command comes again.
-func TestOnce(t *testing.T) {
-	m := &machine{}
-	_, o := serve(t, m, func(b *vbmc.BMC) { b.Latency = 250 * time.Millisecond })
-	o.Wait = 100 * time.Millisecond
-	c := dial(t, o)
-	if err := c.On(t.Context()); err != nil {
+	// Another administrator's tool died in the middle of setting boot options.
+	if err := c.setBoot(ctx, paramSetInProgress, 1); err != nil {
 		t.Fatal(err)
 	}
-	if n := m.count(); n != 1 {
-		t.Errorf("the machine was switched %d times", n)
+	if err := c.SetNextBoot(ctx, power.NextBoot{Device: power.DevicePXE}); err != nil {
+		t.Errorf("with set in progress left on: %v", err)
 	}
-	if err := c.Reset(t.Context()); err != nil {
-		t.Fatal(err)
-	}
-	if n := m.count(); n != 2 {
-		t.Errorf("the machine was reset %d times", n-1)
+	if err := c.SetNextBoot(ctx, power.NextBoot{Device: "floppy"}); !errors.Is(err, power.ErrRefused) {
+		t.Errorf("floppy: %v", err)
 	}
 }
 
-func TestStates(t *testing.T) {
-	m := &machine{}
-	_, o := serve(t, m, nil)
-	c := dial(t, o)
-	if err := c.Reset(t.Context()); !errors.Is(err, power.ErrState) {
-		t.Errorf("reset of a node that is off: %v", err)
+func TestNextBootNotKept(t *testing.T) {
+	b := vbmc.New(powertest.NewMachine(), "ops", "secret")
+	b.Faults.NotSetBoot = true
+	err := open(t, quick(serve(t, b))).SetNextBoot(context.Background(), power.NextBoot{Device: power.DevicePXE})
+	wantError(t, err, power.ErrRefused, "does not keep it")
+}
+
+func TestStateNotReached(t *testing.T) {
+	m := powertest.NewMachine()
+	b := vbmc.New(m, "ops", "secret")
+	b.Faults.Lag = time.Minute
+	o := quick(serve(t, b))
+	o.Reach.Within = 300 * time.Millisecond
+	wantError(t, open(t, o).On(context.Background()), power.ErrState, "did not come to power state on: it says off")
+}
+
+func TestContextEnds(t *testing.T) {
+	b := vbmc.New(powertest.NewMachine(), "ops", "secret")
+	c := open(t, quick(serve(t, b)))
+	b.SetGone(true)
+	ctx, cancel := context.WithCancel(context.Background())
+	time.AfterFunc(50*time.Millisecond, cancel)
+	start := time.Now()
+	if _, err := c.Status(ctx); !errors.Is(err, context.Canceled) {
+		t.Errorf("cancelled: %v", err)
 	}
-	if err := c.SoftOff(t.Context()); err != nil || m.count() != 0 {
-		t.Errorf("soft off of a node that is off: %v", err)
-	}
-	_, o = serve(t, m, func(b *vbmc.BMC) { b.Faults.NotSetBoot = true })
-	if err := dial(t, o).SetNextBoot(t.Context(), power.NextBoot{Device: power.DevicePXE}); !errors.Is(err, power.ErrRefused) {
-		t.Errorf("a next boot device that is not kept: %v", err)
+	if d := time.Since(start); d > time.Second {
+		t.Errorf("that took %v", d)
 	}
 }
 
-// TestTogether calls one client from several goroutines.
-func TestTogether(t *testing.T) {
-	_, o := serve(t, &machine{}, nil)
-	c := dial(t, o)
+// TestManyUsers calls one client from several goroutines.
+func TestManyUsers(t *testing.T) {
+	c := open(t, quick(serve(t, vbmc.New(powertest.NewMachine(), "ops", "secret"))))
 	var wg sync.WaitGroup
 	for range 8 {
 		wg.Go(func() {
-			if _, err := c.Status(t.Context()); err != nil {
-				t.Error(err)
-			}
-			if err := c.On(t.Context()); err != nil {
-				t.Error(err)
+			for range 10 {
+				if _, err := c.Status(context.Background()); err != nil {
+					t.Error(err)
+				}
 			}
 		})
 	}

@@ -87,7 +87,7 @@ func TestVirtualBMC(t *testing.T) {
 			case "ipmi 3":
 				suite = 3
 			}
-			powertest.Run(t, func(t *testing.T) power.Controller { return openBMC(t, url, "ops", "secret", suite) })
+			powertest.Run(t, nil, func(t *testing.T) power.Controller { return openBMC(t, url, "ops", "secret", suite) })
 			if n := b.Sessions(); n != 0 {
 				t.Errorf("%d Redfish sessions are left behind", n)
 			}
@@ -196,7 +196,7 @@ set_working_mc 0x20
 	defer stop()
 	time.Sleep(500 * time.Millisecond)
 	url := "ipmi://127.0.0.1:" + port
-	powertest.Run(t, func(t *testing.T) power.Controller { return openBMC(t, url, "ops", "secret", 3) })
+	powertest.Run(t, nil, func(t *testing.T) power.Controller { return openBMC(t, url, "ops", "secret", 3) })
 
 	wrong := openBMC(t, url, "ops", "other", 3)
 	var e *api.Error
