@@ -201,7 +201,7 @@ func (s *Server) furnish(t *api.Task, n node.Node, master netip.Addr) (err error
 		return err
 	}
 	t.Attrs = map[string]string{"NODE": string(n.Name), "HOSTNAME": t.Hostname, "MASTER": master.String(), "IMAGE": t.Image, "JOB": t.Job, "TASK": string(t.Kind),
-		"ARCH": string(n.Arch), "FIRMWARE": string(n.Firmware), "PROFILE": profile, "GROUPS": strings.Join(n.Groups, ","), "NFS_PORT": portOfAddr(s.cfg.NFS)}
+		"ARCH": string(n.Arch), "FIRMWARE": string(n.Firmware), "PROFILE": profile, "NODE_GROUPS": strings.Join(n.Groups, ","), "NFS_PORT": portOfAddr(s.cfg.NFS)}
 	if t.Rev > 0 {
 		t.Attrs["REV"] = fmt.Sprint(t.Rev)
 	}

@@ -33,7 +33,7 @@ func TestCapture(t *testing.T) {
 	}()
 	token := r.boot(1)
 	task := r.hello(token, "b1")
-	if task.Kind != api.TaskCapture || task.Job != id || task.Node != "n1" || task.Hostname != "n1" || task.Image != "web" || task.Attrs["NODE"] != "n1" || task.Attrs["JOB"] != id || task.Attrs["MASTER"] != "127.0.0.1" || task.Attrs["GROUPS"] != "rack1" {
+	if task.Kind != api.TaskCapture || task.Job != id || task.Node != "n1" || task.Hostname != "n1" || task.Image != "web" || task.Attrs["NODE"] != "n1" || task.Attrs["JOB"] != id || task.Attrs["MASTER"] != "127.0.0.1" || task.Attrs["NODE_GROUPS"] != "rack1" {
 		t.Fatalf("task %+v", task)
 	}
 	if st := r.node("n1"); st.Hardware == nil || st.Hardware.Product != "box" || st.SeenAt == nil || st.Job != id {

@@ -71,11 +71,11 @@ func TestImagingProfile(t *testing.T) {
 	if p.Name != "imaging" || p.Suite != "bookworm" || len(p.Packages) == 0 || len(p.Modules.Initrd) == 0 || len(p.Modules.Rootimg) == 0 {
 		t.Errorf("imaging is %+v", p)
 	}
-	got, err := p.MountsFor(map[string]string{"MASTER": "10.0.0.5"})
+	got, err := p.MountsFor(map[string]string{"MASTER": "10.0.0.5", "NFS_PORT": "4450"})
 	if err != nil {
 		t.Fatal(err)
 	}
-	if len(got) != 1 || got[0].Source != "10.0.0.5:/postscripts" || got[0].Target != "/mnt/postscripts" || !strings.Contains(got[0].Options, "mountport=4449") {
+	if len(got) != 1 || got[0].Source != "10.0.0.5:/postscripts" || got[0].Target != "/mnt/postscripts" || !strings.Contains(got[0].Options, "mountport=4450") {
 		t.Errorf("mounts are %+v", got)
 	}
 	if _, err := p.MountsFor(nil); err == nil || !strings.Contains(err.Error(), "${MASTER}") {
