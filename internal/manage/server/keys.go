@@ -62,10 +62,23 @@ func makeCert(keyFile, certFile string) error {
 	if err != nil {
 		return err
 	}
-	if err := os.WriteFile(keyFile, pem.EncodeToMemory(&pem.Block{Type: "PRIVATE KEY", Bytes: k}), 0o600); err != nil {
+	if err := writeSecret(keyFile, pem.EncodeToMemory(&pem.Block{Type: "PRIVATE KEY", Bytes: k})); err != nil {
 		return err
 	}
-	return os.WriteFile(certFile, pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE", Bytes: der}), 0o644)
+	return writeSecret(certFile, pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE", Bytes: der}))
+}
+
+// writeSecret writes a file that only its owner may read. It is there as a whole, after a power cut too, or not.
+func writeSecret(path string, b []byte) error {
+	f, err := os.OpenFile(path+".new", os.O_WRONLY|os.O_CREATE|os.O_TRUNC, 0o600)
+	if err != nil {
+		return err
+	}
+	_, err = f.Write(b)
+	if err := errors.Join(err, f.Sync(), f.Close()); err != nil {
+		return fmt.Errorf("write %s: %w", path, err)
+	}
+	return os.Rename(path+".new", path)
 }
 
 func loadSecret(path string) ([]byte, error) {
@@ -73,10 +86,10 @@ func loadSecret(path string) ([]byte, error) {
 	if errors.Is(err, os.ErrNotExist) {
 		b = make([]byte, 32)
 		rand.Read(b)
-		err = os.WriteFile(path, b, 0o600)
+		err = writeSecret(path, b)
 	}
 	if err == nil && len(b) != 32 {
-		err = fmt.Errorf("%s has %d bytes, not 32", path, len(b))
+		err = fmt.Errorf("%s has %d bytes, not 32: put the right file back, or remove it, and nodes that run a task now get a new token at their next boot", path, len(b))
 	}
 	if err != nil {
 		return nil, fmt.Errorf("token key: %w", err)

@@ -29,6 +29,8 @@ import (
 	"mimeo/internal/manage/inventory"
 	"mimeo/internal/manage/job"
 	"mimeo/internal/manage/nfs"
+	"mimeo/internal/manage/power"
+	"mimeo/internal/manage/power/open"
 )
 
 // Server is a management node. Make one with New, then call Serve.
@@ -41,7 +43,7 @@ type Server struct {
 	db     *inventory.DB
 	store  *dir.Store
 	jobs   *job.Engine
-	power  *powerPool
+	power  *power.Pool
 	secret []byte // makes the nodes' tokens
 	cert   tls.Certificate
 	pin    string
@@ -95,10 +97,10 @@ func New(ctx context.Context, cfg config.Config, version string, log *slog.Logge
 	if s.cert, s.pin, err = loadCert(filepath.Join(cfg.State, "tls")); err != nil {
 		return nil, err
 	}
-	s.power = newPowerPool(cfg.Limits.BMCs)
+	s.power = power.NewPool(cfg.Limits.BMCs, open.Controller)
 	l := cfg.Limits
 	s.jobs, err = job.New(ctx, job.Options{DB: s.db, Store: s.store, Power: s.withPower, Log: log, Limits: job.Limits{
-		Netboot: time.Duration(l.Netboot), AgentSilence: time.Duration(l.AgentSilence), Reboot: time.Duration(l.Reboot), Power: time.Duration(l.Power), SoftOff: time.Duration(l.SoftOff)}})
+		Netboot: time.Duration(l.Netboot), AgentSilence: time.Duration(l.AgentSilence), Reboot: time.Duration(l.Reboot), Power: time.Duration(l.Power), SoftOff: time.Duration(l.SoftOff), Stall: time.Duration(l.Stall)}})
 	if err != nil {
 		return nil, err
 	}
@@ -222,10 +224,7 @@ func (s *Server) writeAccess(a access) error {
 		return err
 	}
 	file := filepath.Join(s.cfg.State, "admin.json")
-	if err := os.WriteFile(file+".new", append(b, '\n'), 0o600); err != nil {
-		return fmt.Errorf("write %s: %w", file, err)
-	}
-	return os.Rename(file+".new", file)
+	return writeSecret(file, append(b, '\n'))
 }
 
 // firstStart makes the admin's token and prints it once. The command line of root finds it in the state folder, where
