@@ -108,7 +108,7 @@ func (c *Client) signIn(ctx context.Context, r call) error {
 func (c *Client) once(ctx context.Context, r call, out any) (task string, err error) {
 	resp, body, err := c.send(ctx, r)
 	if err != nil {
-		if r.method != http.MethodPost || notSent(err) {
+		if !errors.Is(err, power.ErrDenied) && (r.method != http.MethodPost || notSent(err)) {
 			err = again{error: err}
 		}
 		return "", err

@@ -5,6 +5,7 @@ import (
 	"crypto/x509"
 	"errors"
 	"net"
+	"net/http"
 
 	"mimeo/internal/manage/power"
 )
@@ -24,7 +25,7 @@ func (c *Client) unreachable(err error) error {
 	switch {
 	case errors.As(err, &certificate), errors.As(err, &authority):
 		return c.errorf(power.ErrDenied, "has a certificate that is not trusted here", "set bmc.insecure=true to accept it all the same, or have the BMC's certificate signed", cause)
-	case errors.As(err, &record):
+	case errors.As(err, &record), errors.Is(err, http.ErrSchemeMismatch):
 		return c.errorf(power.ErrUnreachable, "does not speak TLS on this port", "see whether its address is right; redfish+http:// is for BMCs without TLS", cause)
 	}
 	hint := "see whether its address is right and can be reached from here"
