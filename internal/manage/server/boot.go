@@ -265,14 +265,14 @@ func (s *Server) serveStateless(w http.ResponseWriter, r *http.Request) {
 		http.Error(w, err.Error(), http.StatusServiceUnavailable)
 		return
 	}
-	start := time.Now()
-	c := &countingWriter{ResponseWriter: w}
-	http.ServeContent(c, r, name, im.Created, f)
-	if s.heardOf(n.Name) {
-		note(fmt.Sprintf("%s, %d of %d bytes in %d ms", name, c.n, want.Size, time.Since(start).Milliseconds()))
-	} else {
-		note(fmt.Sprintf("%s, %d of %d bytes", name, c.n, want.Size))
+	if r.Header.Get("Range") == "" {
+		note(fmt.Sprintf("%s: begins, %d bytes", name, want.Size))
 	}
+	start := time.Now()
+	c := &patientWriter{ResponseWriter: w, alive: func() { s.jobOf(n.Name) }}
+	defer c.done()
+	http.ServeContent(c, r, name, im.Created, f)
+	note(fmt.Sprintf("%s: %d of %d bytes in %d ms", name, c.n, want.Size, time.Since(start).Milliseconds()))
 }
 
 // byBuild finds a stateless image by its build's ID.
@@ -289,25 +289,67 @@ func (s *Server) byBuild(id string) (stateless.Stateless, error) {
 	return stateless.Stateless{}, fs.ErrNotExist
 }
 
-// heardOf lets time limits of a node's job count from now.
-func (s *Server) heardOf(n node.Name) bool { return n != "" && s.jobOf(n) != "" }
+// A node must take partSize bytes within partLimit: 8 KiB/s, which the slowest line of a site does.
+const (
+	partSize  = 1 << 20
+	partLimit = 2 * time.Minute
+	partAlive = 2 * time.Second // how often a transfer that goes on is a sign of life
+)
 
-type countingWriter struct {
+// patientWriter sends a large file part by part. Each part that goes through is a sign of life of the node; a node that
+// is gone does not hold the connection for ever.
+type patientWriter struct {
 	http.ResponseWriter
-	n int64
+	alive func()
+	told  time.Time
+	n     int64 // bytes sent
 }
 
-func (c *countingWriter) Write(b []byte) (int, error) {
-	n, err := c.ResponseWriter.Write(b)
-	c.n += int64(n)
+func (p *patientWriter) before() {
+	http.NewResponseController(p.ResponseWriter).SetWriteDeadline(time.Now().Add(partLimit)) // a connection without deadlines is patient, too
+}
+
+func (p *patientWriter) after(n int64) {
+	p.n += n
+	if n > 0 && time.Since(p.told) > partAlive {
+		p.told = time.Now()
+		p.alive()
+	}
+}
+
+// done takes the limit off the connection, which may serve another request.
+func (p *patientWriter) done() {
+	http.NewResponseController(p.ResponseWriter).SetWriteDeadline(time.Time{})
+}
+
+// Unwrap lets http.ResponseController find the connection.
+func (p *patientWriter) Unwrap() http.ResponseWriter { return p.ResponseWriter }
+
+func (p *patientWriter) Write(b []byte) (int, error) {
+	p.before()
+	n, err := p.ResponseWriter.Write(b)
+	p.after(int64(n))
 	return n, err
 }
 
-// ReadFrom keeps sendfile(2).
-func (c *countingWriter) ReadFrom(r io.Reader) (int64, error) {
-	n, err := io.Copy(c.ResponseWriter, r)
-	c.n += n
-	return n, err
+// ReadFrom keeps sendfile(2), which net/http uses for a file behind at most one io.LimitedReader.
+func (p *patientWriter) ReadFrom(r io.Reader) (total int64, err error) {
+	whole, ok := r.(*io.LimitedReader)
+	if !ok {
+		whole = &io.LimitedReader{R: r, N: 1<<63 - 1}
+	}
+	for whole.N > 0 {
+		part := &io.LimitedReader{R: whole.R, N: min(whole.N, partSize)}
+		p.before()
+		n, err := io.Copy(p.ResponseWriter, part)
+		p.after(n)
+		total += n
+		whole.N -= n
+		if err != nil || n == 0 {
+			return total, err
+		}
+	}
+	return total, nil
 }
 
 // fileHashes remembers hashes of files for as long as the files are the same.

@@ -2,6 +2,7 @@ package server
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"net"
 	"net/http"
@@ -273,13 +274,29 @@ func (s *Server) setBoot(r *http.Request) (any, error) {
 		return nil, err
 	}
 	if req.Cycle {
-		for _, res := range s.powerAll(ctx, nodes, "cycle", req.State != node.BootDisk) {
-			if res.Error != nil {
-				return nil, res.Error
-			}
+		if err := notCycled(s.powerAll(ctx, nodes, "cycle", req.State != node.BootDisk)); err != nil {
+			return nil, err
 		}
 	}
 	return s.again(ctx, nodes)
+}
+
+// notCycled is the error for nodes whose boot state was set and whose power could not be switched.
+func notCycled(results []api.PowerResult) error {
+	var out *api.Error
+	for _, res := range results {
+		switch {
+		case res.Error == nil:
+		case out == nil:
+			out = &api.Error{Code: res.Error.Code, Message: "the boot state is set, but " + res.Error.Message, Hint: res.Error.Hint}
+		default:
+			out.Message += "; " + res.Error.Message
+		}
+	}
+	if out == nil {
+		return nil
+	}
+	return out
 }
 
 func (s *Server) switchPower(r *http.Request) (any, error) {
@@ -310,8 +327,9 @@ func (s *Server) powerAll(ctx context.Context, nodes []node.Node, action string,
 				defer cancel()
 				uefi := n.Firmware == node.UEFI || n.Firmware == node.UEFIHTTP
 				if pxe {
-					if err := c.SetNextBoot(ctx, power.NextBoot{Device: power.DevicePXE, UEFI: uefi}); err != nil {
-						return err
+					// Many nodes boot the network first anyhow, and some BMCs cannot choose.
+					if err := c.SetNextBoot(ctx, power.NextBoot{Device: power.DevicePXE, UEFI: uefi}); err != nil && !errors.Is(err, power.ErrByHand) {
+						s.event(context.WithoutCancel(ctx), api.Event{Node: n.Name, Kind: "power", Text: "next boot could not be set: " + err.Error()})
 					}
 				}
 				if err := doPower(ctx, c, action, uefi); err != nil {
