@@ -317,10 +317,19 @@ func TestCancel(t *testing.T) {
 		t.Errorf("%+v", d)
 	}
 
-	// In the middle of the writing: it stops, and says that the disk was touched.
+	// When the server hears that the writing is to begin: nothing was written.
 	task.Pre = nil
 	s.mu.Lock()
 	s.tasks, s.cancelAt = []api.Task{task}, api.PhaseWriting
+	s.mu.Unlock()
+	Run(t.Context(), s.config(t, target))
+	if d := s.last(t); d.OK || !d.Cancelled || d.Touched || sum(t, target) != before {
+		t.Errorf("%+v: %+v", d, d.Error)
+	}
+
+	// In the middle of the writing: it stops, and says that the disk was touched.
+	s.mu.Lock()
+	s.tasks, s.letPass = []api.Task{task}, 1
 	s.storeHook = func(w http.ResponseWriter, r *http.Request) bool {
 		if strings.HasSuffix(r.URL.Path, "/get") {
 			time.Sleep(200 * time.Millisecond)

@@ -50,11 +50,8 @@ func (j *job) write(ctx context.Context, m *manifest.Manifest) (err error) {
 	opts := deploy.Options{
 		Compare: j.task.Compare, Grow: grow,
 		Progress: func(p deploy.Progress) { j.written(p.Counts, m, p.Done, p.Total) },
-		// The server is told before the first write: from then on a cancel leaves half an image.
-		Commit: func(ctx context.Context) error {
-			j.report.enter(api.PhaseWriting)
-			return context.Cause(ctx)
-		},
+		// The server knows before the first write: from then on a cancel leaves half an image, and says so.
+		Commit: func(ctx context.Context) error { return j.report.told(ctx, api.PhaseWriting) },
 	}
 	res, err := deploy.Run(ctx, j.store, m, d, opts)
 	if res != nil {

@@ -42,11 +42,13 @@ type reporter struct {
 	changed bool
 	since   time.Time
 	took    map[api.Phase]int64
+	heard   api.Phase     // that the server has answered last, and not with a cancel
+	news    chan struct{} // closed and made anew when heard changes
 }
 
 func newReporter(srv *upstream.Server, job, bootID string, log func(string, ...any), stop context.CancelCauseFunc) *reporter {
 	r := &reporter{srv: srv, log: log, stop: stop, quit: make(chan struct{}), done: make(chan struct{}), nudge: make(chan struct{}, 1),
-		p: api.Progress{Job: job, BootID: bootID, Phase: api.PhaseAgent}, since: time.Now(), took: map[api.Phase]int64{}}
+		p: api.Progress{Job: job, BootID: bootID, Phase: api.PhaseAgent}, since: time.Now(), took: map[api.Phase]int64{}, news: make(chan struct{})}
 	go r.loop()
 	return r
 }
@@ -69,6 +71,24 @@ func (r *reporter) enter(p api.Phase) {
 	}
 	r.mu.Unlock()
 	r.soon()
+}
+
+// told begins a phase and returns when the server has answered that it knows. An error means that it is not to begin.
+func (r *reporter) told(ctx context.Context, p api.Phase) error {
+	r.enter(p)
+	for {
+		r.mu.Lock()
+		heard, news := r.heard, r.news
+		r.mu.Unlock()
+		if heard == p {
+			return context.Cause(ctx)
+		}
+		select {
+		case <-news:
+		case <-ctx.Done():
+			return context.Cause(ctx)
+		}
+	}
 }
 
 // numbers takes how far the phase is. counts is kept.
@@ -165,7 +185,15 @@ func (r *reporter) loop() {
 		refused = 0
 		if reply.Cancel {
 			r.stop(errCancelled)
+			continue
 		}
+		r.mu.Lock()
+		if r.heard != p.Phase {
+			r.heard = p.Phase
+			close(r.news)
+			r.news = make(chan struct{})
+		}
+		r.mu.Unlock()
 	}
 }
 

@@ -28,7 +28,8 @@ type fakeServer struct {
 	hellos   []api.Hello
 	progress []api.Progress
 	done     []api.Done
-	cancelAt api.Phase // progress of this phase is answered with cancel
+	cancelAt api.Phase // progress of this phase is answered with cancel,
+	letPass  int       // after so many messages of it
 
 	// refuse, if not nil, may answer a request itself; it says whether it did.
 	refuse func(w http.ResponseWriter, r *http.Request) bool
@@ -53,7 +54,11 @@ func newFakeServer(t *testing.T, tasks ...api.Task) *fakeServer {
 	}))
 	mux.HandleFunc("POST "+api.PathProgress, call(s, func(p api.Progress) (any, int) {
 		s.progress = append(s.progress, p)
-		return api.ProgressReply{Cancel: s.cancelAt != "" && p.Phase == s.cancelAt}, 200
+		cancel := s.cancelAt != "" && p.Phase == s.cancelAt
+		if cancel && s.letPass > 0 {
+			s.letPass, cancel = s.letPass-1, false
+		}
+		return api.ProgressReply{Cancel: cancel}, 200
 	}))
 	mux.HandleFunc("POST "+api.PathDone, call(s, func(d api.Done) (any, int) {
 		s.done = append(s.done, d)

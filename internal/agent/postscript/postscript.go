@@ -107,14 +107,20 @@ func one(ctx context.Context, i int, p api.Postscript, o Options) (out api.Outpu
 		return out, fmt.Errorf("start %s: %w", path, explain(err))
 	}
 	os.WriteFile(fmt.Sprintf("/proc/%d/oom_score_adj", cmd.Process.Pid), []byte("0"), 0) // the agent's own may be lower
-	stop := context.AfterFunc(ctx, func() { end(cmd.Process.Pid) })
+	ended := make(chan struct{})
+	stop := context.AfterFunc(ctx, func() {
+		defer close(ended)
+		end(cmd.Process.Pid)
+	})
 	err = cmd.Wait()
 	stopped := !stop()
+	if stopped {
+		<-ended // nothing is left behind, of the group or of ours
+	}
 	out.Output = kept.String()
 	var exit *exec.ExitError
 	switch {
 	case stopped:
-		syscall.Kill(-cmd.Process.Pid, syscall.SIGKILL) // what of its group is left
 		return out, context.Cause(ctx)
 	case err == nil, errors.Is(err, exec.ErrWaitDelay):
 		out.Exit = cmd.ProcessState.ExitCode()
