@@ -209,7 +209,7 @@ func fsck(t *testing.T, disk string, off int64) {
 }
 
 // identity are the files of the root filesystem that a deploy makes the node's own.
-var identity = regexp.MustCompile(`^(etc/hostname|etc/hosts|etc/machine-id|var/lib/dbus/machine-id|etc/ssh/ssh_host_.*|var/lib/systemd/random-seed|etc|etc/ssh|var/lib/dbus|var/lib/systemd|lost\+found|\.):`)
+var identity = regexp.MustCompile(`^(etc/mimeo-deployed|etc/hostname|etc/hosts|etc/machine-id|var/lib/dbus/machine-id|etc/ssh/ssh_host_.*|var/lib/systemd/random-seed|etc|etc/ssh|var/lib/dbus|var/lib/systemd|lost\+found|\.):`)
 
 func TestCaptureDeploy(t *testing.T) {
 	if testing.Short() {
@@ -220,6 +220,7 @@ func TestCaptureDeploy(t *testing.T) {
 	r := newRack(t, ctx)
 	cache := cacheDir(t)
 	buildStateless(t, ctx, r)
+	postscripts(t, r, `echo "hello from $NODE, job $JOB, image $IMAGE, of $MASTER"`)
 	startServer(t, ctx, r)
 
 	disk1, disk2 := filepath.Join(r.Dir, "n01.img"), filepath.Join(r.Dir, "n02.img")
@@ -241,8 +242,8 @@ func TestCaptureDeploy(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	mimeo(t, ctx, r, "node", "add", "n01", "--mac", n1.MAC, "--bmc", "ipmi://"+bmc1, "--user", rack.BMCUser, "--set", "bmc.password="+rack.BMCPassword, "--set", "knobs.console=ttyS0,115200")
-	mimeo(t, ctx, r, "node", "add", "n02", "--mac", n2.MAC, "--bmc", "redfish+http://"+bmc2+":8000", "--user", rack.BMCUser, "--set", "bmc.password="+rack.BMCPassword, "--set", "knobs.console=ttyS0,115200")
+	mimeo(t, ctx, r, "node", "add", "n01", "--mac", n1.MAC, "--ip", "10.77.0.11", "--bmc", "ipmi://"+bmc1, "--user", rack.BMCUser, "--set", "bmc.password="+rack.BMCPassword, "--set", "knobs.console=ttyS0,115200")
+	mimeo(t, ctx, r, "node", "add", "n02", "--mac", n2.MAC, "--bmc", "redfish+http://"+bmc2+":8000", "--user", rack.BMCUser, "--set", "bmc.password="+rack.BMCPassword, "--set", "knobs.console=ttyS0,115200", "--set", "knobs.loader=own")
 
 	t.Log(mimeo(t, ctx, r, "capture", "n01", "--image", "debian12", "--watch"))
 	if _, err := n1.WaitConsole(ctx, 0, golden.Marker+` node=golden root=/dev/vda4`); err != nil {
@@ -271,15 +272,91 @@ func TestCaptureDeploy(t *testing.T) {
 	t.Log(mark)
 
 	compareDisks(t, before, after)
+	rootFS := mount(t, after, golden.RootOff, 4<<30-golden.RootOff-1<<20)
+	if b, err := os.ReadFile(filepath.Join(rootFS, "etc/mimeo-deployed")); err != nil || string(b) != "n02 debian12@1\n" {
+		t.Errorf("the root postscript left %q, %v", b, err)
+	}
 
 	// The chain of events is the one that the design tells.
 	events := mimeo(t, ctx, r, "node", "events", "n02")
-	for _, kind := range []string{"dhcp-", "script", "kernel", "initrd", "rootimg", "agent", "told-disk"} {
+	for _, kind := range []string{"dhcp-", "undionly.kpxe by TFTP", "script", "kernel", "initrd", "rootimg", "agent", "told-disk"} {
 		if !strings.Contains(events, kind) {
 			t.Errorf("n02's events lack %q:\n%s", kind, events)
 		}
 	}
 	mimeo(t, ctx, r, "image", "verify", "debian12@1")
+	if show := mimeo(t, ctx, r, "job", "show", "j1"); !strings.Contains(show, "hello from n01, job j1, image debian12, of 10.77.0.1") {
+		t.Errorf("the postscript's output is not shown:\n%s", show)
+	}
+
+	// A postscript that fails fails the job, with its output, before the disk is read; the node boots its disk again.
+	postscripts(t, r, "echo the scratch filer is down; exit 7")
+	from := n1.ConsoleSize()
+	out, err := r.Run(ctx, "capture", "n01", "--image", "debian12", "--watch")
+	if err == nil || !strings.Contains(err.Error(), "the scratch filer is down") || !strings.Contains(err.Error(), "7") {
+		t.Errorf("a postscript failed, and the capture ended with %v\n%s", err, out)
+	}
+	if list := mimeo(t, ctx, r, "image", "list"); strings.Contains(list, "debian12@2") {
+		t.Errorf("a revision was made all the same:\n%s", list)
+	}
+	if _, err := n1.WaitConsole(ctx, from, golden.Marker+` node=golden`); err != nil {
+		t.Errorf("n01 does not boot its disk after the failure: %v", err)
+	}
+	rescueShell(t, ctx, r, n1)
+}
+
+// postscripts sets what the imaging profile runs before a task, by NFS from the management node, and in a deployed root.
+func postscripts(t *testing.T, r *rack.Rack, hello string) {
+	t.Helper()
+	write := func(name, text string, mode os.FileMode) {
+		file := filepath.Join(r.State, name)
+		if err := os.MkdirAll(filepath.Dir(file), 0o755); err != nil {
+			t.Fatal(err)
+		}
+		if err := os.WriteFile(file, []byte(text), mode); err != nil {
+			t.Fatal(err)
+		}
+	}
+	write("nfs/postscripts/hello.sh", "#!/bin/sh\n"+hello+"\n", 0o755)
+	write("profiles/imaging.yaml", `extends: imaging
+postscripts:
+  pre:
+    - {name: hello, path: /mnt/postscripts/hello.sh}
+  root:
+    - name: mark
+      content: |
+        #!/bin/sh
+        echo "$NODE $IMAGE@$REV" >/etc/mimeo-deployed
+`, 0o644)
+}
+
+// rescueShell boots a node into a shell, signs in by SSH, and sends it back to its disk.
+func rescueShell(t *testing.T, ctx context.Context, r *rack.Rack, n *rack.Node) {
+	t.Helper()
+	key := filepath.Join(r.Dir, "key")
+	if out, err := exec.Command("ssh-keygen", "-q", "-t", "ed25519", "-N", "", "-f", key).CombinedOutput(); err != nil {
+		t.Fatalf("ssh-keygen: %v: %s", err, out)
+	}
+	mimeo(t, ctx, r, "boot", "n01", "shell", "--cycle", "--ssh-key", key+".pub")
+	var out []byte
+	var err error
+	for deadline := time.Now().Add(2 * time.Minute); time.Now().Before(deadline); time.Sleep(2 * time.Second) {
+		out, err = r.Net.Command(ctx, "ssh", "-i", key, "-o", "StrictHostKeyChecking=no", "-o", "UserKnownHostsFile=/dev/null", "-o", "LogLevel=ERROR", "-o", "ConnectTimeout=5",
+			"root@10.77.0.11", "cat /sys/block/vda/serial; findmnt -no FSTYPE /").CombinedOutput()
+		if err == nil {
+			break
+		}
+	}
+	if err != nil || !strings.Contains(string(out), "GOLDEN-1") || !strings.Contains(string(out), "overlay") {
+		t.Fatalf("no shell by SSH in the stateless image: %v: %s", err, out)
+	}
+	from := n.ConsoleSize()
+	mimeo(t, ctx, r, "boot", "n01", "disk")
+	wait, cancel := context.WithTimeout(ctx, 3*time.Minute)
+	defer cancel()
+	if _, err := n.WaitConsole(wait, from, golden.Marker+` node=golden`); err != nil {
+		t.Errorf("n01 does not leave the shell for its disk: %v", err)
+	}
 }
 
 // compareDisks holds the disk that was written against the one that was captured.

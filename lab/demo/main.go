@@ -223,7 +223,7 @@ func run(ctx context.Context, dir, bin string) (err error) {
 	if err := d.mimeo(ctx, rack.BMCPassword+"\n", "node", "add", "n01", "--mac", n1.MAC, "--ip", addr1, "--bmc", "ipmi://"+bmc1, "--user", rack.BMCUser, "--password-stdin", "--set", "knobs.console=ttyS0,115200"); err != nil {
 		return err
 	}
-	if err := d.mimeo(ctx, rack.BMCPassword+"\n", "node", "add", "n02", "--mac", n2.MAC, "--ip", addr2, "--bmc", "redfish+http://"+bmc2+":8000", "--user", rack.BMCUser, "--password-stdin", "--set", "knobs.console=ttyS0,115200"); err != nil {
+	if err := d.mimeo(ctx, rack.BMCPassword+"\n", "node", "add", "n02", "--mac", n2.MAC, "--ip", addr2, "--bmc", "redfish+http://"+bmc2+":8000", "--user", rack.BMCUser, "--password-stdin", "--set", "knobs.console=ttyS0,115200", "--set", "knobs.loader=own"); err != nil {
 		return err
 	}
 	if err := d.mimeo(ctx, "", "power", "n01", "on"); err != nil {

@@ -22,6 +22,9 @@ const (
 	rootOff          = 384
 )
 
+// RootOff is where the root filesystem starts, in bytes.
+const RootOff = rootOff << 20
+
 // Identities of the golden disk's volumes, for tests to compare.
 const (
 	RootUUID = "6d1e0c1a-6f0b-4c55-9c1e-5f2f6f3b9a01"
