@@ -7,6 +7,7 @@ import (
 	"slices"
 	"strings"
 	"testing"
+	"time"
 
 	"pgregory.net/rapid"
 
@@ -114,6 +115,43 @@ func TestFoldExpandsBack(t *testing.T) {
 			t.Fatalf("%v folds to %q, which is %v", names, folded, back)
 		}
 	})
+}
+
+// TestHostile: no expression may cost much time or memory.
+func TestHostile(t *testing.T) {
+	full := many()
+	for name, expr := range map[string]string{
+		"rows in brackets":     "n[" + strings.Repeat("1-99999,", 8000) + "1]",
+		"rows":                 strings.Repeat("n[1-99999],", 5000) + "n1",
+		"brackets":             strings.Repeat("[1-9]", 10000),
+		"exclusions":           "n[1-99999]" + strings.Repeat(",-n1", 10000),
+		"intersections":        "n[1-99999]" + strings.Repeat("@n[1-99999]", 5000),
+		"parentheses":          strings.Repeat("(", 60000),
+		"regular expressions":  strings.Repeat("/n/,", 15000) + "/n/",
+		"attributes":           strings.Repeat("arch==x,", 8000) + "n01",
+		"too long":             strings.Repeat("n01,", 1<<20),
+		"a regular expression": "/" + strings.Repeat("(a{1,1000}){1,1000}", 100) + "/",
+	} {
+		for _, known := range []Lookup{nil, small(), full} {
+			start := time.Now()
+			_, err := Expand(expr, known)
+			if d := time.Since(start); d > 3*time.Second {
+				t.Errorf("%s: took %v", name, d)
+			}
+			if err != nil && len(err.Error()) > 2000 {
+				t.Errorf("%s: the error has %d bytes", name, len(err.Error()))
+			}
+		}
+	}
+}
+
+// many are as many nodes as may be.
+func many() rackOf {
+	var r rackOf
+	for i := 1; i <= maxNodes; i++ {
+		r.names = append(r.names, node.Name(fmt.Sprintf("n%d", i)))
+	}
+	return r
 }
 
 func FuzzExpand(f *testing.F) {
