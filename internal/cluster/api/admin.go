@@ -19,7 +19,7 @@ import (
 //	POST   /v1/boot             BootSet       → []NodeStatus
 //	POST   /v1/power            PowerDo       → []PowerResult
 //	POST   /v1/jobs             JobNew        → []Job (one a node)
-//	GET    /v1/jobs?range=RANGE&active=1      → []Job, newest first
+//	GET    /v1/jobs?range=RANGE&active=1      → []Job, newest first, without Outputs
 //	GET    /v1/jobs/{id}                      → Job
 //	GET    /v1/jobs/{id}/events               → []Event, oldest first
 //	GET    /v1/jobs/{id}/watch                → text/event-stream of Watch, until the job ends
@@ -64,8 +64,8 @@ type NodeStatus struct {
 	JobPhase  Phase      `json:"job_phase,omitempty"`
 }
 
-// NodeAdd makes nodes. Range is expanded without looking at the inventory; MAC, IP and BMC may hold a noderange of
-// the same length ("redfish://10.0.9.[1-40]") or, for one node, one value.
+// NodeAdd makes nodes. Range is expanded without looking at the inventory. What differs from node to node is in PerNode:
+// the command line spreads "redfish://10.0.9.[1-40]" over it.
 type NodeAdd struct {
 	Range   string                          `json:"range"`
 	Set     map[string]string               `json:"set"`                // as NodeSet.Set

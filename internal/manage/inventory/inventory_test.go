@@ -150,7 +150,7 @@ func TestJobs(t *testing.T) {
 		t.Errorf("after a node was removed and the file opened again: %s, want j3", c)
 	}
 	var ids []string
-	if err := d.Jobs(t.Context(), false, 10, func(b []byte) error {
+	if err := d.Jobs(t.Context(), JobFilter{Limit: 10}, func(b []byte) error {
 		var m map[string]string
 		err := json.Unmarshal(b, &m)
 		ids = append(ids, m["id"])

@@ -91,13 +91,34 @@ func (d *DB) Job(ctx context.Context, id string, data any) error {
 	return json.Unmarshal([]byte(s), data)
 }
 
-// Jobs calls fn with the record of each job, newest first, at most limit.
-func (d *DB) Jobs(ctx context.Context, activeOnly bool, limit int, fn func(data []byte) error) error {
-	q := `SELECT data FROM jobs ORDER BY seq DESC LIMIT ?`
-	if activeOnly {
-		q = `SELECT data FROM jobs WHERE active = 1 ORDER BY seq DESC LIMIT ?`
+// JobFilter says which jobs are wanted. Zero values mean all.
+type JobFilter struct {
+	Active bool        // those that are active
+	Nodes  []node.Name // those of these nodes, where it is not nil
+	Limit  int         // the newest of them
+}
+
+// Jobs calls fn with the record of each job, newest first. fn must use no method of the DB.
+func (d *DB) Jobs(ctx context.Context, f JobFilter, fn func(data []byte) error) error {
+	q := `SELECT data FROM jobs WHERE 1`
+	var args []any
+	if f.Active {
+		q += ` AND active = 1`
 	}
-	rows, err := d.sql.QueryContext(ctx, q, limit)
+	if f.Nodes != nil {
+		b, err := json.Marshal(f.Nodes)
+		if err != nil {
+			return err
+		}
+		q += ` AND node IN (SELECT value FROM json_each(?))`
+		args = append(args, string(b))
+	}
+	q += ` ORDER BY seq DESC`
+	if f.Limit > 0 {
+		q += ` LIMIT ?`
+		args = append(args, f.Limit)
+	}
+	rows, err := d.sql.QueryContext(ctx, q, args...)
 	if err != nil {
 		return explain(err)
 	}

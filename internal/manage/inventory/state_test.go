@@ -243,3 +243,37 @@ func TestKeysAreForgotten(t *testing.T) {
 		t.Errorf("%v; a key stays for ever: %v", err, known("old"))
 	}
 }
+
+func TestJobFilter(t *testing.T) {
+	d := open(t, t.TempDir())
+	update(t, d, func(tx *Tx) error {
+		for i, j := range []struct {
+			n      node.Name
+			active bool
+		}{{"n1", false}, {"n2", false}, {"n1", false}, {"n3", true}, {"n1", true}} {
+			id := fmt.Sprint("j", i+1)
+			if err := tx.PutJob(id, j.n, j.active, id); err != nil {
+				return err
+			}
+		}
+		return nil
+	})
+	for _, tc := range []struct {
+		f    JobFilter
+		want string
+	}{
+		{JobFilter{}, "j5 j4 j3 j2 j1"},
+		{JobFilter{Limit: 2}, "j5 j4"},
+		{JobFilter{Active: true}, "j5 j4"},
+		{JobFilter{Nodes: []node.Name{"n1", "n2"}}, "j5 j3 j2 j1"},
+		{JobFilter{Nodes: []node.Name{"n1", "n2", "gone'"}, Limit: 3}, "j5 j3 j2"},
+		{JobFilter{Nodes: []node.Name{"n2"}, Active: true}, ""},
+		{JobFilter{Nodes: []node.Name{}}, ""},
+	} {
+		got := ""
+		err := d.Jobs(t.Context(), tc.f, func(b []byte) error { got += strings.Trim(string(b), `"`) + " "; return nil })
+		if strings.TrimSpace(got) != tc.want || err != nil {
+			t.Errorf("%+v: %s, %v; want %s", tc.f, got, err, tc.want)
+		}
+	}
+}

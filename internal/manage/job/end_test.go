@@ -359,7 +359,7 @@ func TestAtOnce(t *testing.T) {
 					if _, err := json.Marshal(j); err != nil {
 						t.Error(err)
 					}
-					r.e.Publics(ctx, false, 10)
+					r.e.Publics(ctx, inventory.JobFilter{Limit: 10})
 				case 4:
 					_, stop := r.e.Watch(id)
 					r.e.OfNode(n1)

@@ -65,7 +65,7 @@ func New(ctx context.Context, o Options) (*Engine, error) {
 	if e.now == nil {
 		e.now = time.Now
 	}
-	err := o.DB.Jobs(ctx, true, 1<<30, func(data []byte) error {
+	err := o.DB.Jobs(ctx, inventory.JobFilter{Active: true}, func(data []byte) error {
 		r := new(Record)
 		if err := json.Unmarshal(data, r); err != nil {
 			return fmt.Errorf("read a job: %w", err)

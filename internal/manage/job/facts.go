@@ -308,10 +308,11 @@ func merge(have, more []api.Output) []api.Output {
 	return have
 }
 
-// Publics are jobs as everybody may see them, newest first.
-func (e *Engine) Publics(ctx context.Context, activeOnly bool, limit int) ([]api.Job, error) {
+// Publics are jobs as everybody may see them, newest first, without the outputs of their postscripts: those come with
+// one job.
+func (e *Engine) Publics(ctx context.Context, f inventory.JobFilter) ([]api.Job, error) {
 	out := []api.Job{}
-	err := e.db.Jobs(ctx, activeOnly, limit, func(data []byte) error {
+	err := e.db.Jobs(ctx, f, func(data []byte) error {
 		var r Record
 		if err := json.Unmarshal(data, &r); err != nil {
 			return err
@@ -325,6 +326,18 @@ func (e *Engine) Publics(ctx context.Context, activeOnly bool, limit int) ([]api
 		if l := e.live[out[i].ID]; l != nil {
 			out[i] = clone(l).Job
 		}
+		out[i].Outputs = nil
 	}
 	return out, err
+}
+
+// Active are the jobs that have not ended, in no order.
+func (e *Engine) Active() []api.Job {
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	out := []api.Job{}
+	for _, r := range e.live {
+		out = append(out, clone(r).Job)
+	}
+	return out
 }

@@ -146,7 +146,9 @@ func (s *Server) adminOnly(next http.Handler) http.Handler {
 			writeError(w, &api.Error{Code: "forbidden", Message: fmt.Sprintf("the token %q is a %s's, who may not do this", who.Name, who.Role)})
 			return
 		}
+		got := s.hurry(w)
 		body, err := io.ReadAll(http.MaxBytesReader(w, r.Body, maxAdminBody))
+		got(err)
 		if err != nil {
 			writeError(w, &api.Error{Code: "bad_request", Message: "read the request: " + err.Error()})
 			return
@@ -158,6 +160,19 @@ func (s *Server) adminOnly(next http.Handler) http.Handler {
 		}
 		next.ServeHTTP(w, r)
 	})
+}
+
+// hurry gives the client bodyLimit for the rest of its request. The function that it returns takes the limit off again
+// where that came, as what follows may be a long stream. Where it did not, the limit stays: net/http reads what is left
+// of a request before it answers.
+func (s *Server) hurry(w http.ResponseWriter) (got func(error)) {
+	c := http.NewResponseController(w)
+	c.SetReadDeadline(time.Now().Add(s.bodyLimit))
+	return func(err error) {
+		if err == nil {
+			c.SetReadDeadline(time.Time{})
+		}
+	}
 }
 
 // read decodes a request strictly: a misspelt field is better refused than passed over.
@@ -179,11 +194,7 @@ func (s *Server) status(r *http.Request) (any, error) {
 	if err != nil {
 		return nil, err
 	}
-	active, err := s.jobs.Publics(ctx, true, 1<<20)
-	if err != nil {
-		return nil, err
-	}
-	out := api.ServerStatus{Version: s.version, Started: s.started, StateDir: s.cfg.State, Nodes: len(nodes), ActiveJobs: len(active)}
+	out := api.ServerStatus{Version: s.version, Started: s.started, StateDir: s.cfg.State, Nodes: len(nodes), ActiveJobs: len(s.jobs.Active())}
 	if st, err := s.store.Stats(ctx); err == nil {
 		out.StoreBytes = st.PackBytes
 	}

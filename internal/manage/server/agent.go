@@ -67,7 +67,10 @@ func agentCall[In, Out any](s *Server, f func(ctx context.Context, c caller, r *
 			return
 		}
 		var in In
-		if err := json.NewDecoder(http.MaxBytesReader(w, r.Body, maxAgentBody)).Decode(&in); err != nil {
+		got := s.hurry(w)
+		err = json.NewDecoder(http.MaxBytesReader(w, r.Body, maxAgentBody)).Decode(&in)
+		got(err)
+		if err != nil {
 			writeError(w, &api.Error{Code: "bad_request", Message: "read the message: " + err.Error()})
 			return
 		}

@@ -102,11 +102,7 @@ func (s *Server) removeRevision(r *http.Request) (any, error) {
 	if err != nil || rev < 1 || manifest.ValidName(name) != nil {
 		return nil, noImage(name + "@" + r.PathValue("rev"))
 	}
-	active, err := s.jobs.Publics(r.Context(), true, 1<<20)
-	if err != nil {
-		return nil, err
-	}
-	for _, j := range active {
+	for _, j := range s.jobs.Active() {
 		if j.Kind == api.TaskDeploy && j.Image == name && j.Rev == rev {
 			return nil, &api.Error{Code: "conflict", Message: fmt.Sprintf("%s@%d is being deployed to %s by job %s", name, rev, j.Node, j.ID), Hint: "wait for it, or cancel it"}
 		}
@@ -205,7 +201,17 @@ func (s *Server) buildStateless(w http.ResponseWriter, r *http.Request) {
 }
 
 func (s *Server) removeStateless(r *http.Request) (any, error) {
+	ctx, profile, arch := r.Context(), r.PathValue("profile"), node.Arch(r.FormValue("arch"))
+	for _, j := range s.jobs.Active() {
+		n, err := s.db.Node(ctx, j.Node)
+		if err != nil {
+			return nil, err
+		}
+		if orDefault(n.Profile, "imaging") == profile && (arch == "" || n.Arch == "" || n.Arch == arch) {
+			return nil, &api.Error{Code: "conflict", Message: fmt.Sprintf("%s boots it for job %s", n.Name, j.ID), Hint: "wait for the job, or cancel it: mimeo job cancel " + j.ID}
+		}
+	}
 	// The one in use goes, too: who says rm means it. A node that boots just now has its files open.
-	names, err := stateless.Remove(r.Context(), s.cfg.State, r.PathValue("profile"), node.Arch(r.FormValue("arch")), "", true)
+	names, err := stateless.Remove(ctx, s.cfg.State, profile, arch, "", true)
 	return api.Affected{Names: names}, err
 }

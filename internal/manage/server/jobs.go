@@ -13,6 +13,7 @@ import (
 	"mimeo/internal/cluster/node"
 	"mimeo/internal/imaging/manifest"
 	"mimeo/internal/imaging/store"
+	"mimeo/internal/manage/inventory"
 	"mimeo/internal/manage/power"
 	"mimeo/internal/manage/stateless"
 )
@@ -122,26 +123,22 @@ func (s *Server) canNetboot(n node.Node) error {
 	return &api.Error{Code: "no_image", Message: strings.TrimSpace(fmt.Sprintf("%s: there is no stateless image of profile %s %s", n.Name, profile, n.Arch)), Hint: "build one first: mimeo stateless build " + profile + arch}
 }
 
+// maxJobs bounds one list of jobs.
+const maxJobs = 1000
+
 func (s *Server) listJobs(r *http.Request) (any, error) {
-	jobs, err := s.jobs.Publics(r.Context(), r.FormValue("active") != "", 1000)
-	if err != nil || r.FormValue("range") == "" {
-		return jobs, err
-	}
-	nodes, err := s.expand(r.Context(), r.FormValue("range"), false)
-	if err != nil {
-		return nil, err
-	}
-	in := map[node.Name]bool{}
-	for _, n := range nodes {
-		in[n.Name] = true
-	}
-	out := []api.Job{}
-	for _, j := range jobs {
-		if in[j.Node] {
-			out = append(out, j)
+	f := inventory.JobFilter{Active: r.FormValue("active") != "", Limit: maxJobs}
+	if expr := r.FormValue("range"); expr != "" {
+		nodes, err := s.expand(r.Context(), expr, false)
+		if err != nil {
+			return nil, err
+		}
+		f.Nodes = []node.Name{}
+		for _, n := range nodes {
+			f.Nodes = append(f.Nodes, n.Name)
 		}
 	}
-	return out, nil
+	return s.jobs.Publics(r.Context(), f)
 }
 
 func (s *Server) jobEvents(r *http.Request) (any, error) {

@@ -57,8 +57,10 @@ type Server struct {
 
 	builds sync.Mutex // one stateless build at a time
 	files  fileHashes
-	loaded loaders
-	boots  sync.Map // node.Name to the boot ID of its last agent
+
+	bodyLimit time.Duration // for a message to arrive
+	loaded    loaders
+	boots     sync.Map // node.Name to the boot ID of its last agent
 }
 
 // iface is an interface on which nodes are served.
@@ -70,7 +72,7 @@ type iface struct {
 // New opens everything that Serve needs, all ports included, so that what is wrong shows before anything is done.
 // Where it fails, all is closed again.
 func New(ctx context.Context, cfg config.Config, version string, log *slog.Logger, out io.Writer) (_ *Server, err error) {
-	s := &Server{cfg: cfg, version: version, log: log, started: time.Now()}
+	s := &Server{cfg: cfg, version: version, log: log, started: time.Now(), bodyLimit: time.Minute}
 	defer func() {
 		if err != nil {
 			s.close()
