@@ -13,9 +13,9 @@ import (
 const maxNodes = 100_000
 
 // maxWork bounds how many names are looked at in all, and maxExpr how long an expression may be, so that a hostile one
-// costs little. A hundred thousand nodes can be gone through fifty times.
+// costs little. A hundred thousand nodes can be gone through twenty times.
 const (
-	maxWork = 5_000_000
+	maxWork = 2_000_000
 	maxExpr = 64 << 10
 )
 

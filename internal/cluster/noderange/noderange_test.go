@@ -169,7 +169,7 @@ func FuzzExpand(f *testing.F) {
 				t.Fatalf("%d nodes", len(names))
 			}
 			for _, n := range names {
-				if !plainName.MatchString(string(n)) {
+				if !isName(string(n)) {
 					t.Fatalf("%q is no name", n)
 				}
 			}
