@@ -33,6 +33,9 @@ const (
 // methodTime bounds a method whose context has no deadline: some round trips, each with its repeats, twice.
 const methodTime = 60 * time.Second
 
+// switchTime bounds one that waits for power states too: a cycle waits for two.
+const switchTime = 5 * time.Minute
+
 // logins is how often a lost session is made anew for one command.
 const logins = 3
 
@@ -115,12 +118,12 @@ func (c *Client) Status(ctx context.Context) (st power.State, err error) {
 
 // On switches on and waits until the BMC says so.
 func (c *Client) On(ctx context.Context) error {
-	return c.alone(ctx, 0, func(ctx context.Context) error { return c.to(ctx, power.StateOn, controlOn) })
+	return c.alone(ctx, switchTime, func(ctx context.Context) error { return c.to(ctx, power.StateOn, controlOn) })
 }
 
 // Off cuts the power and waits until the BMC says so.
 func (c *Client) Off(ctx context.Context) error {
-	return c.alone(ctx, 0, func(ctx context.Context) error { return c.to(ctx, power.StateOff, controlOff) })
+	return c.alone(ctx, switchTime, func(ctx context.Context) error { return c.to(ctx, power.StateOff, controlOff) })
 }
 
 // SoftOff asks the operating system to shut down; it does nothing where the node is off.
@@ -136,7 +139,7 @@ func (c *Client) SoftOff(ctx context.Context) error {
 // Cycle switches off and on, each seen: the BMC's own power cycle fails on most where the node is off, and says
 // nothing of when it is on again.
 func (c *Client) Cycle(ctx context.Context) error {
-	return c.alone(ctx, 0, func(ctx context.Context) error {
+	return c.alone(ctx, switchTime, func(ctx context.Context) error {
 		if err := c.to(ctx, power.StateOff, controlOff); err != nil {
 			return err
 		}
@@ -146,7 +149,7 @@ func (c *Client) Cycle(ctx context.Context) error {
 
 // Reset restarts the machine.
 func (c *Client) Reset(ctx context.Context) error {
-	return c.alone(ctx, 0, func(ctx context.Context) error {
+	return c.alone(ctx, switchTime, func(ctx context.Context) error {
 		st, err := c.status(ctx)
 		if err != nil {
 			return err

@@ -18,6 +18,9 @@ import (
 // methodTime bounds a method whose context has no deadline and that waits for no power state.
 const methodTime = 60 * time.Second
 
+// switchTime bounds one that waits for power states too: a cycle waits for two.
+const switchTime = 5 * time.Minute
+
 // Client is a power.Controller. Make one with Open.
 type Client struct {
 	base  string // scheme and host
@@ -122,12 +125,12 @@ func (c *Client) Status(ctx context.Context) (st power.State, err error) {
 
 // On switches on and waits until the BMC says so.
 func (c *Client) On(ctx context.Context) error {
-	return c.alone(ctx, 0, c.on)
+	return c.alone(ctx, switchTime, c.on)
 }
 
 // Off cuts the power and waits until the BMC says so.
 func (c *Client) Off(ctx context.Context) error {
-	return c.alone(ctx, 0, c.off)
+	return c.alone(ctx, switchTime, c.off)
 }
 
 // SoftOff asks the operating system to shut down; it does nothing where the node is off.
@@ -143,7 +146,7 @@ func (c *Client) SoftOff(ctx context.Context) error {
 // Cycle switches off and on, each seen, rather than by the BMC's own PowerCycle: several vendors' answers before the
 // machine was off.
 func (c *Client) Cycle(ctx context.Context) error {
-	return c.alone(ctx, 0, func(ctx context.Context) error {
+	return c.alone(ctx, switchTime, func(ctx context.Context) error {
 		if err := c.off(ctx); err != nil {
 			return err
 		}
@@ -153,7 +156,7 @@ func (c *Client) Cycle(ctx context.Context) error {
 
 // Reset restarts the machine.
 func (c *Client) Reset(ctx context.Context) error {
-	return c.alone(ctx, 0, func(ctx context.Context) error {
+	return c.alone(ctx, switchTime, func(ctx context.Context) error {
 		st, err := c.status(ctx)
 		if err != nil {
 			return err
