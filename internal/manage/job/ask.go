@@ -148,6 +148,17 @@ func (e *Engine) Cancel(ctx context.Context, id string) (api.Job, error) {
 	return clone(r).Job, err
 }
 
+// Fail ends a job that cannot go on for a reason that the engine does not see: its task cannot be put together.
+func (e *Engine) Fail(ctx context.Context, id string, why *api.Error) error {
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	r := e.live[id]
+	if r == nil {
+		return nil
+	}
+	return e.change(ctx, r, func(r *Record) (string, error) { return e.fail(r, why), nil })
+}
+
 // endCancelled ends a record, inside a change.
 func (e *Engine) endCancelled(r *Record) string {
 	text := "the node's disk was not written to"

@@ -118,7 +118,15 @@ func (s *Server) hello(ctx context.Context, c caller, r *http.Request, h api.Hel
 	if !ok {
 		return api.Task{Kind: api.TaskReboot, Node: c.node, Job: c.job}, nil
 	}
-	return s.jobTask(n, rec, s.addrFor(remoteAddr(r), localAddr(r)))
+	t, err := s.jobTask(n, rec, s.addrFor(remoteAddr(r), localAddr(r)))
+	if err != nil {
+		// It was right when the job was made: an admin has changed it since.
+		if err := s.jobs.Fail(ctx, c.job, toAPIError(err)); err != nil {
+			return api.Task{}, err
+		}
+		return api.Task{Kind: api.TaskReboot, Node: c.node, Job: c.job}, nil
+	}
+	return t, nil
 }
 
 func disksText(disks []api.Disk) string {
@@ -219,9 +227,19 @@ func (s *Server) furnish(t *api.Task, n node.Node, master netip.Addr) (err error
 			return err
 		}
 	}
-	t.Pre, t.Post = stateless.API(p.Postscripts.Pre), stateless.API(p.Postscripts.Post)
-	if t.Kind == api.TaskDeploy {
-		t.Root = stateless.API(p.Postscripts.Root)
+	for _, st := range []struct {
+		name    string
+		to      *[]api.Postscript
+		profile []stateless.Postscript
+	}{{"pre", &t.Pre, p.Postscripts.Pre}, {"post", &t.Post, p.Postscripts.Post}, {"root", &t.Root, p.Postscripts.Root}} {
+		if st.name == "root" && t.Kind != api.TaskDeploy {
+			continue
+		}
+		own, err := s.nodeScripts(n, st.name, p.Mounts)
+		if err != nil {
+			return err
+		}
+		*st.to = append(stateless.API(st.profile), own...)
 	}
 	return nil
 }

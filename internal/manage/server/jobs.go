@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"net/http"
+	"net/netip"
 	"strconv"
 	"strings"
 	"time"
@@ -33,6 +34,15 @@ func toAPIError(err error) *api.Error {
 		out.Hint = h.Hint()
 	}
 	return out
+}
+
+// badRequest is for errors in what an admin wrote, be it a request or a file.
+func badRequest(err error) *api.Error {
+	e := toAPIError(err)
+	if e.Code == "internal" {
+		e.Code = "bad_request"
+	}
+	return e
 }
 
 func (s *Server) newJobs(r *http.Request) (any, error) {
@@ -95,6 +105,10 @@ func (s *Server) makeJobs(ctx context.Context, req api.JobNew) ([]api.Job, error
 	for _, n := range nodes {
 		if err := s.canNetboot(n); err != nil {
 			return nil, err
+		}
+		// The profile and the postscripts are looked at before any node is touched.
+		if err := s.furnish(&api.Task{Kind: req.Kind}, n, netip.IPv4Unspecified()); err != nil {
+			return nil, badRequest(err)
 		}
 		names = append(names, n.Name)
 	}

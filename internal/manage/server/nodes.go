@@ -525,6 +525,9 @@ func setKey(n *node.Node, key, v string) error {
 		if !ok || label == "" {
 			return fmt.Errorf("no such key")
 		}
+		if err := checkScriptLabel(label, v); err != nil {
+			return err
+		}
 		if v == "" {
 			delete(n.Labels, label)
 			return nil
