@@ -91,6 +91,11 @@ func one(ctx context.Context, i int, p api.Postscript, o Options) (out api.Outpu
 		defer remove()
 		path = filepath.Join(o.Dir, file)
 	}
+	if o.Dir != "" { // where it runs, also one that lies elsewhere
+		if err := os.MkdirAll(filepath.Join(o.Root, o.Dir), 0o700); err != nil {
+			return out, err
+		}
+	}
 	if !filepath.IsAbs(path) {
 		return out, fmt.Errorf("program %q is not an absolute path", path)
 	}

@@ -171,3 +171,16 @@ func TestInAnotherRoot(t *testing.T) {
 		t.Errorf("%q, %v", b, err)
 	}
 }
+
+// A program that lies on a mount runs in the folder for postscripts even where none was put there before.
+func TestPathRunsInNewDir(t *testing.T) {
+	program := filepath.Join(t.TempDir(), "where.sh")
+	if err := os.WriteFile(program, []byte("#!/bin/sh\npwd\n"), 0o755); err != nil {
+		t.Fatal(err)
+	}
+	dir := filepath.Join(t.TempDir(), "not", "there", "yet")
+	outs, err := Run(t.Context(), []api.Postscript{{Name: "where", Path: program}}, Options{Stage: api.PhasePre, Dir: dir})
+	if err != nil || len(outs) != 1 || strings.TrimSpace(outs[0].Output) != dir {
+		t.Errorf("%+v, %v", outs, err)
+	}
+}
