@@ -84,13 +84,19 @@ func startIn(t *testing.T, state string) *rig {
 			t.Error(err)
 		}
 	})
-	b, err := os.ReadFile(filepath.Join(state, "admin.json"))
+	r.signIn()
+	return r
+}
+
+// signIn finds the server as the command line of root does.
+func (r *rig) signIn() {
+	r.t.Helper()
+	b, err := os.ReadFile(filepath.Join(r.cfg.State, "admin.json"))
 	var a client.Access
 	if err != nil || json.Unmarshal(b, &a) != nil {
-		t.Fatal("admin.json: ", err)
+		r.t.Fatal("admin.json: ", err)
 	}
 	r.admin, r.token = client.New(a), a.Token
-	return r
 }
 
 // image puts a stateless image into the state folder, as a build would.
@@ -149,7 +155,12 @@ func (r *rig) from(addr string) *http.Client {
 // get fetches from the boot server.
 func (r *rig) get(from, path string) (int, string) {
 	r.t.Helper()
-	resp, err := r.from(from).Get("http://" + r.http.Addr().String() + path)
+	return r.getAt(r.http.Addr().String(), from, path)
+}
+
+func (r *rig) getAt(server, from, path string) (int, string) {
+	r.t.Helper()
+	resp, err := r.from(from).Get("http://" + server + path)
 	if err != nil {
 		r.t.Fatal(err)
 	}
