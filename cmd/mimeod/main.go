@@ -59,9 +59,13 @@ Exit codes: 0 stopped by a signal; 1 something is wrong, as said on stderr.`,
 			if err != nil {
 				return err
 			}
-			var h slog.Handler = slog.NewTextHandler(stderr, nil)
+			level := &slog.HandlerOptions{}
+			if cfg.LogLevel == "debug" {
+				level.Level = slog.LevelDebug
+			}
+			var h slog.Handler = slog.NewTextHandler(stderr, level)
 			if cfg.Log == "json" {
-				h = slog.NewJSONHandler(stderr, nil)
+				h = slog.NewJSONHandler(stderr, level)
 			}
 			s, err := server.New(cmd.Context(), cfg, version, slog.New(h), stdout)
 			if err != nil {
@@ -81,6 +85,7 @@ Exit codes: 0 stopped by a signal; 1 something is wrong, as said on stderr.`,
 		{"tftp", "`[ADDRESS]:PORT` of TFTP (:69)"},
 		{"nfs", "`[ADDRESS]:PORT` of NFS (:4449)"},
 		{"log", "text or json"},
+		{"log-level", "info or debug"},
 	} {
 		flags[o.key] = f.String(o.key, "", o.usage)
 	}
@@ -109,7 +114,7 @@ func configure(file string, environ []string, flags map[string]*string, interfac
 	}
 	for key, v := range flags {
 		if *v != "" {
-			if err := cfg.Set(key, *v, "--"+key); err != nil {
+			if err := cfg.Set(strings.ReplaceAll(key, "-", "_"), *v, "--"+key); err != nil {
 				return cfg, err
 			}
 		}

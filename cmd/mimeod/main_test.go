@@ -58,6 +58,7 @@ func TestErrorsAtStart(t *testing.T) {
 		{"an argument", []string{"start"}, nil, []string{"start"}},
 		{"a key that is none", []string{"--config", bad}, nil, []string{"bad.yaml", "colour", "2"}},
 		{"a line of the file", []string{"--config", wrong}, nil, []string{"wrong.yaml:2: log: ", "loud"}},
+		{"a flag of two words", []string{"--log-level", "loud"}, nil, []string{"--log-level: log_level: ", "loud"}},
 		{"the environment", nil, []string{"MIMEOD_LOG=loud"}, []string{"MIMEOD_LOG: log: "}},
 		{"a variable that is none", nil, []string{"MIMEOD_COLOUR=red"}, []string{"MIMEOD_COLOUR"}},
 		{"a file of the environment", nil, []string{"MIMEOD_CONFIG=" + wrong}, []string{"wrong.yaml:2"}},

@@ -22,7 +22,7 @@ import (
 )
 
 const (
-	buildFile  = "/etc/mimeo-build" // in the initrd and in rootimg
+	buildFile  = "/etc/mimeo-build" // in the initrd
 	dhcpLimit  = 5 * time.Minute
 	lastWords  = 10 * time.Second // before a reboot after an error, to be read
 	panicAfter = "20"             // seconds until the kernel reboots after a crash of process 1

@@ -55,6 +55,7 @@ func (c *Config) Complete() (err error) {
 	def(&c.TFTP, ":69")
 	def(&c.NFS, ":4449")
 	def(&c.Log, "text")
+	def(&c.LogLevel, "info")
 	if c.Limits.BMCs == 0 {
 		c.Limits.BMCs = 16
 	}
@@ -71,6 +72,9 @@ func (c *Config) Complete() (err error) {
 	}
 	if p, ok := strings.CutPrefix(c.Store, "dir:"); !ok || !filepath.IsAbs(p) {
 		return c.wrong("store", "%q: want dir:/ABSOLUTE/PATH", c.Store)
+	}
+	if c.LogLevel != "info" && c.LogLevel != "debug" {
+		return c.wrong("log_level", "%q: want info or debug", c.LogLevel)
 	}
 	if c.Log != "text" && c.Log != "json" {
 		return c.wrong("log", "%q: want text or json", c.Log)

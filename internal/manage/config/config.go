@@ -29,8 +29,9 @@ type Config struct {
 	HTTPS      string      `yaml:"https"` // API
 	TFTP       string      `yaml:"tftp"`
 	NFS        string      `yaml:"nfs"`
-	Agent      string      `yaml:"agent"` // folder of mimeo-agent-ARCH; default: the folder of mimeod
-	Log        string      `yaml:"log"`   // text or json
+	Agent      string      `yaml:"agent"`     // folder of mimeo-agent-ARCH; default: the folder of mimeod
+	Log        string      `yaml:"log"`       // text or json
+	LogLevel   string      `yaml:"log_level"` // info or debug
 	Interfaces []Interface `yaml:"interfaces"`
 	Limits     Limits      `yaml:"limits"`
 

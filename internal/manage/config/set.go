@@ -31,7 +31,7 @@ func (c *Config) setters() map[string]func(string) error {
 			return nil
 		},
 	}
-	for key, p := range map[string]*string{"state": &c.State, "store": &c.Store, "http": &c.HTTP, "https": &c.HTTPS, "tftp": &c.TFTP, "nfs": &c.NFS, "agent": &c.Agent, "log": &c.Log} {
+	for key, p := range map[string]*string{"state": &c.State, "store": &c.Store, "http": &c.HTTP, "https": &c.HTTPS, "tftp": &c.TFTP, "nfs": &c.NFS, "agent": &c.Agent, "log": &c.Log, "log_level": &c.LogLevel} {
 		m[key] = func(v string) error { *p = v; return nil }
 	}
 	for key, d := range map[string]*Duration{"netboot": &c.Limits.Netboot, "agent_silence": &c.Limits.AgentSilence, "reboot": &c.Limits.Reboot, "power": &c.Limits.Power, "stall": &c.Limits.Stall, "soft_off": &c.Limits.SoftOff} {

@@ -221,6 +221,19 @@ func TestScriptOnlyToItsNode(t *testing.T) {
 	}
 }
 
+func TestExplainBeforeTheFirstNetboot(t *testing.T) {
+	r := start(t)
+	r.must("POST", "/v1/nodes", api.NodeAdd{Range: "n77", Set: map[string]string{"mac": "52:54:00:00:00:77"}}, nil)
+	for state, want := range map[node.BootState]string{node.BootShell: "stateless imaging", node.BootDisk: "disk"} {
+		r.must("POST", "/v1/boot", api.BootSet{Range: "n77", State: state}, nil)
+		var ex api.BootExplain
+		r.must("GET", "/v1/nodes/n77/boot", nil, &ex)
+		if ex.Decision != want || !strings.Contains(ex.Why, "not netbooted yet") || ex.Script != "" || ex.Loader != "" {
+			t.Errorf("%s: %+v", state, ex)
+		}
+	}
+}
+
 func TestStatelessFiles(t *testing.T) {
 	r := start(t)
 	path := "/boot/stateless/" + build + "/"

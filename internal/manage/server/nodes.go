@@ -203,10 +203,17 @@ func (s *Server) explainBoot(r *http.Request) (any, error) {
 	loader := netboot.Decide(n, first)
 	o := netboot.Decide(n, ask)
 	out.Decision, out.Why, out.Loader = string(o.Decision), o.Why, loader.File()
-	if o.Decision == netboot.Ignore {
-		if n.Firmware == "" {
-			out.Why += "; it has not netbooted yet, so its firmware is not known"
+	if n.Firmware == node.FirmwareUnknown {
+		// The boot state decides alike for every firmware; only loader and script wait for the first netboot.
+		o = netboot.Decide(n, netboot.Ask{Firmware: node.BIOS, Arch: node.AMD64, IPXE: true, MAC: ask.MAC})
+		out.Decision, out.Loader = string(o.Decision), ""
+		if o.Decision == netboot.Stateless {
+			out.Decision += " " + o.Profile
 		}
+		out.Why = o.Why + "; it has not netbooted yet, so its firmware, and with it loader and script, is not known"
+		return out, nil
+	}
+	if o.Decision == netboot.Ignore {
 		return out, nil
 	}
 	if o.Decision == netboot.Stateless {
