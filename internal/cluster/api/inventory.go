@@ -84,18 +84,5 @@ type Group struct {
 	Nodes       []node.Name       `json:"nodes"`
 }
 
-// Attribute is one key of a node.
-type Attribute struct {
-	Key   string `json:"key"`
-	Value string `json:"value"`           // what counts; of a password "(set)"
-	From  string `json:"from"`            // own, group, learnt, default
-	Group string `json:"group,omitempty"` // the group that gave it
-	Also  []Said `json:"also,omitempty"`  // what was said as well, and does not count
-}
-
-// Said is a value of an attribute and where it was said.
-type Said struct {
-	Value string `json:"value"`
-	From  string `json:"from"`
-	Group string `json:"group,omitempty"`
-}
+// Attribute is one key of a node, its value, where it came from, and what was said as well and does not count.
+type Attribute = node.Explained

@@ -8,7 +8,7 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
-	"slices"
+	"strings"
 	"time"
 
 	"mimeo/internal/cluster/api"
@@ -24,18 +24,47 @@ type Facts struct {
 	BootNonce string
 }
 
-// PutNode makes or replaces a node. A MAC or fixed address that belongs to another node is an *api.Error.
+// PutNode makes or replaces a node, as it is in effect: what it inherits stays inherited, and what differs from that
+// becomes its own. A MAC or fixed address that belongs to another node is an *api.Error.
 func (t *Tx) PutNode(n node.Node) error {
-	b, err := json.Marshal(n)
-	if err != nil {
+	r, err := t.record(n.Name)
+	if errors.Is(err, ErrNotFound) {
+		r = record{node: node.Node{Name: n.Name}, Sources: node.Sources{Own: node.Values{}}}
+		if r.Groups, err = groupsOf(t.ctx, t.tx, (node.Values{"groups": strings.Join(n.Groups, ",")}).Order()); err != nil {
+			return err
+		}
+		r.Fill(&r.node)
+	} else if err != nil {
 		return err
 	}
-	if _, err := t.tx.ExecContext(t.ctx, `INSERT INTO nodes(name, data) VALUES(?, ?) ON CONFLICT(name) DO UPDATE SET data = excluded.data`, n.Name, string(b)); err != nil {
-		return explain(err)
+	had, want := r.node.Said(), n.Said()
+	for k, v := range want {
+		if had[k] != v {
+			r.Own[k] = v
+		}
 	}
-	if _, err := t.tx.ExecContext(t.ctx, `DELETE FROM nics WHERE node = ?`, n.Name); err != nil {
-		return explain(err)
+	for k := range had {
+		if want[k] == "" {
+			delete(r.Own, k)
+		}
 	}
+	r.node = n
+	if err := t.putRecord(r); err != nil {
+		return err
+	}
+	if err := t.dropNICs(n.Name); err != nil {
+		return err
+	}
+	return t.putNICs(n)
+}
+
+func (t *Tx) dropNICs(n node.Name) error {
+	_, err := t.tx.ExecContext(t.ctx, `DELETE FROM nics WHERE node = ?`, n)
+	return explain(err)
+}
+
+// putNICs keeps by which cards and addresses a node is found.
+func (t *Tx) putNICs(n node.Node) error {
 	for _, nic := range n.NICs {
 		var owner string
 		err := t.tx.QueryRowContext(t.ctx, `SELECT node FROM nics WHERE mac = ? OR (ip IS NOT NULL AND ip = ?)`, nic.MAC, nic.IP).Scan(&owner)
@@ -44,7 +73,7 @@ func (t *Tx) PutNode(n node.Node) error {
 			if nic.IP != "" {
 				what += " or " + nic.IP
 			}
-			return &api.Error{Code: "conflict", Message: fmt.Sprintf("%s: %s belongs to %s already", n.Name, what, owner), Hint: fmt.Sprintf(`see "mimeo node show %s"`, owner)}
+			return belongs(string(n.Name), what, owner)
 		}
 		if !errors.Is(err, sql.ErrNoRows) {
 			return explain(err)
@@ -60,9 +89,14 @@ func (t *Tx) PutNode(n node.Node) error {
 	return nil
 }
 
-// Node reads one node.
-func (t *Tx) Node(name node.Name) (n node.Node, err error) {
-	return scanNode(t.tx.QueryRowContext(t.ctx, `SELECT data FROM nodes WHERE name = ?`, name))
+func belongs(n, what, owner string) error {
+	return &api.Error{Code: "conflict", Message: fmt.Sprintf("%s: %s belongs to %s already", n, what, owner), Hint: fmt.Sprintf(`see "mimeo node show %s"`, owner)}
+}
+
+// Node reads one node, as it is in effect.
+func (t *Tx) Node(name node.Name) (node.Node, error) {
+	r, err := t.record(name)
+	return r.node, err
 }
 
 // DeleteNode forgets a node, its events and jobs.
@@ -100,76 +134,98 @@ func (t *Tx) SetBootNonce(name node.Name, sshKeys []string) error {
 	return explain(err)
 }
 
-// SetBMCPassword seals a BMC's password; an empty one forgets it.
+// SetBMCPassword seals the password of a node's own BMC; an empty one forgets it.
 func (t *Tx) SetBMCPassword(name node.Name, password string) error {
-	n, err := t.Node(name)
-	if err != nil {
-		return err
-	}
-	n.BMC.HasPassword = password != ""
-	if err := t.PutNode(n); err != nil {
-		return err
-	}
-	var sealed []byte
-	if password != "" {
-		nonce := make([]byte, t.db.seal.NonceSize())
-		rand.Read(nonce)
-		// The name is bound in, so that a row cannot be moved to another node.
-		sealed = t.db.seal.Seal(nonce, nonce, []byte(password), []byte(name))
-	}
-	_, err = t.tx.ExecContext(t.ctx, `UPDATE nodes SET bmc_sealed = ? WHERE name = ?`, sealed, name)
+	_, err := t.tx.ExecContext(t.ctx, `UPDATE nodes SET bmc_sealed = ? WHERE name = ?`, t.db.sealed(password, string(name)), name)
 	return explain(err)
 }
 
-// BMCPassword opens what SetBMCPassword sealed.
-func (d *DB) BMCPassword(ctx context.Context, name node.Name) (string, error) {
-	var sealed []byte
-	if err := d.sql.QueryRowContext(ctx, `SELECT bmc_sealed FROM nodes WHERE name = ?`, name).Scan(&sealed); err != nil {
-		return "", notFound(err, "node "+string(name))
+// sealed seals a password; of an empty one it gives nothing. The name of whom it belongs to is bound in, so that a row
+// cannot be moved to another.
+func (d *DB) sealed(password, owner string) []byte {
+	if password == "" {
+		return nil
 	}
+	nonce := make([]byte, d.seal.NonceSize())
+	rand.Read(nonce)
+	return d.seal.Seal(nonce, nonce, []byte(password), []byte(owner))
+}
+
+func (d *DB) unseal(sealed []byte, owner, who string) (string, error) {
 	if sealed == nil {
 		return "", nil
 	}
 	if len(sealed) < d.seal.NonceSize() {
-		return "", fmt.Errorf("%s: the BMC password in the inventory is damaged: set it anew", name)
+		return "", fmt.Errorf("%s: the BMC password in the inventory is damaged: set it anew", who)
 	}
-	plain, err := d.seal.Open(nil, sealed[:d.seal.NonceSize()], sealed[d.seal.NonceSize():], []byte(name))
+	plain, err := d.seal.Open(nil, sealed[:d.seal.NonceSize()], sealed[d.seal.NonceSize():], []byte(owner))
 	if err != nil {
-		return "", fmt.Errorf("%s: the BMC password cannot be opened with the key in the state folder: set it anew", name)
+		return "", fmt.Errorf("%s: the BMC password cannot be opened with the key in the state folder: set it anew", who)
 	}
 	return string(plain), nil
 }
 
-// Nodes reads all nodes in order of their names.
-func (d *DB) Nodes(ctx context.Context) ([]node.Node, error) {
-	rows, err := d.sql.QueryContext(ctx, `SELECT data FROM nodes ORDER BY name`)
+// BMCPassword opens the password that counts for a node: its own, or the first of its groups.
+func (d *DB) BMCPassword(ctx context.Context, name node.Name) (string, error) {
+	var sealed []byte
+	var own string
+	if err := d.sql.QueryRowContext(ctx, `SELECT own, bmc_sealed FROM nodes WHERE name = ?`, name).Scan(&own, &sealed); err != nil {
+		return "", notFound(err, "node "+string(name))
+	}
+	if sealed != nil {
+		return d.unseal(sealed, string(name), string(name))
+	}
+	values, err := readValues(own, string(name))
 	if err != nil {
-		return nil, explain(err)
+		return "", err
 	}
-	defer rows.Close()
-	var out []node.Node
-	for rows.Next() {
-		n, err := scanNode(rows)
-		if err != nil {
-			return nil, err
+	for _, g := range values.Order() {
+		err := d.sql.QueryRowContext(ctx, `SELECT bmc_sealed FROM groups WHERE name = ?`, g).Scan(&sealed)
+		if errors.Is(err, sql.ErrNoRows) {
+			continue
 		}
-		out = append(out, n)
+		if err != nil {
+			return "", explain(err)
+		}
+		if sealed != nil {
+			return d.unseal(sealed, groupOwner(g), "group "+g)
+		}
 	}
-	return out, explain(rows.Err())
+	return "", nil
 }
 
-// Node reads one node.
+// Nodes reads all nodes, as they are in effect, in order of their names.
+func (d *DB) Nodes(ctx context.Context) ([]node.Node, error) {
+	all, err := records(ctx, d.sql)
+	if err != nil {
+		return nil, err
+	}
+	var out []node.Node
+	for _, r := range all {
+		out = append(out, r.node)
+	}
+	return out, nil
+}
+
+// Node reads one node, as it is in effect.
 func (d *DB) Node(ctx context.Context, name node.Name) (node.Node, error) {
-	return scanNode(d.sql.QueryRowContext(ctx, `SELECT data FROM nodes WHERE name = ?`, name))
+	r, err := oneRecord(ctx, d.sql, selectRecord+` WHERE nodes.name = ?`, name)
+	return r.node, err
+}
+
+// Sources reads what was said of a node and of its groups.
+func (d *DB) Sources(ctx context.Context, name node.Name) (node.Sources, error) {
+	r, err := oneRecord(ctx, d.sql, selectRecord+` WHERE nodes.name = ?`, name)
+	return r.Sources, err
 }
 
 // NodeByMAC reads the node of a network card; false where no node has it.
 func (d *DB) NodeByMAC(ctx context.Context, mac string) (node.Node, bool, error) {
-	n, err := scanNode(d.sql.QueryRowContext(ctx, `SELECT data FROM nodes JOIN nics ON nics.node = nodes.name WHERE nics.mac = ?`, mac))
+	r, err := oneRecord(ctx, d.sql, selectRecord+` JOIN nics ON nics.node = nodes.name WHERE nics.mac = ?`, mac)
 	if errors.Is(err, ErrNotFound) {
-		return n, false, nil
+		return r.node, false, nil
 	}
-	return n, err == nil, err
+	return r.node, err == nil, err
 }
 
 // OwnerOf tells which network card has an address for good.
@@ -213,39 +269,27 @@ func (d *DB) SetHardware(ctx context.Context, name node.Name, h api.Hardware) er
 	return explain(err)
 }
 
-// Learn keeps firmware and architecture as a node's own requests told them.
+// Learn keeps firmware and architecture as a node's own requests told them. What was said of it goes before that.
 func (d *DB) Learn(ctx context.Context, name node.Name, fw node.Firmware, arch node.Arch) error {
 	return d.Update(ctx, func(t *Tx) error {
-		n, err := t.Node(name)
+		r, err := t.record(name)
 		if err != nil {
 			return err
 		}
-		if (fw == "" || n.Firmware == fw) && (arch == "" || n.Arch == arch) {
+		if (fw == "" || r.Learnt["firmware"] == string(fw)) && (arch == "" || r.Learnt["arch"] == string(arch)) {
 			return nil
 		}
 		if fw != "" {
-			n.Firmware = fw
+			r.Learnt["firmware"] = string(fw)
 		}
 		if arch != "" {
-			n.Arch = arch
+			r.Learnt["arch"] = string(arch)
 		}
-		return t.PutNode(n)
+		return t.putRecord(r)
 	})
 }
 
 type scanner interface{ Scan(...any) error }
-
-func scanNode(row scanner) (n node.Node, err error) {
-	var data string
-	if err := row.Scan(&data); err != nil {
-		return n, notFound(err, "node")
-	}
-	if err := json.Unmarshal([]byte(data), &n); err != nil {
-		return n, fmt.Errorf("inventory: read a node: %w", err)
-	}
-	slices.Sort(n.Groups)
-	return n, nil
-}
 
 func notFound(err error, what string) error {
 	if errors.Is(err, sql.ErrNoRows) {
