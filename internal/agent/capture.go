@@ -24,14 +24,16 @@ func (j *job) capture(ctx context.Context) (err error) {
 	defer func() { err = errors.Join(err, d.Close()) }()
 	j.report.enter(api.PhaseMapping)
 	lay, err := layout.Plan(d)
+	var plan capture.Plan
+	if err == nil {
+		plan, err = capture.NewPlan(d, lay)
+	}
 	if err != nil {
 		return &api.Error{Code: "disk", Message: fmt.Sprintf("look at what disk %s holds: %v", j.disk.Name, err),
 			Hint: "nothing was changed; a disk whose partition table is damaged can be looked at from mimeo boot NODE shell"}
 	}
-	plan := capture.Plan{Table: lay.Table.Table, Used: lay.Used, Warnings: lay.Notes}
-	for _, v := range lay.Volumes {
-		plan.Volumes = append(plan.Volumes, v.Volume)
-		j.report.say(describe(v.Volume))
+	for _, v := range plan.Volumes {
+		j.report.say(describe(v))
 	}
 	for _, w := range plan.Warnings {
 		j.report.say("warning: " + w)

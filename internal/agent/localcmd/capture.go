@@ -120,6 +120,10 @@ func runCapture(cmd *cobra.Command, path, version string, f captureFlags) (err e
 	if err != nil {
 		return fmt.Errorf("look at what %s holds: %w", path, err)
 	}
+	plan, err := capture.NewPlan(d, found)
+	if err != nil {
+		return fmt.Errorf("look at what %s holds: %w", path, err)
+	}
 	st, err := openStore(f.store, true)
 	if err != nil {
 		return err
@@ -130,7 +134,7 @@ func runCapture(cmd *cobra.Command, path, version string, f captureFlags) (err e
 	if !f.force {
 		opts.Recheck = func(context.Context) error { return inUse(path) }
 	}
-	res, err := capture.Run(ctx, capture.Source{ReaderAt: d, Disk: d.Info()}, capture.NewPlan(found), st, opts)
+	res, err := capture.Run(ctx, capture.Source{ReaderAt: d, Disk: d.Info()}, plan, st, opts)
 	if err != nil {
 		return captureError(path, err)
 	}

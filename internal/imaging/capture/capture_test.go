@@ -15,6 +15,7 @@ import (
 
 	"mimeo/internal/imaging/chunk"
 	"mimeo/internal/imaging/extent"
+	"mimeo/internal/imaging/fsmap/fact"
 	"mimeo/internal/imaging/manifest"
 	"mimeo/internal/imaging/store"
 	"mimeo/internal/imaging/store/mem"
@@ -50,7 +51,17 @@ func testDisk(rng *rand.Rand, size int) ([]byte, Plan) {
 		off += n
 	}
 	half := int64(size/2) / 4096 * 4096
+	var pieces []fact.Piece
+	for off := 4096 + int64(rng.IntN(9))*4096; rng.IntN(20) > 0; {
+		n := 4096 * (1 + rng.Int64N(40))
+		if off+n > half {
+			break
+		}
+		pieces = append(pieces, fact.Piece{Off: off, Len: n, At: rng.Int64N(3) * 4096})
+		off += n + 4096*rng.Int64N(3)
+	}
 	return data, Plan{
+		Pieces: pieces,
 		Table: manifest.Table{Kind: "none"},
 		Used:  extent.FromUnsorted(used),
 		Volumes: []manifest.Volume{

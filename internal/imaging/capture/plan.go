@@ -2,9 +2,12 @@ package capture
 
 import (
 	"fmt"
+	"io"
 
 	"mimeo/internal/imaging/chunk"
 	"mimeo/internal/imaging/extent"
+	"mimeo/internal/imaging/fsmap"
+	"mimeo/internal/imaging/fsmap/fact"
 	"mimeo/internal/imaging/layout"
 	"mimeo/internal/imaging/manifest"
 )
@@ -13,13 +16,86 @@ import (
 type Plan struct {
 	Table    manifest.Table
 	Volumes  []manifest.Volume
-	Used     extent.List // in bytes of the disk
-	Warnings []string    // for the manifest
+	Used     extent.List  // in bytes of the disk
+	Pieces   []fact.Piece // where files lie, in bytes of the disk, ascending and none on another: there it is cut
+	Warnings []string     // for the manifest
 }
 
-// NewPlan returns the plan of all that was found on a disk.
-func NewPlan(l *layout.Layout) Plan {
-	return Plan{Table: l.Table.Table, Volumes: l.Manifest(), Used: l.Used, Warnings: l.Notes}
+// NewPlan returns the plan of all that was found on a disk, and looks where its files lie.
+func NewPlan(src io.ReaderAt, l *layout.Layout) (Plan, error) {
+	p := Plan{Table: l.Table.Table, Volumes: l.Manifest(), Used: l.Used, Warnings: l.Notes}
+	for _, v := range l.Volumes {
+		if v.Method != manifest.MethodUsed {
+			continue
+		}
+		list, err := fsmap.Pieces(io.NewSectionReader(src, v.Off, v.Len), v.Len, v.Type)
+		if err != nil {
+			return p, fmt.Errorf("partition %d: %w", v.Partition, err)
+		}
+		for _, f := range list {
+			f.Off += v.Off
+			p.Pieces = append(p.Pieces, f)
+		}
+	}
+	return p, nil
+}
+
+// metaSize is the grid on which is cut what belongs to no file, where files are known: metadata changes in few places.
+const metaSize = 64 << 10
+
+// grids gives the grids of the disk, in ascending order. One starts anew with each volume, so that the same filesystem
+// gives the same chunks wherever its partition lies. In a volume of which is known where its files lie, one starts with
+// each piece of a file, so that the same file gives the same chunks wherever its filesystem puts it.
+func (p Plan) grids(size int64) func() (chunk.Grid, bool) {
+	type state int
+	const (
+		disk   state = iota // its start
+		start               // of a volume
+		inside              // between files
+		file                // at the end of one
+	)
+	volumes, pieces := p.Volumes, p.Pieces
+	outer := chunk.Grid{Size: size} // of the volume, between its files
+	at := disk
+	var next chunk.Grid
+	return func() (chunk.Grid, bool) {
+		for {
+			switch at {
+			case disk:
+				at = start
+				return outer, true
+			case start:
+				if len(volumes) == 0 {
+					return chunk.Grid{}, false
+				}
+				v := volumes[0]
+				for len(pieces) > 0 && pieces[0].Off < v.Off {
+					pieces = pieces[1:]
+				}
+				outer = chunk.Grid{Off: v.Off, Origin: v.Off, Size: size}
+				if len(pieces) > 0 && pieces[0].Off+pieces[0].Len <= v.Off+v.Len {
+					outer.Size = min(size, metaSize)
+				}
+				at = inside
+				return outer, true
+			case inside:
+				v := volumes[0]
+				if len(pieces) == 0 || pieces[0].Off+pieces[0].Len > v.Off+v.Len {
+					volumes, at = volumes[1:], start
+					return chunk.Grid{Off: v.Off + v.Len, Size: size}, true
+				}
+				f := pieces[0]
+				pieces = pieces[1:]
+				next = outer
+				next.Off = f.Off + f.Len
+				at = file
+				return chunk.Grid{Off: f.Off, Origin: f.Off - f.At, Size: size}, true
+			default:
+				at = inside
+				return next, true
+			}
+		}
+	}
 }
 
 // headLen is how much of the disk and of each volume is looked at before and after. Mounting a filesystem, or changing

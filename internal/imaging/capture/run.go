@@ -111,22 +111,8 @@ func send[T any](ctx context.Context, q chan<- T, v T) error {
 	}
 }
 
-// cutter cuts the used extents on a grid that starts anew with each volume, so that the same filesystem gives the same
-// chunks wherever its partition lies.
-func (r *run) cutter() *chunk.Cutter {
-	size := int64(r.opts.ChunkSize)
-	grids := []chunk.Grid{{Size: size}}
-	for _, v := range r.plan.Volumes {
-		if k := len(grids) - 1; grids[k].Off >= v.Off {
-			grids = grids[:k]
-		}
-		grids = append(grids, chunk.Grid{Off: v.Off, Origin: v.Off, Size: size}, chunk.Grid{Off: v.Off + v.Len, Size: size})
-	}
-	return chunk.NewCutter(r.plan.Used, grids...)
-}
-
 func (r *run) reader(ctx context.Context) error {
-	pack := packer{next: r.cutter().Next}
+	pack := packer{next: chunk.NewCutter(r.plan.Used, r.plan.grids(int64(r.opts.ChunkSize))).Next}
 	next := newAhead(r.src.ReaderAt, r.plan.Used)
 	var reads []extent.Extent
 	for {

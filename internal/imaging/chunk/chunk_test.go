@@ -223,17 +223,27 @@ func TestCutter(t *testing.T) {
 				want[len(want)-1].Len++
 			}
 		}
-		got := slices.Collect(NewCutter(used, grids...).All())
+		got := slices.Collect(NewCutter(used, each(grids)).All())
 		if !slices.Equal(got, want) {
 			t.Fatalf("used %v, grids %v:\n got %v\nwant %v", used, grids, got, want)
 		}
 	})
 }
 
+// each gives one grid after the other.
+func each(grids []Grid) func() (Grid, bool) {
+	return func() (g Grid, ok bool) {
+		if len(grids) > 0 {
+			g, ok, grids = grids[0], true, grids[1:]
+		}
+		return g, ok
+	}
+}
+
 func TestCutterSizes(t *testing.T) {
 	used := extent.List{{Off: 0, Len: 3 * MaxLen}}
 	n := 0
-	for p := range NewCutter(used, Grid{Size: 100 * MaxLen}).All() {
+	for p := range NewCutter(used, each([]Grid{{Size: 100 * MaxLen}})).All() {
 		if n++; p.Len > MaxLen {
 			t.Fatalf("a piece of %d bytes", p.Len)
 		}

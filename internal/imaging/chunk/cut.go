@@ -27,15 +27,27 @@ type Grid struct {
 // A Cutter cuts used extents into pieces of at most one grid cell. No piece crosses a cut or the end of an extent.
 type Cutter struct {
 	used  extent.List
-	grids []Grid
-	grid  Grid
-	pos   int64 // of the next piece, where it lies in used[0]
+	grids func() (Grid, bool) // nil after the last
+	grid  Grid                // in force
+	ahead Grid                // the next one, where there is one
+	pos   int64               // of the next piece, where it lies in used[0]
 }
 
-// NewCutter returns a Cutter of the used extents of a disk. The grids are sorted by Off; what lies before the first
-// is cut by Grid{}. It keeps both slices, and changes neither.
-func NewCutter(used extent.List, grids ...Grid) *Cutter {
-	return &Cutter{used: used, grids: grids, grid: Grid{Size: DefaultSize}}
+// NewCutter returns a Cutter of the used extents of a disk. Next gives the grids in ascending order of Off, and false
+// after the last; of two at the same place the later one counts, and what lies before the first is cut by Grid{}. The
+// Cutter keeps used, and does not change it.
+func NewCutter(used extent.List, next func() (Grid, bool)) *Cutter {
+	c := &Cutter{used: used, grids: next, grid: Grid{Size: DefaultSize}}
+	c.turn()
+	return c
+}
+
+// turn takes the next grid.
+func (c *Cutter) turn() {
+	var ok bool
+	if c.ahead, ok = c.grids(); !ok {
+		c.grids = nil
+	}
 }
 
 // Next returns the next piece in ascending order, or false after the last.
@@ -45,8 +57,9 @@ func (c *Cutter) Next() (extent.Extent, bool) {
 	}
 	e := c.used[0]
 	off := max(c.pos, e.Off)
-	for len(c.grids) > 0 && c.grids[0].Off <= off {
-		c.grid, c.grids = c.grids[0], c.grids[1:]
+	for c.grids != nil && c.ahead.Off <= off {
+		c.grid = c.ahead
+		c.turn()
 		if c.grid.Size <= 0 {
 			c.grid.Size = DefaultSize
 		}
@@ -57,8 +70,8 @@ func (c *Cutter) Next() (extent.Extent, bool) {
 		into += c.grid.Size
 	}
 	n := min(c.grid.Size-into, e.End()-off)
-	if len(c.grids) > 0 {
-		n = min(n, c.grids[0].Off-off)
+	if c.grids != nil {
+		n = min(n, c.ahead.Off-off)
 	}
 	c.pos = off + n
 	if c.pos == e.End() {

@@ -79,7 +79,11 @@ func captured(t *testing.T, path string, st *mem.Store, o capture.Options) (*man
 	if err != nil {
 		t.Fatal(err)
 	}
-	res, err := capture.Run(t.Context(), capture.Source{ReaderAt: d, Disk: d.Info()}, capture.NewPlan(l), st, o)
+	plan, err := capture.NewPlan(d, l)
+	if err != nil {
+		t.Fatal(err)
+	}
+	res, err := capture.Run(t.Context(), capture.Source{ReaderAt: d, Disk: d.Info()}, plan, st, o)
 	if err != nil {
 		t.Fatal(err)
 	}

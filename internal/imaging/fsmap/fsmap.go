@@ -40,6 +40,11 @@ var readers = []reader{
 	{swap.Is, swap.Used},
 }
 
+// pieces are the filesystems of which is known where their files lie, by type.
+var pieces = map[string]func(r io.ReaderAt, size int64, add func(fact.Piece)) error{
+	"ext2": ext4.Pieces, "ext3": ext4.Pieces, "ext4": ext4.Pieces,
+}
+
 // around are kinds of content that hold volumes of their own.
 var around = map[string]bool{"crypto_LUKS": true, "linux_raid_member": true, "bcache": true, "LVM2_member": true}
 
@@ -99,6 +104,25 @@ func Map(r io.ReaderAt, size int64) (Usage, error) {
 		u.Reason = "what is on it is not known"
 	}
 	return u.whole(size), nil
+}
+
+// Pieces tells where the files of a volume of the given type lie, in ascending order and none on another; none where
+// that is not known. It is good for deciding where to cut, not for what to capture: damaged files are passed over. An
+// error means that the volume could not be read.
+func Pieces(r io.ReaderAt, size int64, typ string) ([]fact.Piece, error) {
+	walk := pieces[typ]
+	if walk == nil {
+		return nil, nil
+	}
+	var all fact.Pieces
+	if err := walk(r, size, all.Add); err != nil {
+		return nil, fmt.Errorf("read the inodes of %s: %w", typ, err)
+	}
+	list := all.List()
+	if n := len(list); n > 0 && list[n-1].Off+list[n-1].Len > size {
+		return nil, nil
+	}
+	return list, nil
 }
 
 func (u Usage) whole(size int64) Usage {

@@ -12,6 +12,7 @@ type group struct {
 	free                       uint32 // clusters
 	sum                        uint32 // of the bitmap; the low 16 bits alone in short descriptors
 	uninit                     bool   // the bitmap on disk was never written
+	unusedInodes               uint64 // at the end of the table, never written
 }
 
 const flagBlockUninit = 0x2
@@ -143,12 +144,21 @@ func (fs *filesystem) addGroup(b []byte, meta *gather) error {
 		free: uint32(le.Uint16(b[0xc:])), sum: uint32(le.Uint16(b[0x18:])),
 		uninit: fs.hasGroupCsum() && le.Uint16(b[0x12:])&flagBlockUninit != 0,
 	}
+	if fs.hasGroupCsum() {
+		g.unusedInodes = uint64(le.Uint16(b[0x1c:]))
+	}
 	if len(b) >= 64 {
 		g.bitmap |= blockNr(le.Uint32(b[0x20:])) << 32
 		g.inodeBitmap |= blockNr(le.Uint32(b[0x24:])) << 32
 		g.table |= blockNr(le.Uint32(b[0x28:])) << 32
 		g.free |= uint32(le.Uint16(b[0x2c:])) << 16
 		g.sum |= uint32(le.Uint16(b[0x38:])) << 16
+		if fs.hasGroupCsum() {
+			g.unusedInodes |= uint64(le.Uint16(b[0x32:])) << 16
+		}
+	}
+	if fs.hasGroupCsum() && le.Uint16(b[0x12:])&flagInodeUninit != 0 {
+		g.unusedInodes = fs.inodesPerGroup
 	}
 	tableBlocks := blockNr((fs.inodesPerGroup*fs.inodeSize + uint64(fs.blockSize) - 1) / uint64(fs.blockSize))
 	low, high := fs.firstData, fs.blocks

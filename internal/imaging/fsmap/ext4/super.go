@@ -66,6 +66,7 @@ type super struct {
 	inodes                     uint32
 	inodesPerGroup             uint64
 	inodeSize                  uint64
+	firstInode                 uint64 // that is not reserved
 	descSize                   int
 	groupCount                 uint64
 	compat, incompat, roCompat uint32
@@ -203,9 +204,9 @@ func (s *super) geometry() error {
 		s.clustersPerGroup = s.blocksPerGroup
 	}
 	s.inodes = le.Uint32(b[0:])
-	s.inodesPerGroup, s.inodeSize = uint64(le.Uint32(b[0x28:])), 128
+	s.inodesPerGroup, s.inodeSize, s.firstInode = uint64(le.Uint32(b[0x28:])), 128, 11
 	if le.Uint32(b[0x4c:]) > 0 {
-		s.inodeSize = uint64(le.Uint16(b[0x58:]))
+		s.inodeSize, s.firstInode = uint64(le.Uint16(b[0x58:])), uint64(le.Uint32(b[0x54:]))
 	}
 	s.reservedGDT, s.firstMetaBG = uint64(le.Uint16(b[0xce:])), uint64(le.Uint32(b[0x104:]))
 	s.backupGroups = [2]uint64{uint64(le.Uint32(b[0x24c:])), uint64(le.Uint32(b[0x250:]))}
