@@ -72,12 +72,12 @@ type NodeAdd struct {
 	PerNode map[node.Name]map[string]string `json:"per_node,omitempty"` // goes before Set
 }
 
-// NodeSet changes nodes. Keys: mac (comma-separated), ip, bmc, bmc.user, bmc.password, bmc.insecure, bmc.cipher_suite,
-// arch, firmware, groups, profile, hostname, disk.serial, disk.wwn, disk.bus, disk.by_path, disk.min_size,
-// disk.max_size, knobs.disk_boot, knobs.console, knobs.cmdline, label.KEY. An empty value unsets.
+// NodeSet changes nodes. Keys are those of node.Keys and label.KEY; groups+ and groups- add groups and take them away.
+// An empty value unsets, so that what is inherited counts again.
 type NodeSet struct {
-	Range string            `json:"range"`
-	Set   map[string]string `json:"set"`
+	Range  string            `json:"range"`
+	Set    map[string]string `json:"set"`
+	Expect string            `json:"expect,omitempty"` // Plan.ID of a plan: refused with "conflict" where it would change otherwise by now
 }
 
 // Affected says what a change touched.

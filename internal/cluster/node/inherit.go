@@ -150,3 +150,14 @@ func (n *Node) Said() Values {
 	}
 	return out
 }
+
+// InEffect are the values that count for a node, by key.
+func (s Sources) InEffect(n Name) Values {
+	out := Values{}
+	for _, name := range append(Keys(), s.Labels()...) {
+		if said := s.Look(n, name); len(said) > 0 {
+			out[name] = said[0].Value
+		}
+	}
+	return out
+}

@@ -98,6 +98,24 @@ func Keys() []string {
 	return out
 }
 
+// IsKey tells whether there is such a key; labels are none.
+func IsKey(name string) bool {
+	_, ok := order[name]
+	return ok
+}
+
+// Default is the value that holds where none was said of a key, or "".
+func Default(name string) string {
+	k, ok := find(name)
+	if !ok || k.none == "" {
+		return ""
+	}
+	if v, err := k.check(k.none); err == nil && v == k.none && !strings.Contains(v, " ") {
+		return v
+	}
+	return "" // k.none describes it
+}
+
 // CompareKeys puts keys into the order of Keys, then labels.
 func CompareKeys(a, b string) int {
 	if a == b {

@@ -11,19 +11,6 @@ import (
 
 var numbered = regexp.MustCompile(`^(.*?)(\d+)$`)
 
-// isName tells whether a text may name a node, as node.Name has it. A hyphen stands neither first nor last.
-func isName(s string) bool {
-	if len(s) == 0 || len(s) > 63 || s[0] == '-' || s[len(s)-1] == '-' {
-		return false
-	}
-	for i := range len(s) {
-		if c := s[i]; (c < 'a' || c > 'z') && (c < '0' || c > '9') && c != '-' {
-			return false
-		}
-	}
-	return true
-}
-
 // names makes what a word without operators names: a node, a group, or a row.
 func (p *parser) names(start int, word string) (*set, error) {
 	if p.known != nil {
@@ -44,7 +31,7 @@ func (p *parser) names(start int, word string) (*set, error) {
 	}
 	out := newSet()
 	for _, n := range made {
-		if !isName(n) {
+		if !node.IsName(n) {
 			return nil, p.errorf(start, "%q is no name for a node: want lower-case letters, digits and hyphens, at most 63", n)
 		}
 		if _, ok := p.find(n); p.known != nil && !ok {

@@ -26,7 +26,8 @@ const maxDepth = 100
 type Lookup interface {
 	Names() []node.Name                                        // all nodes, in the order to list them
 	Members(group string) ([]node.Name, bool)                  // false where there is no such group
-	Attribute(n node.Name, key string) (value string, ok bool) // as "mimeo node set" names them
+	HasAttribute(key string) bool                              // false where there is no such attribute
+	Attribute(n node.Name, key string) (value string, ok bool) // as "mimeo node set" names them, own or inherited
 }
 
 // Expand returns the nodes that expr names, in the order in which it names them, each once. With a Lookup, a name that
@@ -263,6 +264,9 @@ func (p *parser) attribute(start int, word string, i int) (*set, error) {
 	}
 	if p.known == nil {
 		return nil, p.errorf(start, "an attribute cannot make names")
+	}
+	if !p.known.HasAttribute(key) {
+		return nil, p.errorf(start, "no attribute %q", key)
 	}
 	return p.all(start, func(n node.Name) bool {
 		v, _ := p.known.Attribute(n, key)

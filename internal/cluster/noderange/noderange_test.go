@@ -25,6 +25,7 @@ func (r rackOf) Members(g string) ([]node.Name, bool) {
 	out, ok := m[g]
 	return out, ok
 }
+func (r rackOf) HasAttribute(key string) bool { return key == "arch" || key == "profile" }
 func (r rackOf) Attribute(n node.Name, key string) (string, bool) {
 	if key == "arch" {
 		if strings.HasPrefix(string(n), "gpu") {
@@ -169,7 +170,7 @@ func FuzzExpand(f *testing.F) {
 				t.Fatalf("%d nodes", len(names))
 			}
 			for _, n := range names {
-				if !isName(string(n)) {
+				if !node.IsName(string(n)) {
 					t.Fatalf("%q is no name", n)
 				}
 			}

@@ -243,3 +243,41 @@ func members(nodes []record, g string) []node.Name {
 	}
 	return out
 }
+
+// Said reads what was said of each node and each group, without passwords.
+func (d *DB) Said(ctx context.Context) (nodes map[node.Name]node.Values, groups map[string]node.Values, err error) {
+	nodes, groups = map[node.Name]node.Values{}, map[string]node.Values{}
+	err = d.Update(ctx, func(t *Tx) error {
+		have, err := allGroups(ctx, t.tx)
+		if err != nil {
+			return err
+		}
+		for name, g := range have {
+			groups[name] = g.Set
+		}
+		all, err := records(ctx, t.tx)
+		for _, r := range all {
+			nodes[r.node.Name] = r.Own
+		}
+		return err
+	})
+	return nodes, groups, err
+}
+
+// GroupNames are the names of all groups, in order.
+func (d *DB) GroupNames(ctx context.Context) ([]string, error) {
+	rows, err := d.sql.QueryContext(ctx, `SELECT name FROM groups ORDER BY name`)
+	if err != nil {
+		return nil, explain(err)
+	}
+	defer rows.Close()
+	var out []string
+	for rows.Next() {
+		var g string
+		if err := rows.Scan(&g); err != nil {
+			return nil, explain(err)
+		}
+		out = append(out, g)
+	}
+	return out, explain(rows.Err())
+}

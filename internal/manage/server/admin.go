@@ -55,9 +55,16 @@ func (s *Server) apiHandler() http.Handler {
 	route("GET /v1/nodes", s.listNodes)
 	route("POST /v1/nodes", s.addNodes)
 	route("PATCH /v1/nodes", s.setNodes)
+	route("POST /v1/nodes/plan", s.planNodes)
 	route("DELETE /v1/nodes", s.removeNodes)
 	route("GET /v1/nodes/{name}/events", s.nodeEvents)
 	route("GET /v1/nodes/{name}/boot", s.explainBoot)
+	route("GET /v1/nodes/{name}/attributes", s.nodeAttributes)
+	route("GET /v1/groups", s.listGroups)
+	route("POST /v1/groups", s.changeGroups)
+	route("DELETE /v1/groups/{name}", s.removeGroup)
+	route("GET /v1/inventory", s.exportInventory)
+	route("POST /v1/inventory", s.importInventory)
 	route("POST /v1/boot", s.setBoot)
 	route("POST /v1/power", s.switchPower)
 	route("POST /v1/jobs", s.newJobs)
@@ -206,44 +213,6 @@ func (s *Server) status(r *http.Request) (any, error) {
 		out.Interfaces = append(out.Interfaces, api.InterfaceStatus{Name: f.Name, Addr: f.prefix.String(), DHCP: f.DHCP})
 	}
 	return out, nil
-}
-
-// lookup answers a noderange's questions from one reading of the inventory.
-type lookup struct {
-	names  []node.Name
-	nodes  map[node.Name]node.Node
-	groups map[string][]node.Name
-}
-
-func (s *Server) lookup(ctx context.Context) (*lookup, error) {
-	nodes, err := s.db.Nodes(ctx)
-	if err != nil {
-		return nil, err
-	}
-	l := &lookup{nodes: map[node.Name]node.Node{}, groups: map[string][]node.Name{"all": nil}}
-	for _, n := range nodes {
-		l.names = append(l.names, n.Name)
-		l.nodes[n.Name] = n
-		l.groups["all"] = append(l.groups["all"], n.Name)
-		for _, g := range n.Groups {
-			l.groups[g] = append(l.groups[g], n.Name)
-		}
-	}
-	return l, nil
-}
-
-func (l *lookup) Names() []node.Name { return l.names }
-func (l *lookup) Has(n node.Name) bool {
-	_, ok := l.nodes[n]
-	return ok
-}
-func (l *lookup) Members(g string) ([]node.Name, bool) {
-	m, ok := l.groups[g]
-	return m, ok
-}
-func (l *lookup) Attribute(n node.Name, key string) (string, bool) {
-	v, ok := attributes(l.nodes[n])[key]
-	return v, ok
 }
 
 // expand reads a noderange against the inventory; an empty one means all nodes where that is allowed.

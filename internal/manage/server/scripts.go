@@ -6,49 +6,20 @@ import (
 	"os"
 	"path"
 	"path/filepath"
-	"regexp"
-	"slices"
-	"strings"
 
 	"mimeo/internal/cluster/api"
 	"mimeo/internal/cluster/node"
 	"mimeo/internal/manage/stateless"
 )
 
-// labelScripts begins the labels that name a node's own postscripts: label.postscripts.post=munge.sh,mounts.sh. They
-// are files of the postscripts folder, and run after those of the profile.
-const labelScripts = "postscripts."
-
 // maxScript bounds a postscript that goes with the task, in bytes.
 const maxScript = 1 << 20
-
-var (
-	scriptStages = []string{"pre", "post", "root"}
-	scriptName   = regexp.MustCompile(`^[A-Za-z0-9][A-Za-z0-9._-]{0,63}$`)
-)
-
-// checkScriptLabel looks at a label that may name postscripts.
-func checkScriptLabel(label, v string) error {
-	stage, ok := strings.CutPrefix(label, labelScripts)
-	if !ok {
-		return nil
-	}
-	if !slices.Contains(scriptStages, stage) {
-		return fmt.Errorf("there is no stage %q: want %s", stage, strings.Join(scriptStages, ", "))
-	}
-	for _, name := range splitList(v) {
-		if !scriptName.MatchString(name) {
-			return fmt.Errorf("%q is no name of a postscript", name)
-		}
-	}
-	return nil
-}
 
 // nodeScripts are the postscripts of a stage that a node's label names. In the stateless image they run from the mount of
 // the postscripts folder, so that they find files beside them; where that is not mounted, and in a deployed root, the
 // program itself goes with the task.
 func (s *Server) nodeScripts(n node.Node, stage string, mounts []stateless.Mount) ([]api.Postscript, error) {
-	names := splitList(n.Labels[labelScripts+stage])
+	names := node.List(n.Labels[node.LabelScripts+stage])
 	if len(names) == 0 {
 		return nil, nil
 	}
@@ -67,10 +38,10 @@ func (s *Server) nodeScripts(n node.Node, stage string, mounts []stateless.Mount
 	var out []api.Postscript
 	for _, name := range names {
 		wrong := func(format string, args ...any) error {
-			return &api.Error{Code: "bad_request", Message: fmt.Sprintf("%s: its label %s%s names %s: %s", n.Name, labelScripts, stage, name, fmt.Sprintf(format, args...)),
-				Hint: fmt.Sprintf("put the program into %s and make it executable, or change the label: mimeo node set %s label.%s%s=", dir, n.Name, labelScripts, stage)}
+			return &api.Error{Code: "bad_request", Message: fmt.Sprintf("%s: its label %s%s names %s: %s", n.Name, node.LabelScripts, stage, name, fmt.Sprintf(format, args...)),
+				Hint: fmt.Sprintf("put the program into %s and make it executable, or change the label: mimeo node set %s label.%s%s=", dir, n.Name, node.LabelScripts, stage)}
 		}
-		if !scriptName.MatchString(name) {
+		if !node.IsScript(name) {
 			return nil, wrong("that is no name of a postscript")
 		}
 		p := api.Postscript{Name: name}

@@ -1,0 +1,106 @@
+package inventory
+
+import (
+	"fmt"
+	"maps"
+	"slices"
+	"strings"
+
+	"mimeo/internal/cluster/node"
+)
+
+// check looks at nodes as they will be: what they inherit fits them, and no card or address belongs to two.
+func (b *book) check() {
+	cards := map[string]node.Name{}
+	for _, touched := range []bool{false, true} { // what stays goes before what comes
+		for _, name := range b.names() {
+			n := b.nodes[name]
+			if n.touched != touched {
+				continue
+			}
+			if touched {
+				b.checkAddresses(n)
+				b.checkInherited(n)
+			}
+			for _, c := range n.node.NICs {
+				for _, what := range []string{c.MAC, c.IP} {
+					if owner, ok := cards[what]; ok && what != "" {
+						b.wrong("", "", belongs(string(name), what, string(owner)))
+						continue
+					}
+					cards[what] = name
+				}
+			}
+		}
+	}
+}
+
+func (b *book) checkAddresses(n *nodeDraft) {
+	macs, ips := len(node.List(n.Own["mac"])), len(node.List(n.Own["ip"]))
+	switch {
+	case ips > 0 && macs == 0:
+		b.wrong(string(n.node.Name), "ip", fmt.Errorf("the node has no network card yet: set mac first"))
+	case ips > macs:
+		b.wrong(string(n.node.Name), "ip", fmt.Errorf("there are %d addresses for %d network cards", ips, macs))
+	}
+}
+
+// checkInherited looks at patterns of groups, which are good or not for the one node that inherits them.
+func (b *book) checkInherited(n *nodeDraft) {
+	decided := map[string]bool{}
+	for k := range n.Own {
+		decided[k] = true
+	}
+	for _, g := range n.Groups {
+		for _, k := range slices.SortedFunc(maps.Keys(g.Set), node.CompareKeys) {
+			v := g.Set[k]
+			if decided[k] {
+				continue
+			}
+			decided[k] = true
+			if !strings.Contains(v, "{n") {
+				continue
+			}
+			filled, err := node.Expand(v, n.node.Name)
+			if err == nil {
+				_, err = node.Check(k, filled)
+			}
+			if err != nil {
+				b.wrong(string(n.node.Name), k, fmt.Errorf("from group %s: %w", g.Name, err))
+			}
+		}
+	}
+}
+
+// warnings are things that may be meant so, and seldom are: nodes that share a BMC or a host name.
+func (b *book) warnings() []string {
+	var out []string
+	look := func(what string, of func(node.Node) string) {
+		owners := map[string][]node.Name{}
+		touched := map[string]bool{}
+		for _, name := range b.names() {
+			n := b.nodes[name]
+			if v := of(n.node); v != "" {
+				owners[v] = append(owners[v], name)
+				touched[v] = touched[v] || slices.Contains(n.effect, what) || n.was == nil
+			}
+		}
+		for _, v := range slices.Sorted(maps.Keys(owners)) {
+			if o := owners[v]; len(o) > 1 && touched[v] {
+				text := fmt.Sprintf("%s and %s", o[0], o[1])
+				if len(o) > 2 {
+					text = fmt.Sprintf("%s and %d others", o[0], len(o)-1)
+				}
+				out = append(out, fmt.Sprintf("%s have the same %s, %s", text, what, v))
+			}
+		}
+	}
+	look("bmc", func(n node.Node) string {
+		if n.BMC.URL == "manual:" {
+			return ""
+		}
+		return n.BMC.URL
+	})
+	look("hostname", func(n node.Node) string { return n.Hostname })
+	return out
+}
