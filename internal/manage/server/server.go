@@ -21,6 +21,7 @@ import (
 	"time"
 
 	"golang.org/x/sync/errgroup"
+	"golang.org/x/sys/unix"
 
 	"mimeo/internal/boot/dhcp"
 	"mimeo/internal/boot/tftp"
@@ -90,7 +91,7 @@ func New(ctx context.Context, cfg config.Config, version string, log *slog.Logge
 		return nil, err
 	}
 	path := strings.TrimPrefix(cfg.Store, "dir:")
-	if s.store, err = dir.Open(path, dir.Options{Create: true}); err != nil {
+	if s.store, err = dir.Open(path, dir.Options{Create: true, Reserve: reserve(cfg.State, path)}); err != nil {
 		return nil, fmt.Errorf("open store %s: %w", path, err)
 	}
 	if s.secret, err = loadSecret(filepath.Join(cfg.State, "tls", "token-key")); err != nil {
@@ -218,6 +219,19 @@ type access struct {
 	Server string `json:"server"`
 	Pin    string `json:"pin"`
 	Token  string `json:"token"`
+}
+
+// reserve returns how much of the store's disk chunks must leave free: where the inventory lies on the same disk, jobs
+// must still be able to say that it is full.
+func reserve(state, storePath string) int64 {
+	var a, b unix.Stat_t
+	for unix.Stat(storePath, &b) != nil && storePath != "/" && storePath != "." {
+		storePath = filepath.Dir(storePath) // made later
+	}
+	if unix.Stat(state, &a) != nil || unix.Stat(storePath, &b) != nil || a.Dev != b.Dev {
+		return 0
+	}
+	return 256 << 20
 }
 
 func (s *Server) writeAccess(a access) error {

@@ -8,6 +8,7 @@ import (
 	"slices"
 	"testing"
 
+	"mimeo/internal/imaging/chunk"
 	"mimeo/internal/imaging/manifest"
 	"mimeo/internal/imaging/store"
 	"mimeo/internal/imaging/store/storetest"
@@ -254,6 +255,32 @@ func TestFull(t *testing.T) {
 	}
 	if fails < 100 {
 		t.Errorf("the disk ran full only %d times", fails)
+	}
+}
+
+// TestReserve leaves room for others.
+func TestReserve(t *testing.T) {
+	f := newCrashFS()
+	s, err := Open("store", Options{Create: true, Reserve: 50_000, fs: f})
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer s.Close()
+	f.room = 200_000
+	for n := 0; ; n++ {
+		raw := make([]byte, 7000)
+		raw[0], raw[1] = byte(n), byte(n>>8)
+		_, err := s.Put(t.Context(), []chunk.Encoded{{ID: chunk.Sum(raw), RawLen: 7000, Codec: chunk.Raw, Data: raw}})
+		free, _ := f.Free()
+		if err != nil {
+			if !errors.Is(err, store.ErrFull) || n < 15 {
+				t.Fatalf("chunk %d: %v", n, err)
+			}
+			break
+		}
+		if free < 50_000 {
+			t.Fatalf("%d bytes are free", free)
+		}
 	}
 }
 

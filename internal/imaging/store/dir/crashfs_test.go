@@ -172,6 +172,14 @@ func (f *crashFS) Lock(string) (io.Closer, error) {
 	return io.NopCloser(nil), nil
 }
 
+func (f *crashFS) Free() (int64, error) {
+	free := f.room
+	for _, i := range f.names {
+		free -= int64(len(i.data))
+	}
+	return free, nil
+}
+
 type crashFile struct {
 	fs *crashFS
 	n  *inode

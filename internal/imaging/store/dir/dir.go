@@ -39,6 +39,7 @@ type Options struct {
 	Create   bool  // make the store where there is none: the folder is made, or is empty
 	ReadOnly bool  // take no lock and change nothing; what another process publishes meanwhile is seen
 	PackSize int64 // bytes after which a pack is closed; 0 means DefaultPackSize
+	Reserve  int64 // bytes of the disk that chunks leave free, for others who write to it
 
 	fs fsys // tests put their own here
 }
@@ -54,6 +55,7 @@ type Store struct {
 	id       uid
 	readOnly bool
 	packSize int64
+	reserve  int64
 	lock     io.Closer
 
 	imu   sync.RWMutex // index, packs, bad
@@ -110,7 +112,7 @@ func Open(path string, o Options) (*Store, error) {
 	if o.PackSize <= 0 {
 		o.PackSize = DefaultPackSize
 	}
-	s := &Store{root: path, fs: o.fs, readOnly: o.ReadOnly, packSize: min(o.PackSize, maxPack/2),
+	s := &Store{root: path, fs: o.fs, readOnly: o.ReadOnly, packSize: min(o.PackSize, maxPack/2), reserve: o.Reserve,
 		index: newIndex(), packs: make(map[uint32]*pack), bad: make(map[chunk.ID]bool)}
 	s.files = newHandles(s.fs)
 	if err := s.open(o); err != nil {

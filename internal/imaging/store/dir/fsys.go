@@ -25,6 +25,7 @@ type fsys interface {
 	ReadDir(name string) ([]entry, error)
 	SyncDir(name string) error // makes the names in a directory durable
 	Lock(name string) (io.Closer, error)
+	Free() (int64, error) // bytes that may still be written
 }
 
 type file interface {
@@ -131,6 +132,14 @@ func (f osFS) Lock(name string) (io.Closer, error) {
 		return nil, fmt.Errorf("lock %s: %w", h.Name(), err)
 	}
 	return h, nil
+}
+
+func (f osFS) Free() (int64, error) {
+	var st unix.Statfs_t
+	if err := unix.Statfs(f.root, &st); err != nil {
+		return 0, err
+	}
+	return int64(st.Bavail) * int64(st.Bsize), nil
 }
 
 type osFile struct{ *os.File }

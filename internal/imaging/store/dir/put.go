@@ -100,6 +100,15 @@ func (s *Store) write(b *batch, res *store.PutResult) error {
 	buf, items := s.buf, b.items
 	s.buf, b.items = s.buf[:0], b.items[:0]
 	p := s.cur
+	if s.reserve > 0 {
+		free, err := s.fs.Free()
+		if err != nil {
+			return fmt.Errorf("look how much room there is: %w", err)
+		}
+		if free < s.reserve+int64(len(buf)) {
+			return fmt.Errorf("%w: %d MiB are free, and %d MiB of it are kept for others", store.ErrFull, free>>20, s.reserve>>20)
+		}
+	}
 	if _, err := p.file.WriteAt(buf, p.size); err != nil {
 		// What was written of it lies past the pack's end: the next write goes over it, and so does the scan
 		// after a crash. Giving the room back helps others, where the disk is full.
