@@ -406,3 +406,9 @@ func checkConsole(v string) (string, error) {
 	}
 	return v, nil
 }
+
+// OfGroup tells whether a key can be said of a group.
+func OfGroup(name string) bool {
+	k, ok := find(name)
+	return name == KeyPassword || ok && k.group
+}
