@@ -281,16 +281,20 @@ func nodeListCmd(t *terminal) *cobra.Command {
 }
 
 func nodeShowCmd(t *terminal) *cobra.Command {
-	return &cobra.Command{
-		Use: "show NODE", Short: "Show all that is known of a node",
-		Args: cobra.ExactArgs(1),
+	var explain bool
+	c := &cobra.Command{
+		Use: "show RANGE", Short: "Show all that is known of a node",
+		Long: `Show all that is known of a node, with what it inherits from its groups.
+--explain shows each key instead, its value, and where that comes from: said of
+the node itself, of a group, learnt from its requests, or the default.`,
+		Example: "  mimeo node show n07\n  mimeo node show n07 --explain",
+		Args:    cobra.ExactArgs(1),
 		RunE: func(cmd *cobra.Command, args []string) error {
-			c, err := connect()
-			if err != nil {
-				return err
+			if explain {
+				return t.explainNodes(cmd, args[0])
 			}
-			var nodes []api.NodeStatus
-			if err := c.Do(cmd.Context(), http.MethodGet, "/v1/nodes?range="+url.QueryEscape(args[0]), nil, &nodes); err != nil {
+			nodes, err := t.hit(cmd, args[0])
+			if err != nil {
 				return err
 			}
 			if t.json {
@@ -305,6 +309,8 @@ func nodeShowCmd(t *terminal) *cobra.Command {
 			return nil
 		},
 	}
+	c.Flags().BoolVar(&explain, "explain", false, "show where each value comes from")
+	return c
 }
 
 func (t *terminal) showNode(n api.NodeStatus) {
@@ -347,6 +353,7 @@ func (t *terminal) showNode(n api.NodeStatus) {
 		add("disk.max_size", size(n.Disk.MaxSize))
 	}
 	add("knobs.disk_boot", n.Knobs.DiskBoot)
+	add("knobs.loader", n.Knobs.Loader)
 	add("knobs.console", n.Knobs.Console)
 	add("knobs.cmdline", n.Knobs.Cmdline)
 	keys := make([]string, 0, len(n.Labels))
@@ -377,46 +384,6 @@ func (t *terminal) showNode(n api.NodeStatus) {
 		}
 	}
 	table(t.out, rows)
-}
-
-func nodeSetCmd(t *terminal) *cobra.Command {
-	var passwordStdin bool
-	c := &cobra.Command{
-		Use:   "set RANGE KEY=VALUE...",
-		Short: "Change nodes",
-		Long: `Change nodes. An empty value unsets.
-
-Keys: mac (several with commas), ip, bmc, bmc.user, bmc.password, bmc.insecure,
-bmc.cipher_suite, arch, firmware, groups, profile, hostname, disk.serial,
-disk.wwn, disk.bus, disk.by_path, disk.min_size, disk.max_size (bytes, or 200G),
-knobs.disk_boot (sanboot, exit), knobs.console, knobs.cmdline, label.ANYTHING.
-
-The disk.* keys are the rule that chooses the disk of a job: exactly one disk of
-the node must match.`,
-		Example: `  mimeo node set n07 disk.serial=S3Z2NB0K
-  mimeo node set @rack3 bmc.user=ops
-  mimeo node set n07 --password-stdin < bmc.pw`,
-		Args: cobra.MinimumNArgs(1),
-		RunE: func(cmd *cobra.Command, args []string) error {
-			req := api.NodeSet{Range: args[0], Set: map[string]string{}}
-			if err := parseSet(args[1:], req.Set); err != nil {
-				return err
-			}
-			pw, err := t.password(passwordStdin, "")
-			if err != nil {
-				return err
-			}
-			if pw != "" {
-				req.Set["bmc.password"] = pw
-			}
-			if len(req.Set) == 0 {
-				return usagef("nothing to set")
-			}
-			return t.nodes(cmd, http.MethodPatch, "/v1/nodes", req)
-		},
-	}
-	c.Flags().BoolVar(&passwordStdin, "password-stdin", false, "read the BMC password from standard input")
-	return c
 }
 
 func nodeRmCmd(t *terminal) *cobra.Command {

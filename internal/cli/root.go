@@ -141,7 +141,7 @@ node, image or job; 4 refused (a conflict, not allowed, bad value);
 		c.GroupID = "day"
 		root.AddCommand(c)
 	}
-	for _, c := range []*cobra.Command{nodeCmd(t), imageCmd(t), jobCmd(t), statelessCmd(t), statusCmd(t)} {
+	for _, c := range []*cobra.Command{nodeCmd(t), groupCmd(t), inventoryCmd(t), imageCmd(t), jobCmd(t), statelessCmd(t), statusCmd(t)} {
 		c.GroupID = "look"
 		root.AddCommand(c)
 	}
@@ -165,7 +165,10 @@ func rangesHelp() *cobra.Command {
   n[01-16],-n07        all but one
   n[01-16]@rack3       those of the first that are in the second, too
   /^gpu/               a regular expression over the names
-  arch==ppc64el        an attribute: ==, !=, =~, !~
+  arch==ppc64el        an attribute, own or inherited: ==, !=, =~, !~ (regular
+                       expression); any key of "mimeo node set", and name,
+                       boot, image
+  room==b12            a label
   (a,b),-(c)           parentheses
 
 Put a range with [ ] or ( ) in quotes where your shell would expand it.`,
