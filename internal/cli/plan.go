@@ -2,6 +2,7 @@ package cli
 
 import (
 	"fmt"
+	"maps"
 	"slices"
 	"strings"
 	"unicode"
@@ -153,11 +154,12 @@ func planNodes(out *strings.Builder, items []api.PlanItem) {
 			fmt.Fprintln(out, "... and more nodes, each with its own (--json has all)")
 			return
 		}
-		fmt.Fprintf(out, "%s\n  %s\n", n.Name, strings.Join(own, "\n  "))
+		fmt.Fprintf(out, "%s\n  %s\n", n.Name, strings.Join(own, "; "))
 	}
 }
 
-// planInherited writes what becomes another value without being said of the node itself.
+// planInherited writes what becomes another value without being said of the node itself. Where it is another on each
+// node, as a group's pattern makes it, the first stands for all.
 func planInherited(out *strings.Builder, p api.Plan) {
 	own := map[string]bool{}
 	for _, n := range p.Nodes {
@@ -165,16 +167,52 @@ func planInherited(out *strings.Builder, p api.Plan) {
 			own[n.Name+"\x00"+k.Key+"\x00"+k.New] = true
 		}
 	}
-	for _, e := range p.Affected {
-		var nodes []node.Name
-		for _, n := range e.Nodes {
-			if !own[string(n)+"\x00"+e.Key+"\x00"+e.New] {
-				nodes = append(nodes, n)
+	type line struct {
+		nodes []node.Name
+		text  []string
+	}
+	var lines []*line
+	add := func(nodes []node.Name, text string) {
+		for _, l := range lines {
+			if slices.Equal(l.nodes, nodes) {
+				l.text = append(l.text, text)
+				return
 			}
 		}
-		if len(nodes) > 0 {
-			fmt.Fprintf(out, "%s  (%s) then %s\n  %s\n", noderange.Fold(nodes), count(len(nodes), "node"), map[bool]string{true: "inherits", false: "inherit"}[len(nodes) == 1], change(e.PlanKey))
+		lines = append(lines, &line{nodes, []string{text}})
+	}
+	single := map[string][]api.PlanEffect{} // by key
+	for _, e := range p.Affected {
+		e.Nodes = slices.DeleteFunc(slices.Clone(e.Nodes), func(n node.Name) bool { return own[string(n)+"\x00"+e.Key+"\x00"+e.New] })
+		switch len(e.Nodes) {
+		case 0:
+		case 1:
+			single[e.Key] = append(single[e.Key], e)
+		default:
+			add(e.Nodes, change(e.PlanKey))
 		}
+	}
+	for _, k := range slices.SortedFunc(maps.Keys(single), node.CompareKeys) {
+		all := single[k]
+		if len(all) < 4 {
+			for _, e := range all {
+				add(e.Nodes, change(e.PlanKey))
+			}
+			continue
+		}
+		var nodes []node.Name
+		for _, e := range all {
+			nodes = append(nodes, e.Nodes...)
+		}
+		slices.Sort(nodes)
+		add(nodes, change(all[0].PlanKey)+", and so on, each its own")
+	}
+	for _, l := range lines {
+		head := noderange.Fold(l.nodes) + " then inherits"
+		if len(l.nodes) > 1 {
+			head = fmt.Sprintf("%s  (%s) then inherit", noderange.Fold(l.nodes), count(len(l.nodes), "node"))
+		}
+		fmt.Fprintf(out, "%s\n  %s\n", head, strings.Join(l.text, "\n  "))
 	}
 }
 

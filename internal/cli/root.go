@@ -161,7 +161,7 @@ func rangesHelp() *cobra.Command {
   n[1-3,7]             a row with gaps
   rack[1-2]n[1-4]      all pairs
   n01+5                n01 and the five after it
-  @rack3               the nodes of a group (a bare group's name does as well)
+  @rack3, @rack[1-4]   the nodes of a group (a bare group's name does as well)
   n[01-16],-n07        all but one
   n[01-16]@rack3       those of the first that are in the second, too
   /^gpu/               a regular expression over the names

@@ -35,7 +35,15 @@ func (p *parser) names(start int, word string) (*set, error) {
 			return nil, p.errorf(start, "%q is no name for a node: want lower-case letters, digits and hyphens, at most 63", n)
 		}
 		if _, ok := p.find(n); p.known != nil && !ok {
-			return nil, p.errorf(start, "no node %q", n)
+			m, ok := p.known.Members(n) // rack[1-3] may be three groups
+			if !ok {
+				return nil, p.errorf(start, "no node %q", n)
+			}
+			if err := p.spend(start, len(m)); err != nil {
+				return nil, err
+			}
+			out.add(m)
+			continue
 		}
 		out.add([]node.Name{node.Name(n)})
 	}

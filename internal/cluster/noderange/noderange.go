@@ -228,13 +228,30 @@ func (p *parser) regex(start int) (*set, error) {
 	return p.all(start, func(n node.Name) bool { return re.MatchString(string(n)) })
 }
 
+// group is the nodes of a group, or of several where the name has brackets.
 func (p *parser) group(start int, name string) (*set, error) {
-	if p.known != nil {
-		if m, ok := p.known.Members(name); ok {
-			return newSet(m...), p.spend(start, len(m))
+	if p.known == nil {
+		return nil, p.errorf(start, "no group %q", name)
+	}
+	names := []string{name}
+	if _, ok := p.known.Members(name); !ok && strings.ContainsAny(name, "[]") {
+		var err error
+		if names, err = p.brackets(start+1, name); err != nil {
+			return nil, err
 		}
 	}
-	return nil, p.errorf(start, "no group %q", name)
+	out := newSet()
+	for _, g := range names {
+		m, ok := p.known.Members(g)
+		if !ok {
+			return nil, p.errorf(start, "no group %q", g)
+		}
+		if err := p.spend(start, 1+len(m)); err != nil {
+			return nil, err
+		}
+		out.add(m)
+	}
+	return out, nil
 }
 
 // attribute selects by KEY==VALUE, !=, =~ or !~. A node without the attribute has the empty value.

@@ -21,7 +21,7 @@ type rackOf struct{ names []node.Name }
 
 func (r rackOf) Names() []node.Name { return r.names }
 func (r rackOf) Members(g string) ([]node.Name, bool) {
-	m := map[string][]node.Name{"rack3": {"n03", "n04", "n05"}, "empty": {}, "odd-name": {"gpu1"}}
+	m := map[string][]node.Name{"rack3": {"n03", "n04", "n05"}, "rack4": {"n05", "n06"}, "empty": {}, "odd-name": {"gpu1"}}
 	out, ok := m[g]
 	return out, ok
 }
