@@ -150,7 +150,7 @@ func (m *mapping) node(n blockNr) ([]byte, error) {
 	if m.nodes--; m.nodes < 0 {
 		return nil, damaged("the map of its blocks is too large")
 	}
-	return m.fs.readBlock(n)
+	return m.fs.readMeta(n)
 }
 
 // extents reads a node of an extent tree; depth is what its parent demands, -1 at the root.

@@ -82,8 +82,8 @@ func tool(t testing.TB, name string, args ...string) []byte {
 	return out.Bytes()
 }
 
-// tree makes files of many sizes, some of them sparse, in a new folder.
-func tree(t testing.TB, bytes int) string {
+// sampleTree makes files of many sizes, some of them sparse, in a new folder.
+func sampleTree(t testing.TB, bytes int) string {
 	t.Helper()
 	dir := t.TempDir()
 	r := rand.New(rand.NewPCG(1, 2))
@@ -121,7 +121,7 @@ func tree(t testing.TB, bytes int) string {
 func mke2fs(t testing.TB, kib int, args string) string {
 	t.Helper()
 	img := filepath.Join(t.TempDir(), "img")
-	all := []string{"-q", "-F", "-L", "some label", "-U", "0b1c2d3e-4f50-6172-8394-a5b6c7d8e9fa", "-d", tree(t, kib<<10/8)}
+	all := []string{"-q", "-F", "-L", "some label", "-U", "0b1c2d3e-4f50-6172-8394-a5b6c7d8e9fa", "-d", sampleTree(t, kib<<10/8)}
 	all = append(append(all, strings.Fields(args)...), img, strconv.Itoa(kib)+"k")
 	tool(t, "mke2fs", all...)
 	var cmds strings.Builder
