@@ -57,7 +57,7 @@ func (s Sources) Look(n Name, key string) []Said {
 		v, ok := set[key]
 		if said.From == FromGroup {
 			// What cannot be filled in for this node was refused when it was said.
-			filled, err := Expand(v, n)
+			filled, err := Inherit(key, v, n)
 			ok, v = ok && err == nil, filled
 		}
 		if ok && v != "" {

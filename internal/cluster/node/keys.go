@@ -228,7 +228,7 @@ func CheckGroup(name, value string) (string, error) {
 	if !k.pattern {
 		return k.check(value)
 	}
-	filled, err := Expand(value, "n1")
+	filled, err := Inherit(name, value, "n1")
 	if err == nil {
 		_, err = k.check(filled)
 	}
@@ -238,9 +238,10 @@ func CheckGroup(name, value string) (string, error) {
 	return value, err
 }
 
-// Expand puts a node's name for {name} and the number at the end of its name, without leading zeros, for {n}.
-func Expand(value string, n Name) (string, error) {
-	if !strings.Contains(value, "{n") {
+// Inherit is what a node inherits where a group says value: in bmc, hostname, knobs.cmdline and labels, {name} becomes the
+// node's name, and {n} the number at the end of that, without leading zeros.
+func Inherit(name, value string, n Name) (string, error) {
+	if k, ok := find(name); !ok || !k.pattern || !strings.Contains(value, "{n") {
 		return value, nil
 	}
 	value = strings.ReplaceAll(value, "{name}", string(n))

@@ -4,7 +4,6 @@ import (
 	"fmt"
 	"maps"
 	"slices"
-	"strings"
 
 	"mimeo/internal/cluster/node"
 )
@@ -58,11 +57,8 @@ func (b *book) checkInherited(n *nodeDraft) {
 				continue
 			}
 			decided[k] = true
-			if !strings.Contains(v, "{n") {
-				continue
-			}
-			filled, err := node.Expand(v, n.node.Name)
-			if err == nil {
+			filled, err := node.Inherit(k, v, n.node.Name)
+			if err == nil && filled != v {
 				_, err = node.Check(k, filled)
 			}
 			if err != nil {
