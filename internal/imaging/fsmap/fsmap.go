@@ -10,6 +10,7 @@ import (
 	"mimeo/internal/imaging/fsmap/ext4"
 	"mimeo/internal/imaging/fsmap/fact"
 	"mimeo/internal/imaging/fsmap/swap"
+	"mimeo/internal/imaging/fsmap/tree"
 	"mimeo/internal/imaging/manifest"
 )
 
@@ -43,6 +44,32 @@ var readers = []reader{
 // pieces are the filesystems of which is known where their files lie, by type.
 var pieces = map[string]func(r io.ReaderAt, size int64, add func(fact.Piece)) error{
 	"ext2": ext4.Pieces, "ext3": ext4.Pieces, "ext4": ext4.Pieces,
+}
+
+// trees are the filesystems of which the files can be read, by type.
+var trees = map[string]func(r io.ReaderAt, size int64) (tree.FS, error){
+	"ext2": ext4Tree, "ext3": ext4Tree, "ext4": ext4Tree,
+}
+
+func ext4Tree(r io.ReaderAt, size int64) (tree.FS, error) { return ext4.OpenTree(r, size) }
+
+// ErrNoTree says that the files of a kind of filesystem cannot be read.
+var ErrNoTree = errors.New("the files of this kind of filesystem cannot be read")
+
+// HasTree tells whether the files of a kind of filesystem can be read.
+func HasTree(typ string) bool { return trees[typ] != nil }
+
+// Tree opens the files of a volume of the given type.
+func Tree(r io.ReaderAt, size int64, typ string) (tree.FS, error) {
+	open := trees[typ]
+	if open == nil {
+		return nil, fmt.Errorf("%s: %w", typ, ErrNoTree)
+	}
+	t, err := open(r, size)
+	if err != nil {
+		return nil, fmt.Errorf("open %s: %w", typ, err)
+	}
+	return t, nil
 }
 
 // around are kinds of content that hold volumes of their own.

@@ -84,7 +84,7 @@ func (d *Disk) ReadAt(b []byte, off int64) (int, error) {
 	}
 	clear(b)
 	var wants []want
-	err := d.entries(off, off+int64(len(b)), func(e manifest.Entry) error {
+	err := d.Entries(off, off+int64(len(b)), func(e manifest.Entry) error {
 		if e.Zero {
 			return nil
 		}
@@ -106,8 +106,8 @@ func (d *Disk) ReadAt(b []byte, off int64) (int, error) {
 	return len(b), end
 }
 
-// entries calls fn with those that lie on from to to.
-func (d *Disk) entries(from, to int64, fn func(manifest.Entry) error) error {
+// Entries calls fn with the pieces that lie, at least in part, on the bytes from to to of the disk, in ascending order.
+func (d *Disk) Entries(from, to int64, fn func(manifest.Entry) error) error {
 	i, exact := slices.BinarySearch(d.starts, from)
 	if !exact && i > 0 {
 		i--

@@ -103,16 +103,18 @@ func lookup(fs FS, name string, follow bool) (File, error) {
 	for links := 0; len(rest) > 0; {
 		word := rest[0]
 		rest = rest[1:]
-		switch word {
-		case "", ".":
-			continue
-		case "..":
-			at = at[:max(1, len(at)-1)]
+		if word == "" {
 			continue
 		}
 		dir := at[len(at)-1]
-		if !dir.IsDir() {
+		switch {
+		case !dir.IsDir():
 			return File{}, errNotDir
+		case word == ".":
+			continue
+		case word == "..":
+			at = at[:max(1, len(at)-1)]
+			continue
 		}
 		f, err := child(fs, dir.Inode, word)
 		if err != nil {
