@@ -98,31 +98,29 @@ func (v *volume) readBoot() error {
 	return nil
 }
 
-// outside returns what the bitmap does not speak of: the sectors behind the last whole cluster, with the backup of the
-// boot sector; and that backup where Windows NT 3.51 put it, in the middle.
+// outside returns what the bitmap does not speak of: the sectors behind the last whole cluster, and the backup of the boot
+// sector. It should lie right behind the filesystem; programs that changed the size leave it in the last sector of the
+// partition, and Windows NT 3.51 put it in the middle.
 func (v *volume) outside() (extent.List, error) {
+	var list extent.List
 	end := int64(v.clusters) * v.clusterSize
-	list := extent.List{{Off: end, Len: v.facts.Len - end}}
-	if list[0].Len == 0 {
-		list = nil
-	}
+	list.Add(extent.Extent{Off: end, Len: v.facts.Len - end})
 	b := make([]byte, bootLen)
-	backup := v.sectors * v.sector
-	if backup+bootLen <= v.facts.Len {
-		if err := v.read(b, backup); err != nil {
+	found := false
+	for _, off := range []int64{v.sectors * v.sector, v.size - v.size%v.sector - v.sector, v.sectors / 2 * v.sector} {
+		if off+v.sector > v.size {
+			continue
+		}
+		if err := v.read(b, off); err != nil {
 			return nil, fmt.Errorf("read the backup of the boot sector: %w", err)
 		}
 		if bytes.Equal(b, v.raw) {
-			return list, nil
+			found = true
+			list.Add(extent.Extent{Off: off, Len: v.sector})
 		}
 	}
-	middle := v.sectors / 2 * v.sector
-	if err := v.read(b, middle); err != nil {
-		return nil, fmt.Errorf("read the middle of the volume: %w", err)
+	if !found {
+		v.note("the backup of the boot sector differs from it, or is missing")
 	}
-	if bytes.Equal(b, v.raw) {
-		return extent.Union(extent.List{{Off: middle, Len: v.sector}}, list), nil
-	}
-	v.note("the backup of the boot sector differs from it, or is missing")
 	return list, nil
 }

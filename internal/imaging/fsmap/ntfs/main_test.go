@@ -94,7 +94,20 @@ func mounted(t testing.TB, img, options string, f func(dir string)) {
 		}
 	}
 	defer func() {
-		tool(t, "umount", dir)
+		// A program that is just being started elsewhere may have a file open for a moment.
+		for tries := 0; ; tries++ {
+			out, err := command("umount", dir).CombinedOutput()
+			if err == nil {
+				break
+			}
+			if tries == 100 {
+				t.Errorf("umount %s: %v\n%s", dir, err, out)
+				cmd.Process.Kill()
+				command("umount", "-l", dir).Run()
+				break
+			}
+			time.Sleep(20 * time.Millisecond)
+		}
 		if err := <-done; err != nil {
 			t.Errorf("ntfs-3g %s: %v\n%s", img, err, out.Bytes())
 		}
@@ -171,9 +184,10 @@ func ntfscluster(t testing.TB, img string) (byFiles, byBitmap int64) {
 // consistent asks ntfsresize, which holds all files against the bitmap, and ntfsfix.
 func consistent(t testing.TB, img string) {
 	t.Helper()
-	out := tool(t, "ntfsresize", "--info", "--force", "--no-progress-bar", img)
-	if !bytes.Contains(out, []byte("Accounting clusters")) || bytes.Contains(out, []byte("ERROR")) {
-		t.Errorf("ntfsresize --info: %s", out)
+	out, err := command("ntfsresize", "--info", "--force", "--no-progress-bar", img).CombinedOutput()
+	// It accounts for a $Bitmap with an attribute list, but would not resize it.
+	if err != nil && !bytes.Contains(out, []byte("ERROR: Highly fragmented $Bitmap isn't supported yet.")) || !bytes.Contains(out, []byte("Collecting resizing constraints")) {
+		t.Errorf("ntfsresize --info: %v\n%s", err, out)
 	}
 	out = tool(t, "ntfsfix", "-n", img)
 	if !bytes.Contains(out, []byte("processed successfully")) {

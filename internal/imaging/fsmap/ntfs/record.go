@@ -75,9 +75,9 @@ func parse(b []byte, n int64) (record, error) {
 	if used > uint32(len(b)) || attrs < 0x2a || attrs&7 != 0 || attrs+8 > int(used) || alloc != uint32(len(b)) {
 		return record{}, damaged("it has %d bytes, %d in use, attributes at %d", alloc, used, attrs)
 	}
-	// NTFS 3.1 knows the number.
-	if le.Uint16(b[4:]) >= 0x30 && le.Uint32(b[0x2c:]) != uint32(n) {
-		return record{}, damaged("by its own word it is record %d", le.Uint32(b[0x2c:]))
+	// NTFS 3.1 knows the number; some programs leave it 0.
+	if own := le.Uint32(b[0x2c:]); le.Uint16(b[4:]) >= 0x30 && own != uint32(n) && own != 0 {
+		return record{}, damaged("by its own word it is record %d", own)
 	}
 	return record{
 		b: b[:used], base: le.Uint64(b[0x20:]) & refMask,
@@ -191,14 +191,21 @@ func about(err error, n uint64) error {
 	return fmt.Errorf("MFT record %d: %w", n, err)
 }
 
-// named tells whether a record is the one of a file of the system, which all lie in the root.
+// named tells whether a record is the one of a file of the system, which all lie in the root. Where the name was moved
+// to another record, that there is a list of these must do.
 func (rec record) named(name string) bool {
-	found := false
+	names, found, list := 0, false, false
 	err := rec.each(func(a *attr) error {
-		found = found || a.isFile(name)
+		switch a.typ {
+		case attrFileName:
+			names++
+			found = found || a.isFile(name)
+		case attrList:
+			list = true
+		}
 		return nil
 	})
-	return err == nil && found
+	return err == nil && (found || list && names == 0)
 }
 
 // isFile tells whether it is the name of a file in the root. name is in lower case; case is ignored.
