@@ -58,6 +58,9 @@ func (im *importer) power(d *draft) {
 	}
 	table := method.value
 	bmc, ok := im.get(d.name, d.own, table, "bmc")
+	if !ok && len(im.cells(d.own, table, "bmc")) > 0 {
+		return // an expression that could not be worked out has its note
+	}
 	if !ok {
 		im.notes.add(Left, method.at, d.name, "%s.bmc does not say where the BMC is: a person switches the node", table)
 		return

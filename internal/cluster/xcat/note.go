@@ -3,6 +3,7 @@ package xcat
 import (
 	"cmp"
 	"fmt"
+	"regexp"
 	"slices"
 	"strings"
 
@@ -28,7 +29,7 @@ type Note struct {
 	Column string      `json:"column,omitempty"`
 	Rows   int         `json:"rows,omitempty"`  // rows that are meant, where Row is empty
 	Value  string      `json:"value,omitempty"` // shortened; never of a password
-	Why    string      `json:"why"`
+	Why    string      `json:"why"`             // what it quotes is the first node's
 	Nodes  []node.Name `json:"nodes,omitempty"` // that do without it, or should be looked at
 }
 
@@ -67,6 +68,8 @@ type notebook struct {
 	index map[string]*Note
 }
 
+var quoted = regexp.MustCompile(`"[^"]*"`)
+
 // add notes something of one cell (or row, or table) on behalf of a node.
 func (b *notebook) add(kind Kind, c cell, n node.Name, format string, args ...any) {
 	why := fmt.Sprintf(format, args...)
@@ -84,16 +87,29 @@ func (b *notebook) put(note Note, n node.Name) {
 	if b.index == nil {
 		b.index = map[string]*Note{}
 	}
-	id := fmt.Sprintf("%s\x00%s\x00%d\x00%s\x00%s\x00%s\x00%s", note.Kind, note.File, note.Line, note.Table, note.Row, note.Column, note.Why)
+	// What differs from node to node is quoted: the first stands for all. Two of one node stay two.
+	at := fmt.Sprintf("%s\x00%s\x00%d\x00%s\x00%s\x00%s\x00", note.Kind, note.File, note.Line, note.Table, note.Row, note.Column)
+	id := at + quoted.ReplaceAllString(note.Why, "")
 	have := b.index[id]
+	if have != nil && have.Why != note.Why && (n == "" || have.last() == n) {
+		id = at + note.Why
+		have = b.index[id]
+	}
 	if have == nil {
 		have = &note
 		b.index[id] = have
 		b.notes = append(b.notes, have)
 	}
-	if n != "" && (len(have.Nodes) == 0 || have.Nodes[len(have.Nodes)-1] != n) { // nodes come one after the other
+	if n != "" && have.last() != n { // nodes come one after the other
 		have.Nodes = append(have.Nodes, n)
 	}
+}
+
+func (n *Note) last() node.Name {
+	if len(n.Nodes) == 0 {
+		return ""
+	}
+	return n.Nodes[len(n.Nodes)-1]
 }
 
 // list gives the notes by table, line and column; first those of what is left behind.
