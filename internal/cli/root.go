@@ -197,17 +197,3 @@ func isTTY(w any) bool {
 	f, ok := w.(*os.File)
 	return ok && term.IsTerminal(int(f.Fd()))
 }
-
-// ask wants a yes from a person. Without a terminal it fails and names the flag that says yes.
-func (t *terminal) ask(question string) error {
-	if !isTTY(t.in) {
-		return &api.Error{Code: "refused", Message: question + ": not answered, as there is no terminal to ask on", Hint: "say --yes if that is what you want"}
-	}
-	fmt.Fprintf(t.err, "%s [y/N] ", question)
-	var answer string
-	fmt.Fscanln(t.in, &answer)
-	if a := strings.ToLower(answer); a != "y" && a != "yes" {
-		return &api.Error{Code: "refused", Message: "not confirmed; nothing was changed"}
-	}
-	return nil
-}
