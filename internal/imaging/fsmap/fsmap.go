@@ -9,6 +9,7 @@ import (
 	"mimeo/internal/imaging/extent"
 	"mimeo/internal/imaging/fsmap/ext4"
 	"mimeo/internal/imaging/fsmap/fact"
+	"mimeo/internal/imaging/fsmap/ntfs"
 	"mimeo/internal/imaging/fsmap/swap"
 	"mimeo/internal/imaging/fsmap/tree"
 	"mimeo/internal/imaging/manifest"
@@ -38,6 +39,7 @@ type reader struct {
 // readers are the filesystems of which the used blocks are known.
 var readers = []reader{
 	{ext4.Is, ext4.Used},
+	{ntfs.Is, ntfs.Used},
 	{swap.Is, swap.Used},
 }
 

@@ -74,7 +74,7 @@ func mapFile(t testing.TB, path string) (Usage, int64) {
 // TestNames holds the names of what is captured whole against blkid.
 func TestNames(t *testing.T) {
 	for _, args := range [][]string{
-		{"mkfs.xfs", "-q"}, {"mkfs.btrfs", "-q"}, {"mkfs.ntfs", "-q", "-F", "-f"}, {"mkfs.vfat", "-F", "12"}, {"mkfs.vfat", "-F", "16"},
+		{"mkfs.xfs", "-q"}, {"mkfs.btrfs", "-q"}, {"mkfs.vfat", "-F", "12"}, {"mkfs.vfat", "-F", "16"},
 		{"mkfs.vfat", "-F", "32"}, {"mkfs.minix", "-1"}, {"mkfs.minix", "-2"}, {"mkfs.minix", "-3"},
 	} {
 		t.Run(strings.Join(args, " "), func(t *testing.T) {
@@ -181,6 +181,29 @@ func TestSwapOnVolume(t *testing.T) {
 	u, _ := mapFile(t, path)
 	if u.Type != "swap" || u.Method != manifest.MethodHead || u.Used.Bytes() != int64(os.Getpagesize()) || u.Label != "swp" ||
 		u.UUID != "0b1c2d3e-4f50-6172-8394-a5b6c7d8e9fa" {
+		t.Errorf("%+v", u)
+	}
+}
+
+// TestNTFSOnVolume has sectors behind the filesystem, and makes it one of BitLocker, which nobody can look into.
+func TestNTFSOnVolume(t *testing.T) {
+	path := makeFS(t, 16*mib, "mkfs.ntfs", "-q", "-F", "-f", "-L", "win")
+	if err := os.Truncate(path, 17*mib); err != nil {
+		t.Fatal(err)
+	}
+	f, err := os.OpenFile(path, os.O_RDWR, 0)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer f.Close()
+	f.WriteAt([]byte{1}, 17*mib-1)
+	u, size := mapFile(t, path)
+	if u.Type != "ntfs" || u.Method != manifest.MethodUsed || u.Label != "win" || len(u.Notes) > 0 || u.Used.Bytes() > 6*mib ||
+		!u.Used.ContainsAll(extent.Extent{Off: 16*mib - 512, Len: 512}) || !u.Used.Contains(17*mib-1) {
+		t.Errorf("%+v", u)
+	}
+	f.WriteAt([]byte("-FVE-FS-"), 3)
+	if u, _ := mapFile(t, path); u.Type != "BitLocker" || u.Method != manifest.MethodWhole || u.Used.Bytes() != size {
 		t.Errorf("%+v", u)
 	}
 }
