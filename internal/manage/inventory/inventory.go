@@ -169,8 +169,8 @@ func (d *DB) Update(ctx context.Context, f func(*Tx) error) error {
 	if err != nil {
 		return explain(err)
 	}
+	defer tx.Rollback() // also where f panics: the one connection must not stay taken
 	if err := f(&Tx{tx: tx, db: d, ctx: ctx}); err != nil {
-		tx.Rollback()
 		return err
 	}
 	return explain(tx.Commit())
