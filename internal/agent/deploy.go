@@ -73,7 +73,7 @@ func mustBeEmpty(r io.ReaderAt, d hwinfo.Disk) error {
 	if chunk.IsZero(b) {
 		return nil
 	}
-	return &api.Error{Code: "refused", Message: fmt.Sprintf("disk %s is not empty, and the task does not say that it may be overwritten", hwinfo.Describe(d)),
+	return &api.Error{Code: "refused", Message: fmt.Sprintf("disk %s is not empty, and the task does not say that it may be overwritten", d.Describe()),
 		Hint: "empty it, or start the job with leave to overwrite it"}
 }
 

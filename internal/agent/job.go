@@ -111,7 +111,7 @@ func (j *job) steps(ctx context.Context) (err error) {
 	if j.disk, err = hwinfo.ChooseDisk(j.task.Disk, disks); err != nil {
 		return err
 	}
-	j.report.say("disk " + hwinfo.Describe(j.disk))
+	j.report.say("disk " + j.disk.Describe())
 	j.store, err = httpstore.NewClient(httpstore.Options{Base: j.srv.Base(), Token: j.srv.Token(), HTTP: j.srv.HTTP()})
 	if err != nil {
 		return err

@@ -47,7 +47,7 @@ func Print(w io.Writer, h api.Hardware) error {
 		line("card "+n.Name, n.MAC, n.Driver, when(n.Link, "link"), when(!n.Link, "no link"), when(n.Mbits > 0, fmt.Sprintf("%d Mbit/s", n.Mbits)), when(n.Booted, "booted from"))
 	}
 	for _, d := range h.Disks {
-		line("disk "+d.Name, size(d.Size), d.Bus, d.Model, with("serial", d.Serial), with("wwn", d.WWN), with("by_path", d.ByPath),
+		line("disk "+d.Name, api.DiskSize(d.Size), d.Bus, d.Model, with("serial", d.Serial), with("wwn", d.WWN), with("by_path", d.ByPath),
 			fmt.Sprintf("sectors of %d bytes", d.SectorSize), when(d.Removable, "removable"), when(d.ReadOnly, "read-only"))
 	}
 	return t.Flush()

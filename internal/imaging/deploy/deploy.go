@@ -166,7 +166,7 @@ func (r *run) check(ctx context.Context) error {
 	if have, want := r.t.SectorSize(), r.m.Disk.SectorSize; have != want {
 		return &SectorError{Image: want, Disk: have}
 	}
-	if need := Needed(r.m); r.t.Size() < need {
+	if need := r.m.Needed(); r.t.Size() < need {
 		return &SizeError{Need: need, Have: r.t.Size()}
 	}
 	const ask = 4096 // chunks in one question: 128 KiB

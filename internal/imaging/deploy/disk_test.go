@@ -198,7 +198,7 @@ func TestSmallerDisk(t *testing.T) {
 	format(t, rng, from, 1<<20, 10<<20, "-t", "ext4")
 	st := mem.New()
 	m, _ := captured(t, from, st, capture.Options{})
-	if need, want := Needed(m), int64(11<<20+backup512); need != want {
+	if need, want := m.Needed(), int64(11<<20+backup512); need != want {
 		t.Fatalf("needs %d bytes, want %d", need, want)
 	}
 	to := imageFile(t, 12, "")

@@ -10,7 +10,7 @@ import (
 
 // headLen is the start of the disk that is written last. It holds the partition table of any kind, or the superblock
 // of a filesystem without one.
-const headLen = 64 << 10
+const headLen = manifest.HeadLen
 
 // held is a range of the captured disk that is kept in memory until all else is written.
 type held struct {
@@ -44,37 +44,12 @@ func (r *run) hold() {
 	if r.m.Table.Kind != "gpt" {
 		return
 	}
-	start := max(size-backupLen(r.m), r.head.Len)
+	start := max(size-r.m.BackupLen(), r.head.Len)
 	for _, p := range r.m.Table.Partitions {
 		start = max(start, min(p.Off+p.Len, size))
 	}
 	r.tail.Extent = extent.Extent{Off: start, Len: size - start}
 	r.tail.buf = make([]byte, r.tail.Len)
-}
-
-// backupLen returns the bytes of a GPT's backup in whole sectors: entries of 128 bytes, 128 of them at least, and the
-// header.
-func backupLen(m *manifest.Manifest) int64 {
-	sector, entries := int64(m.Disk.SectorSize), 128
-	for _, p := range m.Table.Partitions {
-		entries = max(entries, p.Number)
-	}
-	return (int64(entries)*128+sector-1)/sector*sector + sector
-}
-
-// Needed returns how large a disk must be for m, in bytes: less than the captured one where no partition lies at its end.
-func Needed(m *manifest.Manifest) int64 {
-	if m.Table.Kind == "none" || len(m.Table.Partitions) == 0 {
-		return m.Disk.Size
-	}
-	end := int64(headLen)
-	for _, p := range m.Table.Partitions {
-		end = max(end, p.Off+p.Len)
-	}
-	if m.Table.Kind == "gpt" {
-		end += backupLen(m)
-	}
-	return min(end, m.Disk.Size)
 }
 
 // moved tells whether the table must be made new because the disk has another size than the captured one.
