@@ -63,6 +63,7 @@ type nodeDraft struct {
 	was      *record  // nil where it is new
 	password *string  // nil where it stays
 	named    bool     // in the edits
+	wrong    bool     // something that was said of it is
 	touched  bool     // something that it says or inherits may have changed
 	effect   []string // keys whose value in effect changes
 }
@@ -199,7 +200,9 @@ func (b *book) editNode(e Edit) {
 		b.nodes[n.node.Name] = n
 	}
 	n.named, n.touched = true, true
+	before := len(b.errs)
 	password := b.set(e.Name, n.Own, e, node.Check)
+	n.wrong = len(b.errs) > before
 	if password == nil || n.was != nil && b.same(*password, n.was.sealed, e.Name) {
 		return
 	}

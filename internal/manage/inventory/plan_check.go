@@ -17,7 +17,7 @@ func (b *book) check() {
 			if n.touched != touched {
 				continue
 			}
-			if touched {
+			if touched && !n.wrong { // what follows from an error is no help
 				b.checkAddresses(n)
 				b.checkInherited(n)
 			}
