@@ -51,7 +51,7 @@ func TestFlippedBits(t *testing.T) {
 	for _, c := range []struct {
 		name, img string
 		tries     int
-	}{{"files", img, 6000}, {"pieces", split, 1200}} {
+	}{{"files", img, 3000}, {"pieces", split, 800}} {
 		t.Run(c.name, func(t *testing.T) {
 			t.Parallel()
 			b, err := os.ReadFile(c.img)

@@ -16,6 +16,9 @@ const (
 	recBitmap
 	recBoot
 	recBadClus
+
+	recReserved = 12 // from here to recFirst records are set aside, some without content
+	recFirst    = 24
 )
 
 // Types of attributes.

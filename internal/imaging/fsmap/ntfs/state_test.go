@@ -199,6 +199,11 @@ func TestStates(t *testing.T) {
 			e.record(recBitmap, func(b []byte) { b[0x16] = 0 })
 		}, "MFT record 6: it is not in use", "", -1},
 		{"record that is free damaged", func(e *editor) { clear(e.b[e.at(20):][:1024]) }, "", "", 0},
+		{"record set aside without content", func(e *editor) {
+			e.setRecordBits(20)
+			clear(e.b[e.at(20):][:1024])
+		}, "", "", 0},
+		{"record in use without content", func(e *editor) { clear(e.b[e.at(find(e, "one")):][:1024]) }, `it starts with "\x00`, "", -1},
 		{"bitmap with too few bits", func(e *editor) {
 			data(e, recBitmap, func(a []byte) { le.PutUint64(a[0x30:], 200); le.PutUint64(a[0x38:], 200) })
 		}, "$Bitmap has 200 bytes", "", -1},

@@ -1,6 +1,9 @@
 package ntfs
 
-import "fmt"
+import (
+	"bytes"
+	"fmt"
+)
 
 // walkRead is how much of the MFT is read at a time. It is a multiple of the size of records.
 const walkRead = 1 << 20
@@ -47,6 +50,9 @@ func unmarked(n int64) error {
 func (v *volume) check(w *walked, b []byte, n int64) error {
 	rec, err := parse(b, n)
 	if err != nil {
+		if n >= recReserved && n < recFirst && len(bytes.TrimLeft(b, "\x00")) == 0 {
+			return nil
+		}
 		free, err2 := v.records.clear(n, 1)
 		if err2 != nil {
 			return err2
