@@ -31,6 +31,9 @@ import (
 //	DELETE /v1/images/{name}/{rev}            → Affected
 //	POST   /v1/images/{name}/{rev}/verify     → text/event-stream of VerifyProgress; the last has Finished
 //	GET    /v1/stateless                      → []Stateless
+//	GET    /v1/images/{name}/{rev}/files?path=PATH&recursive=1&partition=N    → text/event-stream of ImageFiles
+//	GET    /v1/images/{name}/{rev}/content?path=PATH&partition=N              → the bytes of a file
+//	GET    /v1/images/{name}/{rev}/diff?with=NAME@REV&partition=N             → text/event-stream of ImageDiff
 //	GET    /v1/stateless/{profile}            → []Stateless (one an architecture)
 //	POST   /v1/stateless        StatelessNew  → text/event-stream of StatelessProgress; the last has Finished
 //	DELETE /v1/stateless/{profile}?arch=ARCH  → Affected

@@ -147,6 +147,19 @@ func (c *Client) Stream(ctx context.Context, method, path string, in any, fn fun
 	return nil
 }
 
+// Download writes the bytes of an answer to w. Where the answer breaks off it fails.
+func (c *Client) Download(ctx context.Context, path string, w io.Writer) error {
+	resp, err := c.send(ctx, http.MethodGet, path, nil)
+	if err != nil {
+		return err
+	}
+	defer resp.Body.Close()
+	if _, err := io.Copy(w, resp.Body); err != nil {
+		return fmt.Errorf("GET %s: the answer broke off: %w", path, err)
+	}
+	return nil
+}
+
 func (c *Client) send(ctx context.Context, method, path string, in any) (*http.Response, error) {
 	var body io.Reader
 	if in != nil {

@@ -56,8 +56,9 @@ type Server struct {
 	nfs    *nfs.Server
 	dhcp   []*dhcp.Server
 
-	builds sync.Mutex // one stateless build at a time
-	files  fileHashes
+	builds   sync.Mutex    // one stateless build at a time
+	browsing chan struct{} // agents that read images' files just now
+	files    fileHashes
 
 	bodyLimit time.Duration // for a message to arrive
 	loaded    loaders
@@ -73,7 +74,7 @@ type iface struct {
 // New opens everything that Serve needs, all ports included, so that what is wrong shows before anything is done.
 // Where it fails, all is closed again.
 func New(ctx context.Context, cfg config.Config, version string, log *slog.Logger, out io.Writer) (_ *Server, err error) {
-	s := &Server{cfg: cfg, version: version, log: log, started: time.Now(), bodyLimit: time.Minute}
+	s := &Server{browsing: make(chan struct{}, maxBrowse), cfg: cfg, version: version, log: log, started: time.Now(), bodyLimit: time.Minute}
 	defer func() {
 		if err != nil {
 			s.close()

@@ -1,0 +1,92 @@
+package server
+
+import (
+	"bytes"
+	"encoding/json"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"strconv"
+	"strings"
+	"testing"
+
+	"mimeo/internal/cluster/api"
+)
+
+func sh(t *testing.T, script string, args ...string) {
+	t.Helper()
+	if out, err := exec.Command("sh", append([]string{"-euc", script, "sh"}, args...)...).CombinedOutput(); err != nil {
+		t.Fatalf("%s: %v\n%s", script, err, out)
+	}
+}
+
+// TestImageFiles looks into images through the API, with the real agent beside the server.
+func TestImageFiles(t *testing.T) {
+	t.Parallel()
+	state := t.TempDir()
+	agent := filepath.Join(state, "bin", "mimeo-agent")
+	build := exec.Command("go", "build", "-o", agent, "mimeo/cmd/mimeo-agent")
+	build.Env = append(os.Environ(), "CGO_ENABLED=0")
+	if out, err := build.CombinedOutput(); err != nil {
+		t.Fatalf("%v\n%s", err, out)
+	}
+	sh(t, `cd "$1"; mkdir -p tree/etc; echo ID=debian >tree/etc/os-release; seq 200000 >tree/numbers
+		mke2fs -q -F -t ext4 -d tree disk 32m
+		bin/mimeo-agent capture disk --store dir:store --image deb
+		debugfs -w -R "rm numbers" disk
+		bin/mimeo-agent capture disk --store dir:store --image deb`, state)
+	r := startIn(t, state)
+	r.cfg.Agent = filepath.Dir(agent)
+
+	files := func(path string) (list []api.ImageFiles) {
+		t.Helper()
+		if err := r.admin.Stream(t.Context(), "GET", path, nil, func(b []byte) error {
+			var f api.ImageFiles
+			list = append(list, f)
+			return json.Unmarshal(b, &list[len(list)-1])
+		}); err != nil {
+			t.Fatalf("%s: %v", path, err)
+		}
+		return list
+	}
+	list := files("/v1/images/deb/1/files?path=/&recursive=1")
+	if len(list) != 6 || list[1].File.Path != "/etc" || list[2].File.Path != "/etc/os-release" || !list[5].Finished || list[5].Count != 5 {
+		t.Errorf("%+v", list)
+	}
+	if list := files("/v1/images/deb/1/files?path=numbers"); len(list) != 2 || list[0].File.Size != 1288895 {
+		t.Errorf("%+v", list)
+	}
+	var want, got bytes.Buffer
+	for i := range 200000 {
+		want.WriteString(strconv.Itoa(i+1) + "\n")
+	}
+	if err := r.admin.Download(t.Context(), "/v1/images/deb/1/content?path=/numbers", &got); err != nil || !bytes.Equal(got.Bytes(), want.Bytes()) {
+		t.Errorf("%d bytes, %v", got.Len(), err)
+	}
+	var diff []api.ImageDiff
+	if err := r.admin.Stream(t.Context(), "GET", "/v1/images/deb/1/diff?with=deb@2", nil, func(b []byte) error {
+		var d api.ImageDiff
+		err := json.Unmarshal(b, &d)
+		diff = append(diff, d)
+		return err
+	}); err != nil || len(diff) != 2 || diff[0].Change.Path != "/numbers" || diff[0].Change.Kind != "removed" || diff[1].Counts["removed"] != 1 {
+		t.Errorf("%+v, %v", diff, err)
+	}
+	for path, code := range map[string]string{
+		"/v1/images/deb/1/files?path=/none":                       "not_found: /none: no such file",
+		"/v1/images/deb/1/content?path=/etc":                      "bad_request: /etc is no regular file",
+		"/v1/images/deb/2/content?path=/numbers":                  "not_found: /numbers: no such file",
+		"/v1/images/deb/1/content?path=--store":                   "not_found: /--store: no such file",
+		"/v1/images/deb/1/files?partition=x":                      "bad_request: partition",
+		"/v1/images/deb/1/files?partition=7":                      "not_found: deb@1: no files can be read of partition 7",
+		"/v1/images/deb/3/files":                                  "not_found: ",
+		"/v1/images/deb/1/diff?with=deb":                          "not_found: ",
+		"/v1/images/deb/1/diff?with=--store@1":                    "not_found: ",
+		"/v1/images/deb/1/files?path=" + strings.Repeat("x", 300): "not_found: ",
+	} {
+		e := r.fails("GET", path, nil, strings.SplitN(code, ": ", 2)[0], strings.SplitN(code, ": ", 2)[1])
+		if e != nil && e.Message == "" {
+			t.Errorf("%s: no message", path)
+		}
+	}
+}
