@@ -4,6 +4,8 @@ import (
 	"encoding/json"
 	"net/http"
 	"net/http/httptest"
+	"os"
+	"regexp"
 	"strings"
 	"sync"
 	"testing"
@@ -84,4 +86,35 @@ func TestImportScripts(t *testing.T) {
 			},
 		},
 	})
+}
+
+var inBackticks = regexp.MustCompile("`mimeo ([^`]+)`|(?m)^    mimeo ([^#\n]+)")
+
+// TestXCATPage holds docs/coming-from-xcat.md to the commands and flags that there are.
+func TestXCATPage(t *testing.T) {
+	text, err := os.ReadFile("../../docs/coming-from-xcat.md")
+	if err != nil {
+		t.Fatal(err)
+	}
+	n := 0
+	for _, m := range inBackticks.FindAllStringSubmatch(string(text), -1) {
+		line := m[1] + m[2]
+		n++
+		root := newRoot(&terminal{})
+		root.InitDefaultHelpCmd()
+		c, rest, err := root.Find(strings.Fields(line))
+		if err != nil || c == root || c.HasSubCommands() && len(rest) == 0 && c.RunE == nil {
+			t.Errorf("mimeo %s: no such command (%v)", line, err)
+			continue
+		}
+		for _, word := range rest {
+			flag, ok := strings.CutPrefix(word, "--")
+			if flag, _, _ = strings.Cut(flag, "="); ok && c.Flag(flag) == nil && root.PersistentFlags().Lookup(flag) == nil {
+				t.Errorf("mimeo %s: %q has no flag --%s", line, c.CommandPath(), flag)
+			}
+		}
+	}
+	if n < 40 {
+		t.Errorf("only %d commands were found in the page", n)
+	}
 }
