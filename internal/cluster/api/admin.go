@@ -18,6 +18,7 @@ import (
 //	GET    /v1/nodes/{name}/boot              → BootExplain
 //	POST   /v1/boot             BootSet       → []NodeStatus
 //	POST   /v1/power            PowerDo       → []PowerResult
+//	POST   /v1/power?stream=1   PowerDo       → text/event-stream of PowerProgress; the last has Finished
 //	POST   /v1/jobs             JobNew        → []Job (one a node)
 //	GET    /v1/jobs?range=RANGE&active=1      → []Job, newest first, without Outputs
 //	GET    /v1/jobs/{id}                      → Job
@@ -107,19 +108,6 @@ type BootExplain struct {
 	Why      string        `json:"why"`
 	Loader   string        `json:"loader,omitempty"`
 	Script   string        `json:"script,omitempty"` // with the token blanked
-}
-
-// PowerDo switches power.
-type PowerDo struct {
-	Range  string `json:"range"`
-	Action string `json:"action"` // on, off, soft, cycle, reset, status, pxe (next boot), disk (next boot)
-}
-
-// PowerResult is what came of it on one node.
-type PowerResult struct {
-	Node  node.Name `json:"node"`
-	State string    `json:"state,omitempty"` // on, off, unknown
-	Error *Error    `json:"error,omitempty"`
 }
 
 // JobNew asks for work on nodes.

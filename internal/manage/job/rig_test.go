@@ -266,6 +266,7 @@ func (p *publisher) Missing(ctx context.Context, ids []manifest.ID) ([]manifest.
 
 // bmc is a power.Controller that fails as often as told and writes down what it was asked.
 type bmc struct {
+	power.ByHand
 	mu    sync.Mutex
 	fails int   // how many cycles fail
 	err   error // all cycles fail with it

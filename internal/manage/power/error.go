@@ -15,6 +15,8 @@ var (
 	ErrRefused     = errors.New("the BMC refused the command")
 	ErrBusy        = errors.New("the BMC cannot do it just now")
 	ErrState       = errors.New("the new power state was not reached")
+	ErrCannot      = errors.New("this way of switching a node cannot do it")
+	ErrSent        = errors.New("it was sent, and nobody can tell what came of it")
 )
 
 // Error is trouble with one BMC: what kind, with which BMC, and what to do. errors.Is finds its kind and its cause,
@@ -57,8 +59,10 @@ func (e *Error) code() string {
 		return "denied"
 	case ErrBusy:
 		return "busy"
-	case ErrRefused, ErrSuite:
+	case ErrRefused, ErrSuite, ErrCannot:
 		return "refused"
+	case ErrSent:
+		return "sent"
 	}
 	return "power"
 }

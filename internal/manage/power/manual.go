@@ -1,6 +1,10 @@
 package power
 
-import "context"
+import (
+	"context"
+
+	"mimeo/internal/cluster/api"
+)
 
 // ByHand is the controller of a node without a BMC: its errors (ErrByHand) tell a person what to do.
 type ByHand struct{}
@@ -34,9 +38,32 @@ func (ByHand) SetNextBoot(_ context.Context, b NextBoot) error {
 		return byHand("choose the network in its boot menu, or put it first in its boot order")
 	case DeviceDisk:
 		return byHand("choose the disk in its boot menu")
+	case DeviceSetup:
+		return byHand("press the key for its setup when it starts")
 	}
 	return byHand("set its boot order by hand")
 }
+
+// NextBoot is not known.
+func (ByHand) NextBoot(context.Context) (NextBoot, error) {
+	return NextBoot{}, byHand("look at its boot order by hand")
+}
+
+// Identify asks for a person.
+func (ByHand) Identify(context.Context, bool) error { return byHand("find it by its label") }
+
+// Sensors asks for a person.
+func (ByHand) Sensors(context.Context) ([]api.Sensor, error) {
+	return nil, byHand("nobody reads its sensors")
+}
+
+// Log asks for a person.
+func (ByHand) Log(context.Context) ([]api.LogEntry, error) {
+	return nil, byHand("nobody keeps an event log")
+}
+
+// ClearLog asks for a person.
+func (ByHand) ClearLog(context.Context) error { return byHand("nobody keeps an event log") }
 
 // Close does nothing.
 func (ByHand) Close() error { return nil }

@@ -17,14 +17,14 @@ import (
 func TestPool(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		var closed atomic.Int64
-		p := NewPool(3, func(node.BMC, string) (Controller, error) { return counted{closed: &closed}, nil })
+		p := NewPool(Options{Parallel: 3}, func(node.Node, string) (Controller, error) { return counted{closed: &closed}, nil })
 		var all, most atomic.Int64
 		var one [5]atomic.Int64
 		var wg sync.WaitGroup
 		for i := range 20 {
 			wg.Go(func() {
 				n := i % 5
-				err := p.Do(t.Context(), node.BMC{URL: fmt.Sprintf("ipmi://10.9.0.%d", n)}, "", func(Controller) error {
+				err := p.Do(t.Context(), node.Node{BMC: node.BMC{URL: fmt.Sprintf("ipmi://10.9.0.%d", n)}}, "", func(Controller) error {
 					if one[n].Add(1) > 1 {
 						t.Errorf("two are at BMC %d", n)
 					}
@@ -57,20 +57,20 @@ func TestPool(t *testing.T) {
 
 func TestPoolWaitEnds(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		p := NewPool(1, func(node.BMC, string) (Controller, error) { return ByHand{}, nil })
+		p := NewPool(Options{Parallel: 1}, func(node.Node, string) (Controller, error) { return ByHand{}, nil })
 		block := make(chan struct{})
-		go p.Do(t.Context(), node.BMC{URL: "ipmi://a"}, "", func(Controller) error { <-block; return nil })
+		go p.Do(t.Context(), node.Node{BMC: node.BMC{URL: "ipmi://a"}}, "", func(Controller) error { <-block; return nil })
 		synctest.Wait()
 		for _, url := range []string{"ipmi://a", "ipmi://b"} { // its own queue; the common one
 			ctx, cancel := context.WithTimeout(t.Context(), time.Second)
-			err := p.Do(ctx, node.BMC{URL: url}, "", func(Controller) error { t.Error("it came in"); return nil })
+			err := p.Do(ctx, node.Node{BMC: node.BMC{URL: url}}, "", func(Controller) error { t.Error("it came in"); return nil })
 			cancel()
 			if !errors.Is(err, context.DeadlineExceeded) {
 				t.Errorf("%s: %v", url, err)
 			}
 		}
 		// People wait for nobody.
-		if err := p.Do(t.Context(), node.BMC{}, "", func(c Controller) error { return nil }); err != nil {
+		if err := p.Do(t.Context(), node.Node{}, "", func(c Controller) error { return nil }); err != nil {
 			t.Error(err)
 		}
 		close(block)

@@ -12,6 +12,7 @@ type Reach struct {
 	Within time.Duration // for the new state to show; 0 means 90 s: servers with many disks take a minute to go off
 	Again  time.Duration // after which the command is sent again; 0 means 15 s
 	Poll   time.Duration // between two looks at first, doubled up to 3 s; 0 means 200 ms
+	Pace   *Pace         // of the power-ons; nil means none
 }
 
 func (r Reach) filled() Reach {
@@ -45,6 +46,11 @@ func (r Reach) To(ctx context.Context, bmc string, want State, look func(context
 		case err == nil:
 			state, trouble = now, nil
 			if sent.IsZero() || time.Since(sent) >= r.Again {
+				if want == StateOn {
+					if trouble = r.Pace.Wait(ctx); trouble != nil {
+						break
+					}
+				}
 				if trouble = send(ctx); trouble == nil {
 					sent = time.Now()
 				}
@@ -76,7 +82,7 @@ func (r Reach) To(ctx context.Context, bmc string, want State, look func(context
 
 // passing tells whether trouble may be over at the next look.
 func passing(err error) bool {
-	for _, kind := range []error{ErrDenied, ErrSuite, ErrRefused, ErrByHand} {
+	for _, kind := range []error{ErrDenied, ErrSuite, ErrRefused, ErrByHand, ErrCannot} {
 		if errors.Is(err, kind) {
 			return false
 		}

@@ -101,7 +101,8 @@ func New(ctx context.Context, cfg config.Config, version string, log *slog.Logge
 	if s.cert, s.pin, err = loadCert(filepath.Join(cfg.State, "tls")); err != nil {
 		return nil, err
 	}
-	s.power = power.NewPool(cfg.Limits.BMCs, open.Controller)
+	pace := power.NewPace(10)
+	s.power = power.NewPool(power.Options{Parallel: cfg.Limits.BMCs, Pace: pace, Keep: keepSessions}, open.With(open.Options{Pace: pace}))
 	l := cfg.Limits
 	s.jobs, err = job.New(ctx, job.Options{DB: s.db, Store: s.store, Power: s.withPower, Log: log, Limits: job.Limits{
 		Netboot: time.Duration(l.Netboot), AgentSilence: time.Duration(l.AgentSilence), Reboot: time.Duration(l.Reboot), Power: time.Duration(l.Power), SoftOff: time.Duration(l.SoftOff), Stall: time.Duration(l.Stall)}})
@@ -204,6 +205,9 @@ func (s *Server) close() {
 		if l != nil {
 			l.Close()
 		}
+	}
+	if s.power != nil {
+		s.power.Close()
 	}
 	if s.store != nil {
 		if err := s.store.Close(); err != nil {

@@ -13,42 +13,43 @@ import (
 	"mimeo/internal/manage/power/redfish"
 )
 
-// schemes are the ways to a BMC, by the scheme of its URL.
-var schemes = map[string]func(u *url.URL, bmc node.BMC, password string) (power.Controller, error){
-	"ipmi": func(u *url.URL, bmc node.BMC, password string) (power.Controller, error) {
-		return ipmi.Open(ipmi.Options{Host: u.Host, User: bmc.User, Password: password, CipherSuite: bmc.CipherSuite})
-	},
-	"redfish": openRedfish("https"),
-	// Without TLS, for labs and BMCs behind a tunnel.
-	"redfish+http": openRedfish("http"),
-	"manual":       func(*url.URL, node.BMC, string) (power.Controller, error) { return power.ByHand{}, nil },
+// Options are what controllers need beside what is said of a node.
+type Options struct {
+	Pace *power.Pace // of the power-ons; nil means none
 }
 
-func openRedfish(scheme string) func(*url.URL, node.BMC, string) (power.Controller, error) {
-	return func(u *url.URL, bmc node.BMC, password string) (power.Controller, error) {
-		base := url.URL{Scheme: scheme, Host: u.Host, Path: u.Path}
-		return redfish.Open(redfish.Options{URL: base.String(), User: bmc.User, Password: password, Insecure: bmc.Insecure})
-	}
+// With makes an opener: it finds a controller by the scheme of the URL in BMC.URL. That is ipmi://HOST[:PORT],
+// redfish://HOST[:PORT][/redfish/v1/Systems/ID], redfish+http:// likewise (without TLS, for labs and BMCs behind a
+// tunnel), manual: or nothing for a node that a person switches. It does not speak to the BMC yet.
+func With(o Options) power.Opener {
+	return func(n node.Node, password string) (power.Controller, error) { return o.open(n, password) }
 }
 
-// Controller opens a BMC by the scheme of its URL: ipmi://HOST[:PORT], redfish://HOST[:PORT][/redfish/v1/Systems/ID],
-// redfish+http:// likewise, manual: or nothing for a node that a person switches. It does not speak to the BMC yet.
-func Controller(bmc node.BMC, password string) (power.Controller, error) {
-	if bmc.URL == "" {
+func (o Options) open(n node.Node, password string) (power.Controller, error) {
+	if n.BMC.URL == "" {
 		return power.ByHand{}, nil
 	}
-	u, err := url.Parse(bmc.URL)
+	u, err := url.Parse(n.BMC.URL)
 	if err != nil {
-		return nil, &api.Error{Code: "bad_request", Message: fmt.Sprintf("BMC address %q: %v", bmc.URL, err), Hint: hint}
+		return nil, &api.Error{Code: "bad_request", Message: fmt.Sprintf("BMC address %q: %v", n.BMC.URL, err), Hint: hint}
 	}
 	if u.User != nil {
 		return nil, &api.Error{Code: "bad_request", Message: fmt.Sprintf("BMC address %s: an address holds no account", u.Redacted()), Hint: "set bmc.user, and the password apart: it is kept sealed"}
 	}
-	f, ok := schemes[strings.ToLower(u.Scheme)]
-	if !ok {
-		return nil, &api.Error{Code: "bad_request", Message: fmt.Sprintf("BMC address %s: no such scheme", bmc.URL), Hint: hint}
+	reach := power.Reach{Pace: o.Pace}
+	switch scheme := strings.ToLower(u.Scheme); scheme {
+	case "manual":
+		return power.ByHand{}, nil
+	case "ipmi":
+		return ipmi.Open(ipmi.Options{Host: u.Host, User: n.BMC.User, Password: password, CipherSuite: n.BMC.CipherSuite, Reach: reach})
+	case "redfish", "redfish+http":
+		base := url.URL{Scheme: "https", Host: u.Host, Path: u.Path}
+		if scheme == "redfish+http" {
+			base.Scheme = "http"
+		}
+		return redfish.Open(redfish.Options{URL: base.String(), User: n.BMC.User, Password: password, Insecure: n.BMC.Insecure, Reach: reach})
 	}
-	return f(u, bmc, password)
+	return nil, &api.Error{Code: "bad_request", Message: fmt.Sprintf("BMC address %s: no such scheme", n.BMC.URL), Hint: hint}
 }
 
 const hint = "want ipmi://ADDRESS, redfish://ADDRESS or manual:"

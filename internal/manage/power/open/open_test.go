@@ -42,7 +42,7 @@ func serve(t *testing.T, m vbmc.Machine) (ipmiURL, redfishURL string, b *vbmc.BM
 
 func openBMC(t *testing.T, url, user, password string, suite int) power.Controller {
 	t.Helper()
-	c, err := Controller(node.BMC{URL: url, User: user, CipherSuite: suite}, password)
+	c, err := With(Options{})(node.Node{BMC: node.BMC{URL: url, User: user, CipherSuite: suite}}, password)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -102,7 +102,7 @@ func TestByHand(t *testing.T) {
 	if err := c.Cycle(context.Background()); !errors.Is(err, power.ErrByHand) {
 		t.Errorf("cycle: %v", err)
 	}
-	if _, err := Controller(node.BMC{URL: "telnet://x"}, ""); err == nil {
+	if _, err := With(Options{})(node.Node{BMC: node.BMC{URL: "telnet://x"}}, ""); err == nil {
 		t.Error("an unknown scheme is taken")
 	}
 }
