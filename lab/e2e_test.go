@@ -297,6 +297,12 @@ func TestCaptureDeploy(t *testing.T) {
 		}
 	}
 	mimeo(t, ctx, r, "image", "verify", "debian12@1")
+	if got := mimeo(t, ctx, r, "image", "cat", "debian12", "/etc/os-release"); !strings.Contains(got, "ID=debian") {
+		t.Errorf("the image's /etc/os-release: %s", got)
+	}
+	if got := mimeo(t, ctx, r, "image", "files", "debian12@1", "/etc/hostname"); !strings.Contains(got, "/etc/hostname") {
+		t.Errorf("the image's /etc/hostname: %s", got)
+	}
 	if show := mimeo(t, ctx, r, "job", "show", "j1"); !strings.Contains(show, "hello from n01, job j1, image debian12, of 10.77.0.1") {
 		t.Errorf("the postscript's output is not shown:\n%s", show)
 	}

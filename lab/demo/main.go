@@ -291,7 +291,25 @@ func run(ctx context.Context, dir, bin string) (err error) {
 	if err := d.mimeo(ctx, "", "image", "verify", "debian12"); err != nil {
 		return err
 	}
+	if err := d.mimeo(ctx, "", "image", "cat", "debian12", "/etc/motd"); err != nil {
+		return err
+	}
+	if err := d.diff(ctx); err != nil {
+		return err
+	}
 	return d.summary(ctx)
+}
+
+// diff shows the end of what differs between the two revisions.
+func (d *demo) diff(ctx context.Context) error {
+	fmt.Println("\n$ mimeo image diff debian12@1 debian12@2 | tail -n 8")
+	out, err := d.rack.Run(ctx, "image", "diff", "debian12@1", "debian12@2")
+	if err != nil {
+		return err
+	}
+	lines := strings.Split(strings.TrimSpace(out), "\n")
+	fmt.Println(strings.Join(lines[max(0, len(lines)-8):], "\n"))
+	return nil
 }
 
 // compare holds the two nodes' identities against each other.
