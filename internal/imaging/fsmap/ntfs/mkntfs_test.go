@@ -84,7 +84,7 @@ func fill(t testing.TB, dir string, budget, cs int64) {
 	var names []string
 	for i := 0; budget > 0 && i < 300; i++ {
 		sub := filepath.Join(dir, fmt.Sprintf("folder %d", i%5))
-		if i%6 == 0 {
+		if i%7 == 0 {
 			sub = filepath.Join(dir, "packed")
 		}
 		must(os.MkdirAll(sub, 0o755))
