@@ -175,6 +175,9 @@ func withoutPasswords(inv api.Inventory) api.Inventory {
 
 func xcatSummary(w io.Writer, res *xcat.Result, path string) {
 	fmt.Fprintf(w, "%s has %s and %s for Mimeo\n", path, count(len(res.Inventory.Nodes), "node"), count(len(res.Inventory.Groups), "group"))
+	if len(res.Missing) > 0 {
+		fmt.Fprintf(w, "tables that are not there: %s\n", strings.Join(res.Missing, ", "))
+	}
 	if len(res.Skipped) > 0 {
 		fmt.Fprintf(w, "not read: %s\n", strings.Join(res.Skipped, ", "))
 	}

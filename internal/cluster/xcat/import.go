@@ -14,6 +14,7 @@ type Result struct {
 	Inventory api.Inventory `json:"inventory"` // with passwords
 	Carried   []Carried     `json:"carried"`
 	Notes     []Note        `json:"notes"`
+	Missing   []string      `json:"missing,omitempty"` // tables that are not there, of those that are read
 	Skipped   []string      `json:"skipped,omitempty"` // files that were not read
 	Off       int           `json:"off,omitempty"`     // rows that xCAT has turned off
 }
@@ -62,7 +63,7 @@ func (db *Database) Import() *Result {
 	im.unique()
 	im.wholeTables()
 	im.rest()
-	res := &Result{Notes: notes.list(), Skipped: db.skipped, Carried: im.carriedList()}
+	res := &Result{Notes: notes.list(), Missing: db.missing(), Skipped: db.skipped, Carried: im.carriedList()}
 	res.Inventory = im.lift()
 	for _, t := range db.tables {
 		res.Off += t.off

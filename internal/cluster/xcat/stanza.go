@@ -27,6 +27,7 @@ func (db *Database) addStanzas(file string, text []byte) error {
 	if !utf8.Valid(text) || strings.IndexByte(string(text), 0) >= 0 {
 		return fmt.Errorf("%s is no text in UTF-8", file)
 	}
+	db.stanzas = true
 	defaults := map[string]map[string]stanzaAttr{}
 	var current *stanza
 	end := func() error {

@@ -26,6 +26,7 @@ const (
 type Database struct {
 	tables  map[string]*Table
 	skipped []string // files that are there and are not read
+	stanzas bool     // read from a stanza file, which has all that there is
 	odd     []Note   // what was wrong in files that could be read all the same
 }
 
@@ -128,6 +129,17 @@ func (db *Database) names() []string {
 	var out []string
 	for _, n := range tableOrder {
 		if db.tables[n] != nil {
+			out = append(out, n)
+		}
+	}
+	return out
+}
+
+// missing are tables that are read where they are there, in the schema's order. site is read for one setting alone.
+func (db *Database) missing() []string {
+	var out []string
+	for _, n := range tableOrder {
+		if db.tables[n] == nil && !db.stanzas && n != "site" {
 			out = append(out, n)
 		}
 	}
