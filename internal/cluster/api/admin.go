@@ -19,22 +19,15 @@ import (
 //	POST   /v1/boot             BootSet       → []NodeStatus
 //	POST   /v1/power            PowerDo       → []PowerResult
 //	POST   /v1/power?stream=1   PowerDo       → text/event-stream of PowerProgress; the last has Finished
-//	POST   /v1/jobs             JobNew        → []Job (one a node)
-//	GET    /v1/jobs?range=RANGE&active=1      → []Job, newest first, without Outputs
-//	GET    /v1/jobs/{id}                      → Job
-//	GET    /v1/jobs/{id}/events               → []Event, oldest first
-//	GET    /v1/jobs/{id}/watch                → text/event-stream of Watch, until the job ends
-//	POST   /v1/jobs/{id}/cancel               → Job
-//	POST   /v1/jobs/{id}/retry                → Job (a new one)
 //	GET    /v1/images                         → []Image
 //	GET    /v1/images/{name}                  → Image
 //	GET    /v1/images/{name}/{rev}            → ImageDetail
 //	DELETE /v1/images/{name}/{rev}            → Affected
 //	POST   /v1/images/{name}/{rev}/verify     → text/event-stream of VerifyProgress; the last has Finished
-//	GET    /v1/stateless                      → []Stateless
 //	GET    /v1/images/{name}/{rev}/files?path=PATH&recursive=1&partition=N    → text/event-stream of ImageFiles
 //	GET    /v1/images/{name}/{rev}/content?path=PATH&partition=N              → the bytes of a file
 //	GET    /v1/images/{name}/{rev}/diff?with=NAME@REV&partition=N             → text/event-stream of ImageDiff
+//	GET    /v1/stateless                      → []Stateless
 //	GET    /v1/stateless/{profile}            → []Stateless (one an architecture)
 //	POST   /v1/stateless        StatelessNew  → text/event-stream of StatelessProgress; the last has Finished
 //	DELETE /v1/stateless/{profile}?arch=ARCH  → Affected
@@ -108,51 +101,6 @@ type BootExplain struct {
 	Why      string        `json:"why"`
 	Loader   string        `json:"loader,omitempty"`
 	Script   string        `json:"script,omitempty"` // with the token blanked
-}
-
-// JobNew asks for work on nodes.
-type JobNew struct {
-	Key    string   `json:"key"`  // made by the client; the same key twice gives the same jobs
-	Kind   TaskKind `json:"kind"` // capture, deploy
-	Range  string   `json:"range"`
-	Image  string   `json:"image"`            // NAME; for deploy NAME or NAME@REV (the newest where left out)
-	Grow   string   `json:"grow,omitempty"`   // deploy: "last" (default) or "none"
-	Tries  int      `json:"tries,omitempty"`  // netboots before giving up; 0 means 3
-	Full   bool     `json:"full,omitempty"`   // deploy: write all, do not compare first
-	Verify bool     `json:"verify,omitempty"` // capture: read every chunk back before publishing
-}
-
-// Job is work on one node.
-type Job struct {
-	ID           string           `json:"id"`
-	Kind         TaskKind         `json:"kind"`
-	Node         node.Name        `json:"node"`
-	Image        string           `json:"image"`
-	Rev          int              `json:"rev,omitempty"` // capture: once published; deploy: from the start
-	Phase        Phase            `json:"phase"`
-	Active       bool             `json:"active"`
-	Try          int              `json:"try"` // netboots so far
-	Tries        int              `json:"tries"`
-	Done         int64            `json:"done"`  // bytes of the phase
-	Total        int64            `json:"total"` // 0 where unknown
-	Rate         int64            `json:"rate"`  // bytes a second, over the last seconds
-	ETAMS        int64            `json:"eta_ms,omitempty"`
-	Counts       map[string]int64 `json:"counts,omitempty"`
-	PhaseMS      map[Phase]int64  `json:"phase_ms,omitempty"` // how long each phase took
-	Error        *Error           `json:"error,omitempty"`
-	Outputs      []Output         `json:"outputs,omitempty"`
-	Touched      bool             `json:"touched,omitempty"` // deploy: past the point of no return
-	Created      time.Time        `json:"created"`
-	Started      *time.Time       `json:"started,omitempty"`
-	Ended        *time.Time       `json:"ended,omitempty"`
-	LastProgress *time.Time       `json:"last_progress,omitempty"`
-	Waiting      string           `json:"waiting,omitempty"` // what a person must do, as "switch n07 on"
-}
-
-// Watch is one message of a job's stream.
-type Watch struct {
-	Job   Job    `json:"job"`
-	Event *Event `json:"event,omitempty"`
 }
 
 // Event is something that happened to a node or job.
