@@ -128,7 +128,27 @@ func (r *reader) get(name node.Name, own, table, column string) (found, bool) {
 	if len(cells) > 1 {
 		f.group = ""
 	}
-	return r.work(name, own, f)
+	f, ok := r.work(name, own, f)
+	if ok && r.db.stanzas && cells[0].row.Key == own && len(cells) == 1 {
+		f.group = r.inheritedFrom(own, table, column, f.value)
+	}
+	return f, ok
+}
+
+// inheritedFrom is the group whose row says a value that a stanza file has of the node: lsdef shows of a node all that it
+// inherits, as if it were its own.
+func (r *reader) inheritedFrom(own, table, column, value string) string {
+	cells := r.cellsOf(r.db.groupsOf(own), table, column)
+	if len(cells) != 1 {
+		return ""
+	}
+	quiet := &reader{db: r.db, notes: &notebook{}, exprs: r.exprs}
+	f := found{value: cells[0].row.Cells[column], at: cells[0], group: cells[0].row.Key}
+	if f, ok := quiet.work("", own, f); ok && f.value == value {
+		cells[0].row.used[column] = true
+		return f.group
+	}
+	return ""
 }
 
 // work works a value out, where it is an expression.
@@ -156,13 +176,21 @@ func (r *reader) work(name node.Name, own string, f found) (found, bool) {
 // cells are those that make up a value: mostly one; several where one ends with +=NEXTRECORD, or the column is one that
 // is joined from all groups.
 func (r *reader) cells(own, table, column string) []cell {
-	t := r.db.tables[table]
-	if t == nil {
-		return nil
-	}
 	keys := []string{own}
 	if table != "nodelist" {
 		keys = append(keys, r.db.groupsOf(own)...)
+	}
+	out := r.cellsOf(keys, table, column)
+	for _, c := range out {
+		c.row.used[column] = true
+	}
+	return out
+}
+
+func (r *reader) cellsOf(keys []string, table, column string) []cell {
+	t := r.db.tables[table]
+	if t == nil {
+		return nil
 	}
 	_, join := r.merge[column]
 	var out []cell
@@ -171,7 +199,6 @@ func (r *reader) cells(own, table, column string) []cell {
 		if row == nil || row.Cells[column] == "" {
 			continue
 		}
-		row.used[column] = true
 		out = append(out, cell{table, row, column})
 		if !join && !strings.HasSuffix(row.Cells[column], nextRecord) {
 			break

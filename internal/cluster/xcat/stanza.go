@@ -121,6 +121,7 @@ func (db *Database) addStanza(file string, s *stanza, defaults map[string]map[st
 				// The members' own mgt says which table this is for.
 				put("ipmi", at.column, a, s.name)
 				put("openbmc", at.column, a, s.name)
+				db.tables["openbmc"].byKey[s.name].used = db.tables["ipmi"].byKey[s.name].used // one cell in two places
 			default:
 				put(at.table, at.column, a, s.name)
 			}
