@@ -109,6 +109,7 @@ func (db *Database) addStanza(file string, s *stanza, defaults map[string]map[st
 		for k, a := range s.attrs {
 			at, known := nodeAttributes[k]
 			switch {
+			case a.value == "":
 			case kind == "group" && (schema["nodegroup"].columns[k] != "" || k == "grouptype" || k == "wherevals"):
 				put("nodegroup", k, a, s.name)
 			case kind == "group" && at.table == "nodelist":

@@ -100,6 +100,7 @@ func TestStanzaFile(t *testing.T) {
 	for name, c := range map[string]struct{ text, want string }{
 		"defaults":                    {"default-node:\n  groups=a\n  arch=x86_64\nn1:\n objtype=node\nn2:\nobjtype = node\n\tarch = aarch64\ndefault-node:\n  arch=\nn3:\nobjtype=node\n", "n1 arch=amd64 groups=a|n2 arch=arm64 groups=a|n3 groups=a"},
 		"ends of line and remarks":    {"# a remark\r\nn1:\r\n  # another\r\n  objtype=node\r\n\r\n", "n1"},
+		"an attribute without value":  {"n1:\n objtype=node\n arch=\ng:\n objtype=group\n bmcusername=\n", "n1"},
 		"no objtype":                  {"n1:\n  arch=x86_64\n", "!all.stanza:1: n1 has no objtype"},
 		"an attribute of nothing":     {"arch=x86_64\n", "!all.stanza:1: an attribute before"},
 		"an attribute twice":          {"n1:\n objtype=node\n arch=a\n arch=b\n", "!all.stanza:4: n1 has \"arch\" twice"},
