@@ -80,7 +80,7 @@ func (im *importer) power(d *draft) {
 	im.carry(method.at.table, method.at.column, "bmc", d.name)
 	if table == "openbmc" {
 		im.set(d, "bmc.insecure", "true", method)
-		im.notes.add(Check, method.at, d.name, "xCAT spoke OpenBMC's older interface and checked no certificate. Redfish without a check is the nearest: set bmc=ipmi://ADDRESS where the BMC has no Redfish, and unset bmc.insecure where its certificate is good")
+		im.notes.add(Check, method.at, d.name, "xCAT checked no certificate of OpenBMC, and bmc.insecure=true is the same: unset it where the certificate is good, and set bmc=ipmi://ADDRESS where the BMC has no Redfish")
 	}
 	im.signIn(d, table, bmc)
 }
