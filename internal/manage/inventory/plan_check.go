@@ -68,7 +68,7 @@ func (b *book) checkInherited(n *nodeDraft) {
 	}
 }
 
-// warnings are things that may be meant so, and seldom are: nodes that share a BMC or a host name.
+// warnings are things that may be meant so, and seldom are: nodes that share a BMC, a host name, or a name with a group.
 func (b *book) warnings() []string {
 	var out []string
 	look := func(what string, of func(node.Node) string) {
@@ -98,5 +98,11 @@ func (b *book) warnings() []string {
 		return n.BMC.URL
 	})
 	look("hostname", func(n node.Node) string { return n.Hostname })
+	for _, g := range slices.Sorted(maps.Keys(b.groups)) {
+		n := b.nodes[node.Name(g)]
+		if d := b.groups[g]; n != nil && !d.removed && (n.was == nil || d.was == nil) {
+			out = append(out, fmt.Sprintf("there is a node %s and a group %s: the name alone means the node, @%s the group", g, g, g))
+		}
+	}
 	return out
 }

@@ -153,6 +153,9 @@ func TestPlanRefuses(t *testing.T) {
 	if len(p.Warnings) != 1 || !strings.Contains(p.Warnings[0], "n1 and n2 have the same bmc") {
 		t.Errorf("%q", p.Warnings)
 	}
+	if p := do(t, d, Edits{Groups: []Edit{edit("n2")}}); len(p.Warnings) != 1 || !strings.Contains(p.Warnings[0], "a node n2 and a group n2") {
+		t.Errorf("%q", p.Warnings)
+	}
 }
 
 // errUndo undoes what a transaction has done.

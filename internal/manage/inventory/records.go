@@ -33,7 +33,20 @@ func (t *Tx) PutJob(id string, n node.Name, active bool, data any) error {
 	if rows, err := res.RowsAffected(); err != nil || rows > 0 {
 		return explain(err)
 	}
-	_, err = t.tx.ExecContext(t.ctx, `INSERT INTO jobs(id, node, active, data) VALUES(?, ?, ?, ?)`, id, n, active, string(b))
+	return t.addJob(id, "", n, active, string(b))
+}
+
+// AddJob makes a job, of a batch where one is named. A second active job of a node is an error.
+func (t *Tx) AddJob(id, batch string, n node.Name, active bool, data any) error {
+	b, err := json.Marshal(data)
+	if err != nil {
+		return err
+	}
+	return t.addJob(id, batch, n, active, string(b))
+}
+
+func (t *Tx) addJob(id, batch string, n node.Name, active bool, data string) error {
+	_, err := t.tx.ExecContext(t.ctx, `INSERT INTO jobs(id, batch, node, active, data) VALUES(?, ?, ?, ?, ?)`, id, batch, n, active, data)
 	return explain(err)
 }
 
@@ -47,11 +60,7 @@ func (t *Tx) ActiveJob(n node.Name) (id string, err error) {
 }
 
 // NextJobID makes a short ID that was never used.
-func (t *Tx) NextJobID() (string, error) {
-	var n int64
-	err := t.tx.QueryRowContext(t.ctx, `SELECT coalesce((SELECT seq FROM sqlite_sequence WHERE name = 'jobs'), 0) + 1`).Scan(&n)
-	return fmt.Sprintf("j%d", n), explain(err)
-}
+func (t *Tx) NextJobID() (string, error) { return t.nextID("j", "jobs") }
 
 // JobsOfKey gives the jobs that were made with a client's key; none where the key is new.
 func (t *Tx) JobsOfKey(key string) (ids []string, err error) {
@@ -95,6 +104,9 @@ func (d *DB) Job(ctx context.Context, id string, data any) error {
 type JobFilter struct {
 	Active bool        // those that are active
 	Nodes  []node.Name // those of these nodes, where it is not nil
+	IDs    []string    // these, where it is not nil
+	Batch  string      // those of a batch
+	Newest bool        // of each node the newest, whatever else is asked for
 	Limit  int         // the newest of them
 }
 
@@ -105,13 +117,28 @@ func (d *DB) Jobs(ctx context.Context, f JobFilter, fn func(data []byte) error) 
 	if f.Active {
 		q += ` AND active = 1`
 	}
+	if f.Batch != "" {
+		q += ` AND batch = ?`
+		args = append(args, f.Batch)
+	}
+	if f.Newest {
+		q += ` AND seq = (SELECT max(other.seq) FROM jobs AS other WHERE other.node = jobs.node)`
+	}
+	list := func(column string, values any) error {
+		b, err := json.Marshal(values)
+		q += ` AND ` + column + ` IN (SELECT value FROM json_each(?))`
+		args = append(args, string(b))
+		return err
+	}
 	if f.Nodes != nil {
-		b, err := json.Marshal(f.Nodes)
-		if err != nil {
+		if err := list("node", f.Nodes); err != nil {
 			return err
 		}
-		q += ` AND node IN (SELECT value FROM json_each(?))`
-		args = append(args, string(b))
+	}
+	if f.IDs != nil {
+		if err := list("id", f.IDs); err != nil {
+			return err
+		}
 	}
 	q += ` ORDER BY seq DESC`
 	if f.Limit > 0 {
