@@ -4,6 +4,8 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"slices"
+	"time"
 
 	"mimeo/internal/cluster/api"
 	"mimeo/internal/cluster/node"
@@ -11,15 +13,26 @@ import (
 	"mimeo/internal/manage/inventory"
 )
 
-// New makes a job for each node, all or none, and sets their boot states in the same transaction. The same key twice
-// gives the same jobs. For a deploy, rev and id name the revision.
-func (e *Engine) New(ctx context.Context, req api.JobNew, nodes []node.Name, rev int, id manifest.ID) ([]api.Job, error) {
+// Work is what New makes jobs of.
+type Work struct {
+	Request  api.JobNew
+	Nodes    []node.Name
+	Unfit    map[node.Name]*api.Error // nodes that cannot take it, and why; for Request.Skip alone
+	Rev      int                      // deploy: the revision
+	Manifest manifest.ID              // deploy
+	Schedule string                   // that asks for it, or ""
+	From     time.Time                // Request.WithinMS counts from then; zero means now
+}
+
+// New makes a job for each node, all or none. Those that may begin at once get their nodes' boot states in the same
+// transaction; the others are held until it is their turn. With Request.Skip, a node that cannot take it gets a job that
+// has failed already. The same key twice gives the same jobs.
+func (e *Engine) New(ctx context.Context, w Work) ([]api.Job, error) {
 	e.mu.Lock()
 	defer e.mu.Unlock()
-	now := e.now()
-	var made []*Record
+	req := w.Request
+	var edits []edit
 	var ids []string
-	var events []*api.Event
 	known := false
 	err := e.db.Update(ctx, func(t *inventory.Tx) (err error) {
 		if req.Key != "" {
@@ -28,35 +41,32 @@ func (e *Engine) New(ctx context.Context, req api.JobNew, nodes []node.Name, rev
 				return err
 			}
 		}
-		for _, n := range nodes {
-			if other, err := t.ActiveJob(n); err != nil {
-				return err
-			} else if other != "" {
-				return &api.Error{Code: "conflict", Message: fmt.Sprintf("%s has an active job, %s", n, other),
-					Hint: fmt.Sprintf("wait for it (mimeo job watch %s), or cancel it (mimeo job cancel %s)", other, other)}
-			}
-			jid, err := t.NextJobID()
-			if err != nil {
-				return err
-			}
-			r := &Record{Request: req, PhaseSince: now, Heard: now, Job: api.Job{ID: jid, Kind: req.Kind, Node: n, Image: req.Image, Phase: api.PhaseQueued, Active: true, Tries: req.Tries, Created: now}}
-			if r.Tries <= 0 {
-				r.Tries = defaultTries
-			}
-			if req.Kind == api.TaskDeploy {
-				r.Rev, r.Manifest = rev, id
-			}
-			if err := t.PutJob(jid, n, true, r); err != nil {
+		batch, err := e.newBatch(t, w)
+		if err != nil {
+			return err
+		}
+		made, err := e.records(t, w, batch)
+		if err != nil {
+			return err
+		}
+		for _, r := range made {
+			if err := t.AddJob(r.ID, batch, r.Node, r.Active, r); err != nil {
 				return err
 			}
-			if err := t.SetBoot(n, bootState(req.Kind), "", false); err != nil {
-				return err
+			if r.Active && !r.Held {
+				if err := t.SetBoot(r.Node, bootState(req.Kind), "", false); err != nil {
+					return err
+				}
 			}
-			ev := &api.Event{Time: now, Node: n, Job: jid, Kind: "phase", Text: fmt.Sprintf("queued: %s %s", req.Kind, req.Image)}
+			text := fmt.Sprintf("%s: %s %s", r.Phase, req.Kind, req.Image)
+			if r.Error != nil {
+				text += ": " + r.Error.Message
+			}
+			ev := &api.Event{Time: e.now(), Node: r.Node, Job: r.ID, Kind: "phase", Text: text}
 			if err := t.AddEvent(ev); err != nil {
 				return err
 			}
-			made, ids, events = append(made, r), append(ids, jid), append(events, ev)
+			edits, ids = append(edits, edit{r: r, event: ev}), append(ids, r.ID)
 		}
 		if req.Key != "" {
 			return t.PutKey(req.Key, ids)
@@ -66,23 +76,95 @@ func (e *Engine) New(ctx context.Context, req api.JobNew, nodes []node.Name, rev
 	if err != nil {
 		return nil, err
 	}
-	var out []api.Job
 	if known {
-		for _, jid := range ids {
-			j, err := e.get(ctx, jid)
-			if err != nil {
-				return nil, err
-			}
-			out = append(out, j.Job)
-		}
-		return out, nil
+		return e.some(ctx, ids)
 	}
-	for i, r := range made {
-		e.live[r.ID] = r
-		e.tell(r, events[i])
-		out = append(out, clone(r).Job)
+	out := []api.Job{}
+	for _, ed := range edits {
+		if ed.r.Active {
+			e.live[ed.r.ID] = ed.r
+		}
+		e.tell(ed.r, ed.event)
+		out = append(out, clone(ed.r).Job)
 	}
 	return out, nil
+}
+
+// newBatch keeps what was asked for together, and gives it an ID; "" for a job by itself.
+func (e *Engine) newBatch(t *inventory.Tx, w Work) (id string, err error) {
+	req := w.Request
+	if len(w.Nodes) < 2 && req.Max == 0 && req.WithinMS == 0 && !req.FailFast && w.Schedule == "" {
+		return "", nil
+	}
+	if id, err = t.NextBatchID(); err != nil {
+		return "", err
+	}
+	return id, t.AddBatch(id, w.Schedule, api.Batch{ID: id, Request: req, Schedule: w.Schedule, Created: e.now(), Jobs: len(w.Nodes)})
+}
+
+// records are the jobs that follow from w, in order. The caller holds the lock.
+func (e *Engine) records(t *inventory.Tx, w Work, batch string) (out []*Record, err error) {
+	req, now := w.Request, e.now()
+	var by *time.Time
+	if req.WithinMS > 0 {
+		from := now
+		if !w.From.IsZero() {
+			from = w.From
+		}
+		end := from.Add(time.Duration(req.WithinMS) * time.Millisecond)
+		by = &end
+	}
+	held, busy := e.queue()
+	first, err := t.NextJobID()
+	if err != nil {
+		return nil, err
+	}
+	for i, n := range w.Nodes {
+		r := &Record{Request: req, PhaseSince: now, Heard: now, Job: api.Job{ID: fmt.Sprintf("j%d", number(first)+i), Batch: batch, Kind: req.Kind, Node: n, Image: req.Image,
+			Phase: api.PhaseQueued, Active: true, Tries: req.Tries, Created: now, StartBy: by}}
+		if r.Tries <= 0 {
+			r.Tries = defaultTries
+		}
+		if req.Kind == api.TaskDeploy {
+			r.Rev, r.Manifest = w.Rev, w.Manifest
+		}
+		unfit := w.Unfit[n]
+		if unfit == nil {
+			if unfit, err = busyWith(t, n); err != nil {
+				return nil, err
+			}
+		}
+		switch {
+		case unfit != nil && !req.Skip:
+			return nil, unfit
+		case unfit != nil:
+			r.Error = unfit
+			r.end(api.PhaseFailed, now)
+		default:
+			held = append(held, r.waiter())
+		}
+		out = append(out, r)
+	}
+	begin, _ := admit(held, busy, e.quota, now)
+	for _, r := range out {
+		r.Held = r.Active && !slices.Contains(begin, r.ID)
+	}
+	return out, nil
+}
+
+// busyWith says why a node that has a job cannot have another.
+func busyWith(t *inventory.Tx, n node.Name) (*api.Error, error) {
+	other, err := t.ActiveJob(n)
+	if err != nil || other == "" {
+		return nil, err
+	}
+	return Busy(n, other), nil
+}
+
+// Busy is the error of a node that has a job already.
+func Busy(n node.Name, other string) *api.Error {
+	return &api.Error{Code: "conflict", Message: fmt.Sprintf("%s has an active job, %s", n, other),
+		Hint: fmt.Sprintf("wait for it (mimeo job watch %s), or cancel it (mimeo job cancel %s)", other, other)}
 }
 
 // Get reads a job.
@@ -128,13 +210,27 @@ func (e *Engine) Cancel(ctx context.Context, id string) (api.Job, error) {
 		}
 		return api.Job{}, &api.Error{Code: "conflict", Message: fmt.Sprintf("job %s has ended already: %s", id, old.Phase)}
 	}
+	if err := r.cancellable(); err != nil {
+		return api.Job{}, err
+	}
+	err := e.cancel(ctx, r)
+	return clone(r).Job, err
+}
+
+// cancellable says why a job that is on cannot be cancelled.
+func (r *Record) cancellable() error {
 	if serverPhases[r.Phase] || r.Phase == api.PhaseRebooting {
-		return api.Job{}, &api.Error{Code: "conflict", Message: fmt.Sprintf("job %s is %s: its work is done, and cannot be undone by a cancel", id, r.Phase)}
+		return &api.Error{Code: "conflict", Message: fmt.Sprintf("job %s is %s: its work is done, and cannot be undone by a cancel", r.ID, r.Phase)}
 	}
+	return nil
+}
+
+// cancel ends a job that can be cancelled, or tells its agent to stop. The caller holds the lock.
+func (e *Engine) cancel(ctx context.Context, r *Record) error {
 	if r.Phase == api.PhaseCancelling {
-		return clone(r).Job, nil
+		return nil
 	}
-	err := e.change(ctx, r, func(r *Record) (string, error) {
+	return e.change(ctx, r, func(r *Record) (string, error) {
 		if r.Kind == api.TaskDeploy && r.Tasked && !agentPhases[r.Phase] {
 			return e.endUnknown(r), nil // its agent is not heard, and was not seen to be stopped by a power cycle
 		}
@@ -145,7 +241,6 @@ func (e *Engine) Cancel(ctx context.Context, id string) (api.Job, error) {
 		}
 		return e.endCancelled(r), nil
 	})
-	return clone(r).Job, err
 }
 
 // Fail ends a job that cannot go on for a reason that the engine does not see: its task cannot be put together.
@@ -190,46 +285,4 @@ func (e *Engine) endUnknown(r *Record) string {
 		Hint: "look at its console; deploy it again when it is back"}
 	r.end(api.PhaseLost, e.now())
 	return r.Error.Message
-}
-
-// tell hands a job's news to who watches it. A slow watcher misses numbers, never the last word: it reads the job
-// again when its channel is closed.
-func (e *Engine) tell(r *Record, ev *api.Event) {
-	if len(e.watchers[r.ID]) == 0 {
-		return
-	}
-	w := api.Watch{Job: clone(r).Job, Event: ev}
-	for ch := range e.watchers[r.ID] {
-		select {
-		case ch <- w:
-		default:
-		}
-	}
-	if !r.Active {
-		for ch := range e.watchers[r.ID] {
-			close(ch)
-		}
-		delete(e.watchers, r.ID)
-	}
-}
-
-// Watch returns a channel of a job's news, which is closed when the job has ended (at once where it has), and a
-// function that ends the watching.
-func (e *Engine) Watch(id string) (<-chan api.Watch, func()) {
-	e.mu.Lock()
-	defer e.mu.Unlock()
-	ch := make(chan api.Watch, 64)
-	if e.live[id] == nil {
-		close(ch)
-		return ch, func() {}
-	}
-	if e.watchers[id] == nil {
-		e.watchers[id] = map[chan api.Watch]bool{}
-	}
-	e.watchers[id][ch] = true
-	return ch, func() {
-		e.mu.Lock()
-		defer e.mu.Unlock()
-		delete(e.watchers[id], ch)
-	}
 }

@@ -279,7 +279,7 @@ func TestDiesWhilePublishing(t *testing.T) {
 // Run ends with its context, with nothing left behind, also in the middle of a power command and of a pause.
 func TestRunEnds(t *testing.T) {
 	r := newRig(t)
-	r.e.limits.PowerPause = time.Hour
+	r.e.powerPause = time.Hour
 	r.bmc.fails = 99
 	id := r.capture("k")
 	ctx, stop := context.WithCancel(t.Context())

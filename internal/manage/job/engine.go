@@ -27,6 +27,7 @@ type Engine struct {
 	store  store.Publisher
 	power  Power
 	limits Limits
+	quota  Quota
 	log    *slog.Logger
 	now    func() time.Time
 
@@ -34,9 +35,13 @@ type Engine struct {
 	live     map[string]*Record
 	samples  map[string][]sample // for rates
 	watchers map[string]map[chan api.Watch]bool
+	follows  map[string]map[*Follower]bool
 	busy     map[string]bool      // jobs with a power command or the server's own phases under way
 	pause    map[string]time.Time // jobs that could not be written: not before
 	work     sync.WaitGroup
+
+	startPause time.Time     // queued jobs that could not be written: not before
+	powerPause time.Duration // between a power command that failed and the next
 }
 
 // sample is a point of a phase's progress.
@@ -51,14 +56,16 @@ type Options struct {
 	Store  store.Publisher
 	Power  Power
 	Limits Limits
+	Quota  Quota
 	Log    *slog.Logger     // nil means silent
 	Now    func() time.Time // nil means the real clock
 }
 
 // New reads the active jobs. Nothing happens to them before Run.
 func New(ctx context.Context, o Options) (*Engine, error) {
-	e := &Engine{db: o.DB, store: o.Store, power: o.Power, limits: o.Limits.withDefaults(), log: o.Log, now: o.Now,
-		live: map[string]*Record{}, samples: map[string][]sample{}, watchers: map[string]map[chan api.Watch]bool{}, busy: map[string]bool{}, pause: map[string]time.Time{}}
+	e := &Engine{db: o.DB, store: o.Store, power: o.Power, limits: o.Limits.withDefaults(), quota: o.Quota, log: o.Log, now: o.Now, powerPause: powerPause,
+		live: map[string]*Record{}, samples: map[string][]sample{}, watchers: map[string]map[chan api.Watch]bool{}, follows: map[string]map[*Follower]bool{},
+		busy: map[string]bool{}, pause: map[string]time.Time{}}
 	if e.log == nil {
 		e.log = slog.New(slog.DiscardHandler)
 	}
@@ -100,6 +107,9 @@ const retryWrite = 5 * time.Second
 // step looks at each active job: does it wait for something that the engine itself must do, or did it wait too long?
 // The lock is held for one job at a time, so that a hundred new jobs keep no agent waiting.
 func (e *Engine) step(ctx context.Context) {
+	if err := e.start(ctx); err != nil && ctx.Err() == nil {
+		e.log.Error("queued jobs cannot begin just now", "err", err)
+	}
 	e.mu.Lock()
 	ids := slices.Collect(maps.Keys(e.live))
 	e.mu.Unlock()
@@ -120,11 +130,7 @@ func (e *Engine) stepOne(ctx context.Context, r *Record) error {
 	now := e.now()
 	switch {
 	case r.Phase == api.PhaseQueued:
-		return e.change(ctx, r, func(r *Record) (string, error) {
-			r.setPhase(api.PhasePowering, now)
-			r.Started = &now
-			return "", nil
-		})
+		// start lets it begin
 	case r.Phase == api.PhasePowering:
 		e.powerUp(ctx, r)
 	case serverPhases[r.Phase]:
@@ -166,63 +172,109 @@ func (e *Engine) change(ctx context.Context, r *Record, f func(*Record) (string,
 
 // changeWith is change, with more in the same transaction.
 func (e *Engine) changeWith(ctx context.Context, r *Record, f func(*Record) (string, error), more func(*inventory.Tx, *Record) error) error {
-	next := clone(r)
-	text, err := f(next)
+	ed, err := e.edit(r, f)
 	if err != nil {
 		return err
 	}
-	var event *api.Event
+	edits := []edit{ed}
+	if next := ed.next; next.Request.FailFast && next.Batch != "" && (next.Phase == api.PhaseFailed || next.Phase == api.PhaseLost) {
+		edits = append(edits, e.stopBatch(next)...)
+	}
+	return e.write(ctx, edits, func(t *inventory.Tx) error {
+		if more == nil {
+			return nil
+		}
+		return more(t, ed.next)
+	})
+}
+
+// edit is a change of a record that is not written yet.
+type edit struct {
+	r, next *Record
+	event   *api.Event // nil for none
+}
+
+// edit applies f to a copy of a record. The caller holds the lock.
+func (e *Engine) edit(r *Record, f func(*Record) (string, error)) (edit, error) {
+	next := clone(r)
+	text, err := f(next)
+	if err != nil {
+		return edit{}, err
+	}
+	ed := edit{r: r, next: next}
 	if text != "" || next.Phase != r.Phase {
-		event = &api.Event{Time: e.now(), Node: r.Node, Job: r.ID, Kind: "phase", Text: string(next.Phase)}
+		ed.event = &api.Event{Time: e.now(), Node: r.Node, Job: r.ID, Kind: "phase", Text: string(next.Phase)}
 		if text != "" {
-			event.Text += ": " + text
+			ed.event.Text += ": " + text
 		}
 	}
-	err = e.db.Update(ctx, func(t *inventory.Tx) error {
-		if err := t.PutJob(next.ID, next.Node, next.Active, next); err != nil {
-			return err
-		}
-		if r.Active && !next.Active || next.Phase == api.PhaseRebooting && r.Phase != api.PhaseRebooting {
-			if err := t.SetBoot(next.Node, node.BootDisk, "", false); err != nil && !errors.Is(err, inventory.ErrNotFound) {
+	return ed, nil
+}
+
+// boot is the boot state that follows from the change; "" for none. A job that never had its turn changes none.
+func (ed edit) boot() node.BootState {
+	switch was, is := ed.r, ed.next; {
+	case was.Held && is.Active && !is.Held:
+		return bootState(is.Kind)
+	case was.Active && !is.Active && !was.Held, is.Phase == api.PhaseRebooting && was.Phase != api.PhaseRebooting:
+		return node.BootDisk
+	}
+	return ""
+}
+
+// write keeps changes, all or none, with more in the same transaction, and lets everybody see them. The caller holds
+// the lock.
+func (e *Engine) write(ctx context.Context, edits []edit, more func(*inventory.Tx) error) error {
+	if len(edits) == 0 {
+		return nil
+	}
+	err := e.db.Update(ctx, func(t *inventory.Tx) error {
+		for _, ed := range edits {
+			next := ed.next
+			if err := t.PutJob(next.ID, next.Node, next.Active, next); err != nil {
 				return err
+			}
+			if state := ed.boot(); state != "" {
+				if err := t.SetBoot(next.Node, state, "", false); err != nil && !errors.Is(err, inventory.ErrNotFound) {
+					return err
+				}
+			}
+			if ed.event != nil {
+				if err := t.AddEvent(ed.event); err != nil {
+					return err
+				}
 			}
 		}
 		if more != nil {
-			if err := more(t, next); err != nil {
-				return err
-			}
-		}
-		if event != nil {
-			return t.AddEvent(event)
+			return more(t)
 		}
 		return nil
 	})
 	if err != nil {
 		return err
 	}
-	*r = *next
-	if !r.Active {
-		delete(e.live, r.ID)
-		delete(e.samples, r.ID)
-		delete(e.pause, r.ID)
-	}
-	e.tell(r, event)
-	if event != nil {
-		e.log.Info(event.Text, "job", r.ID, "node", r.Node, "image", r.Image)
+	for _, ed := range edits {
+		r := ed.r
+		*r = *ed.next
+		if !r.Active {
+			delete(e.live, r.ID)
+			delete(e.samples, r.ID)
+			delete(e.pause, r.ID)
+		}
+		e.tell(r, ed.event)
+		if ed.event != nil {
+			e.log.Info(ed.event.Text, "job", r.ID, "node", r.Node, "image", r.Image)
+		}
 	}
 	return nil
 }
 
+// clone copies a record as deep as it is ever changed: what its other pointers and lists point to is replaced, not
+// changed.
 func clone(r *Record) *Record {
-	b, err := json.Marshal(r)
-	if err != nil {
-		panic(err) // a record is plain data
-	}
-	c := new(Record)
-	if err := json.Unmarshal(b, c); err != nil {
-		panic(err)
-	}
-	return c
+	c := *r
+	c.PhaseMS, c.Counts, c.Outputs = maps.Clone(r.PhaseMS), maps.Clone(r.Counts), slices.Clone(r.Outputs)
+	return &c
 }
 
 // again is what follows from a node that was lost: it is netbooted anew and goes on from what is stored, until its

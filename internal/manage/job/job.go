@@ -18,6 +18,7 @@ import (
 type Record struct {
 	api.Job
 	Request api.JobNew `json:"request"`
+	Held    bool       `json:"held,omitempty"` // queued: waits for its turn; the node's boot state is as it was
 
 	PhaseSince time.Time   `json:"phase_since"`        // when the phase began
 	Heard      time.Time   `json:"heard"`              // last sign of life of the node
@@ -40,7 +41,6 @@ type Limits struct {
 	Reboot       time.Duration // from "reboot" until the node asks for its disk; 0 means 10 min; then it is cycled once, and waited for again
 	Power        time.Duration // for one power command; 0 means 2 min
 	Stall        time.Duration // without a byte of progress, from an agent that speaks; 0 means 30 min; postscripts have limits of their own
-	PowerPause   time.Duration // between a power command that failed and the next; 0 means 5 s
 	SoftOff      time.Duration // for a running system to shut down before its disk is captured; 0 means 60 s; negative means it is not asked
 }
 
@@ -55,7 +55,6 @@ func (l Limits) withDefaults() Limits {
 	set(&l.Reboot, 10*time.Minute)
 	set(&l.Power, 2*time.Minute)
 	set(&l.Stall, 30*time.Minute)
-	set(&l.PowerPause, 5*time.Second)
 	set(&l.SoftOff, time.Minute)
 	return l
 }
@@ -63,8 +62,11 @@ func (l Limits) withDefaults() Limits {
 // defaultTries is how often a node netboots for one job before it fails.
 const defaultTries = 3
 
-// powerTries is how often a power command that failed is tried before its job fails.
-const powerTries = 3
+// powerTries is how often a power command that failed is tried before its job fails, with powerPause in between.
+const (
+	powerTries = 3
+	powerPause = 5 * time.Second
+)
 
 // slowBoots is how many times Limits.Netboot one netboot may take in all. Its steps are signs of life, but a firmware
 // that asks for an address for ever and never gets further gives them, too.
@@ -122,7 +124,7 @@ func (r *Record) newTry(now time.Time) {
 // end closes the record.
 func (r *Record) end(p api.Phase, now time.Time) {
 	r.setPhase(p, now)
-	r.Active = false
+	r.Active, r.Held = false, false
 	r.Ended = &now
 	r.DoneMsg = nil
 }

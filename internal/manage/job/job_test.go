@@ -111,7 +111,7 @@ func TestSameKeyTwice(t *testing.T) {
 	if c := r.capture("k"); c != a {
 		t.Errorf("the same key made %s after a restart, and %s before", c, a)
 	}
-	_, err := r.e.New(t.Context(), api.JobNew{Key: "other", Kind: api.TaskDeploy, Image: "web"}, []node.Name{"n2", n1}, 1, manifest.ID{})
+	_, err := r.e.New(t.Context(), Work{Request: api.JobNew{Key: "other", Kind: api.TaskDeploy, Image: "web"}, Nodes: []node.Name{"n2", n1}, Rev: 1, Manifest: manifest.Sum([]byte("x"))})
 	var ae *api.Error
 	if !errors.As(err, &ae) || ae.Code != "conflict" || !strings.Contains(ae.Message, a) || ae.Hint == "" {
 		t.Errorf("second job on a node: %v", err)

@@ -135,7 +135,7 @@ func (e *Engine) powered(ctx context.Context, id string, err error) {
 		e.mu.Unlock()
 		select {
 		case <-ctx.Done():
-		case <-time.After(e.limits.PowerPause):
+		case <-time.After(e.powerPause):
 		}
 		e.mu.Lock()
 	}

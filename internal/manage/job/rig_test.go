@@ -70,8 +70,9 @@ func (r *rig) open() {
 			}
 			return f(r.bmc)
 		},
-		Limits: Limits{SoftOff: -1, PowerPause: time.Millisecond, Power: 5 * time.Second}})
+		Limits: Limits{SoftOff: -1, Power: 5 * time.Second}})
 	r.check(err)
+	r.e.powerPause = time.Millisecond
 }
 
 // restart is a daemon that dies and starts again: nothing but the inventory and the store is left.
@@ -119,7 +120,7 @@ func (r *rig) deploy(key string) string {
 
 func (r *rig) start(req api.JobNew) string {
 	r.t.Helper()
-	jobs, err := r.e.New(r.t.Context(), req, []node.Name{n1}, 7, manifest.Sum([]byte("x")))
+	jobs, err := r.e.New(r.t.Context(), Work{Request: req, Nodes: []node.Name{n1}, Rev: 7, Manifest: manifest.Sum([]byte("x"))})
 	r.check(err)
 	return jobs[0].ID
 }

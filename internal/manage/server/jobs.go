@@ -15,6 +15,7 @@ import (
 	"mimeo/internal/imaging/manifest"
 	"mimeo/internal/imaging/store"
 	"mimeo/internal/manage/inventory"
+	"mimeo/internal/manage/job"
 	"mimeo/internal/manage/power"
 	"mimeo/internal/manage/stateless"
 )
@@ -112,7 +113,7 @@ func (s *Server) makeJobs(ctx context.Context, req api.JobNew) ([]api.Job, error
 		}
 		names = append(names, n.Name)
 	}
-	return s.jobs.New(ctx, req, names, rev.Rev, rev.ID)
+	return s.jobs.New(ctx, job.Work{Request: req, Nodes: names, Rev: rev.Rev, Manifest: rev.ID})
 }
 
 // canNetboot refuses a job that could only fail: no network card, or no stateless image for it.
