@@ -95,6 +95,9 @@ const shownPlan = 1000
 // planText writes a plan for people. A change that is the same on several nodes is one line.
 func planText(p api.Plan) string {
 	var out strings.Builder
+	p.Nodes = slices.Clone(p.Nodes)
+	inherited := p
+	inherited.Nodes = slices.Clone(p.Nodes)
 	for _, g := range p.Groups {
 		fmt.Fprintf(&out, "group %s%s\n", g.Name, map[bool]string{g.New: " (new)", g.Removed: " (removed)"}[true])
 		for _, k := range g.Keys {
@@ -102,7 +105,7 @@ func planText(p api.Plan) string {
 		}
 	}
 	planNodes(&out, p.Nodes)
-	planInherited(&out, p)
+	planInherited(&out, inherited)
 	for _, w := range p.Warnings {
 		fmt.Fprintf(&out, "warning: %s\n", w)
 	}
@@ -115,15 +118,44 @@ func planText(p api.Plan) string {
 	return out.String()
 }
 
+// joinLeave writes a change of a node's groups by those that it joins and leaves, which may be the same on many nodes.
+func joinLeave(k api.PlanKey) api.PlanKey {
+	was, now := node.List(k.Old), node.List(k.New)
+	if k.Key != "groups" || len(was) == 0 || len(now) == 0 {
+		return k
+	}
+	var marks []string
+	kept := slices.DeleteFunc(slices.Clone(was), func(g string) bool { return !slices.Contains(now, g) })
+	for _, g := range now {
+		if !slices.Contains(was, g) {
+			kept = append(kept, g)
+			marks = append(marks, "+"+g)
+		}
+	}
+	if !slices.Equal(kept, now) { // their order matters
+		return k
+	}
+	for _, g := range was {
+		if !slices.Contains(now, g) {
+			marks = append(marks, "-"+g)
+		}
+	}
+	return api.PlanKey{Key: k.Key, New: strings.Join(marks, " ")}
+}
+
 func planNodes(out *strings.Builder, items []api.PlanItem) {
 	var fresh []node.Name
 	where := map[api.PlanKey][]node.Name{}
 	var order []api.PlanKey
-	for _, n := range items {
+	for i, n := range items {
 		if n.New {
 			fresh = append(fresh, node.Name(n.Name))
 		}
-		for _, k := range n.Keys {
+		n.Keys = slices.Clone(n.Keys)
+		items[i] = n
+		for j, k := range n.Keys {
+			k = joinLeave(k)
+			n.Keys[j] = k
 			if where[k] == nil {
 				order = append(order, k)
 			}

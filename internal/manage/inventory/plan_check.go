@@ -6,6 +6,7 @@ import (
 	"slices"
 
 	"mimeo/internal/cluster/node"
+	"mimeo/internal/cluster/noderange"
 )
 
 // check looks at nodes as they will be: what they inherit fits them, and no card or address belongs to two.
@@ -99,9 +100,41 @@ func (b *book) warnings() []string {
 	})
 	look("hostname", func(n node.Node) string { return n.Hostname })
 	for _, g := range slices.Sorted(maps.Keys(b.groups)) {
+		out = append(out, b.overruled(b.groups[g])...)
 		n := b.nodes[node.Name(g)]
 		if d := b.groups[g]; n != nil && !d.removed && (n.was == nil || d.was == nil) {
 			out = append(out, fmt.Sprintf("there is a node %s and a group %s: the name alone means the node, @%s the group", g, g, g))
+		}
+	}
+	return out
+}
+
+// overruled are the keys that a change gives to a group, and that do not count on some of its nodes.
+func (b *book) overruled(g *groupDraft) (out []string) {
+	var was group
+	if g.was != nil {
+		was = *g.was
+	}
+	if !g.named || g.removed {
+		return nil
+	}
+	for _, k := range differences(was.Set, g.Set, was.HasPassword, g.HasPassword, g.password) {
+		var nodes []node.Name
+		for _, name := range b.names() {
+			n := b.nodes[name]
+			if k.New == "" || !slices.Contains(n.Own.Order(), g.Name) {
+				continue
+			}
+			if said := n.Look(name, k.Key); len(said) == 0 || said[0].From != node.FromGroup || said[0].Group != g.Name {
+				nodes = append(nodes, name)
+			}
+		}
+		switch len(nodes) {
+		case 0:
+		case 1:
+			out = append(out, fmt.Sprintf("%s of group %s does not count on %s, which has its own or another group's", k.Key, g.Name, nodes[0]))
+		default:
+			out = append(out, fmt.Sprintf("%s of group %s does not count on %d nodes (%s), which have their own or another group's", k.Key, g.Name, len(nodes), noderange.Fold(nodes)))
 		}
 	}
 	return out
