@@ -82,6 +82,11 @@ func (c *Config) Complete() (err error) {
 	if c.Limits.BMCs < 1 || c.Limits.BMCs > 1000 {
 		return c.wrong("limits.bmcs", "%d: want 1 to 1000", c.Limits.BMCs)
 	}
+	for key, n := range map[string]int{"jobs.max_active": c.Jobs.MaxActive, "jobs.max_captures": c.Jobs.MaxCaptures, "jobs.max_deploys": c.Jobs.MaxDeploys} {
+		if n < 0 {
+			return c.wrong(key, "%d: want a number of jobs, or 0 for no bound", n)
+		}
+	}
 	if err := c.checkAddresses(); err != nil {
 		return err
 	}

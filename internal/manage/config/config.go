@@ -34,6 +34,7 @@ type Config struct {
 	LogLevel   string      `yaml:"log_level"` // info or debug
 	Interfaces []Interface `yaml:"interfaces"`
 	Limits     Limits      `yaml:"limits"`
+	Jobs       Jobs        `yaml:"jobs"`
 
 	file   string            // that was read
 	tree   *ast.File         // what is in it, for the places of errors
@@ -59,8 +60,15 @@ type Limits struct {
 	Reboot       Duration `yaml:"reboot"`        // until a node that was told to reboot asks for its disk; default 10m
 	Power        Duration `yaml:"power"`         // for one power command; default 2m
 	Stall        Duration `yaml:"stall"`         // without a byte of progress from an agent that speaks; default 30m
-	SoftOff      Duration `yaml:"soft_off"`      // for a running system to shut down before a capture; default 1m
+	SoftOff      OrOff    `yaml:"soft_off"`      // for a running system to shut down before a capture; default 1m; off: it is not asked
 	BMCs         int      `yaml:"bmcs"`          // power commands at once; default 16
+}
+
+// Jobs says how many are at work at once; the others wait for their turn. Zero means no bound.
+type Jobs struct {
+	MaxActive   int `yaml:"max_active"`   // of all kinds
+	MaxCaptures int `yaml:"max_captures"` // of captures
+	MaxDeploys  int `yaml:"max_deploys"`  // of deploys
 }
 
 // Duration is a time as 90s, 10m or 1h30m.
@@ -78,6 +86,22 @@ func (d *Duration) parse(s string) error {
 	}
 	*d = Duration(v)
 	return nil
+}
+
+// OrOff is a Duration, or "off", which is negative.
+type OrOff Duration
+
+// UnmarshalYAML reads a duration, or "off".
+func (d *OrOff) UnmarshalYAML(b []byte) error {
+	return d.parse(strings.Trim(strings.TrimSpace(string(b)), `"'`))
+}
+
+func (d *OrOff) parse(s string) error {
+	if s == "off" {
+		*d = -1
+		return nil
+	}
+	return (*Duration)(d).parse(s)
 }
 
 // Load reads a file; a missing DefaultFile is no error.

@@ -69,6 +69,8 @@ func TestErrorsNameThePlace(t *testing.T) {
 		"limits:\n  netboot: soon\n":                            {"c.yaml", "90s"},
 		"limits:\n  netboot: -3s\n":                             {"c.yaml", "90s"},
 		"limits:\n  bmcs: -1\n":                                 {"c.yaml:2: limits.bmcs: "},
+		"limits:\n  netboot: off\n":                             {"c.yaml", "90s"},
+		"jobs:\n  max_active: 20\n  max_deploys: -1\n":          {"c.yaml:3: jobs.max_deploys: "},
 		"log: loud\n":                                           {"c.yaml:1: log: "},
 		"log: [\n":                                              {"c.yaml"},
 	} {
@@ -82,6 +84,16 @@ func TestErrorsNameThePlace(t *testing.T) {
 				t.Errorf("%q: error %q does not say %q", text, err, w)
 			}
 		}
+	}
+}
+
+func TestJobs(t *testing.T) {
+	c, err := load(t, "limits:\n  soft_off: off\njobs:\n  max_active: 20\n  max_captures: 2\n")
+	if err != nil || c.Limits.SoftOff >= 0 || c.Jobs != (Jobs{MaxActive: 20, MaxCaptures: 2}) {
+		t.Errorf("%+v, %v", c, err)
+	}
+	if err := c.FromEnv([]string{"MIMEOD_LIMITS_SOFT_OFF=30s", "MIMEOD_JOBS_MAX_DEPLOYS=7"}); err != nil || time.Duration(c.Limits.SoftOff) != 30*time.Second || c.Jobs.MaxDeploys != 7 {
+		t.Errorf("%+v, %v", c, err)
 	}
 }
 
@@ -143,10 +155,10 @@ func TestAllKeysCanBeSet(t *testing.T) {
 	for _, typ := range []struct {
 		t      reflect.Type
 		prefix string
-	}{{reflect.TypeFor[Config](), ""}, {reflect.TypeFor[Limits](), "limits."}} {
+	}{{reflect.TypeFor[Config](), ""}, {reflect.TypeFor[Limits](), "limits."}, {reflect.TypeFor[Jobs](), "jobs."}} {
 		for i := range typ.t.NumField() {
 			key := typ.t.Field(i).Tag.Get("yaml")
-			if key != "" && key != "limits" && have[typ.prefix+key] == nil {
+			if key != "" && key != "limits" && key != "jobs" && have[typ.prefix+key] == nil {
 				t.Errorf("%s%s cannot be set", typ.prefix, key)
 			}
 		}

@@ -24,17 +24,20 @@ func (c *Config) setters() map[string]func(string) error {
 			}
 			return nil
 		},
-		"limits.bmcs": func(v string) (err error) {
-			if c.Limits.BMCs, err = strconv.Atoi(v); err != nil {
+		"limits.soft_off": c.Limits.SoftOff.parse,
+	}
+	for key, p := range map[string]*int{"limits.bmcs": &c.Limits.BMCs, "jobs.max_active": &c.Jobs.MaxActive, "jobs.max_captures": &c.Jobs.MaxCaptures, "jobs.max_deploys": &c.Jobs.MaxDeploys} {
+		m[key] = func(v string) (err error) {
+			if *p, err = strconv.Atoi(v); err != nil {
 				return fmt.Errorf("%q is no number", v)
 			}
 			return nil
-		},
+		}
 	}
 	for key, p := range map[string]*string{"state": &c.State, "store": &c.Store, "http": &c.HTTP, "https": &c.HTTPS, "tftp": &c.TFTP, "nfs": &c.NFS, "agent": &c.Agent, "log": &c.Log, "log_level": &c.LogLevel} {
 		m[key] = func(v string) error { *p = v; return nil }
 	}
-	for key, d := range map[string]*Duration{"netboot": &c.Limits.Netboot, "agent_silence": &c.Limits.AgentSilence, "reboot": &c.Limits.Reboot, "power": &c.Limits.Power, "stall": &c.Limits.Stall, "soft_off": &c.Limits.SoftOff} {
+	for key, d := range map[string]*Duration{"netboot": &c.Limits.Netboot, "agent_silence": &c.Limits.AgentSilence, "reboot": &c.Limits.Reboot, "power": &c.Limits.Power, "stall": &c.Limits.Stall} {
 		m["limits."+key] = d.parse
 	}
 	return m

@@ -104,7 +104,7 @@ func New(ctx context.Context, cfg config.Config, version string, log *slog.Logge
 	pace := power.NewPace(10)
 	s.power = power.NewPool(power.Options{Parallel: cfg.Limits.BMCs, Pace: pace, Keep: keepSessions}, open.With(open.Options{Pace: pace}))
 	l := cfg.Limits
-	s.jobs, err = job.New(ctx, job.Options{DB: s.db, Store: s.store, Power: s.withPower, Log: log, Limits: job.Limits{
+	s.jobs, err = job.New(ctx, job.Options{DB: s.db, Store: s.store, Power: s.withPower, Log: log, Quota: job.Quota{Jobs: cfg.Jobs.MaxActive, Captures: cfg.Jobs.MaxCaptures, Deploys: cfg.Jobs.MaxDeploys}, Limits: job.Limits{
 		Netboot: time.Duration(l.Netboot), AgentSilence: time.Duration(l.AgentSilence), Reboot: time.Duration(l.Reboot), Power: time.Duration(l.Power), SoftOff: time.Duration(l.SoftOff), Stall: time.Duration(l.Stall)}})
 	if err != nil {
 		return nil, err
