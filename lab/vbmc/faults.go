@@ -13,6 +13,10 @@ type Faults struct {
 	Lag        time.Duration // after a power command, until the new state shows
 	NotSetBoot bool          // the next boot device is taken, and not kept
 	BusyFirst  int           // this many power commands are answered with "busy" first
+
+	NotKeepUEFI  bool          // the next boot is kept, and that it shall be by UEFI is not
+	ShortRecords bool          // sensor records are given in pieces only
+	ClearAfter   time.Duration // the boot flags are cleared where no power command follows within it, unless told otherwise; 0 means never
 }
 
 // SetGone makes the BMC deaf and mute, or ends that: one without power or network.

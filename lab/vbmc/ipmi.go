@@ -78,6 +78,7 @@ type ipmiServer struct {
 	ack      byte                // their acknowledgements
 	clear    byte                // their "do not clear the valid bit"
 	nextID   uint32
+	reserved uint16 // of sensor records and event log
 }
 
 // handle answers a packet, or gives nil where it is none of ours.
@@ -270,6 +271,16 @@ func (s *ipmiServer) command(fn, cmd byte, data []byte, c *session) (code byte, 
 			return codePrivilege, nil
 		}
 		return s.chassis(cmd, data)
+	case fn == fnSensor:
+		return s.sensor(cmd, data)
+	case fn == fnStorage:
+		s.mu.Lock()
+		level := c.privilege
+		s.mu.Unlock()
+		if cmd == 0x47 && level < privilegeOperator {
+			return codePrivilege, nil
+		}
+		return s.storage(cmd, data)
 	}
 	return codeInvalid, nil
 }
@@ -311,9 +322,7 @@ func (s *ipmiServer) chassis(cmd byte, data []byte) (code byte, reply []byte) {
 		if len(data) > 1 && data[1]&1 == 1 {
 			led = 255
 		}
-		b.mu.Lock()
-		b.led = led
-		b.mu.Unlock()
+		b.setLED(led)
 		return codeOK, nil
 	case 0x08: // Set System Boot Options (28.12)
 		s.mu.Lock()
@@ -355,19 +364,34 @@ func (s *ipmiServer) setBootOption(data []byte) byte {
 		if len(data) < 6 {
 			return codeLength
 		}
-		device, ok := map[byte]string{0: "", 1: "pxe", 2: "disk"}[data[2]>>2&0xf]
+		device, ok := map[byte]string{0: "", 1: "pxe", 2: "disk", 6: "setup"}[data[2]>>2&0xf]
 		if !ok {
 			return codeParameter
 		}
 		if data[1]&0x80 == 0 {
 			device = ""
 		}
+		s.expire(device)
 		if s.bmc.setBoot(device, data[1]&0x40 == 0, data[1]&0x20 != 0) != nil {
 			return codeUnspecific
 		}
 		return codeOK
 	}
 	return codeNoBootParm
+}
+
+// expire clears the boot flags after a while, unless the "do not clear" bit for that is set (28.12, parameter 3).
+func (s *ipmiServer) expire(device string) {
+	b := s.bmc
+	if b.Faults.ClearAfter == 0 || device == "" || s.clear&0x08 != 0 {
+		return
+	}
+	n := b.commands.Load()
+	time.AfterFunc(b.Faults.ClearAfter, func() {
+		if b.commands.Load() == n {
+			b.setBoot("", false, false)
+		}
+	})
 }
 
 func (s *ipmiServer) bootOption(data []byte) (byte, []byte) {
@@ -392,7 +416,7 @@ func (s *ipmiServer) bootOption(data []byte) (byte, []byte) {
 		var one, two byte
 		if b.device != "" {
 			one = 0x80
-			two = map[string]byte{"pxe": 1, "disk": 2}[b.device] << 2
+			two = map[string]byte{"pxe": 1, "disk": 2, "setup": 6}[b.device] << 2
 		}
 		if !b.once && b.device != "" {
 			one |= 0x40

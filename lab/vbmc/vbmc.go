@@ -24,13 +24,16 @@ type BMC struct {
 	Suites  []int         // IPMI cipher suites; nil means 3 and 17
 	Faults  Faults
 	Redfish RedfishWays
+	Sensors []Sensor // nil means some usual ones
 
 	machine  Machine
 	user     string
 	password string
 
 	mu       sync.Mutex
-	device   string // "", "pxe", "disk"
+	events   []Event
+	device   string // "", "pxe", "disk", "setup"
+	path     string // UEFI device path; for "uefi"
 	once     bool
 	uefi     bool
 	led      byte            // seconds for which the identify LED was asked for; 255 means until told otherwise
@@ -57,7 +60,7 @@ func (b *BMC) setBoot(device string, once, uefi bool) error {
 		return nil
 	}
 	b.mu.Lock()
-	b.device, b.once, b.uefi = device, once, uefi
+	b.device, b.once, b.uefi = device, once, uefi && !b.Faults.NotKeepUEFI
 	b.mu.Unlock()
 	return b.machine.SetNextBoot(device, once, uefi)
 }

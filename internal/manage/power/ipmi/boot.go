@@ -23,10 +23,13 @@ const (
 	flagPersistent = 0x40
 	flagUEFI       = 0x20
 
-	deviceMask = 0x3c
-	devicePXE  = 0x1 << 2
-	deviceDisk = 0x2 << 2
+	deviceMask  = 0x3c
+	devicePXE   = 0x1 << 2
+	deviceDisk  = 0x2 << 2
+	deviceSetup = 0x6 << 2
 )
+
+var devices = map[power.Device]byte{power.DevicePXE: devicePXE, power.DeviceDisk: deviceDisk, power.DeviceSetup: deviceSetup}
 
 // SetNextBoot writes the boot flags as 28.12 has it: lock, say that nobody has seen to them yet, write, unlock; then it
 // reads them back. Steps that only some BMCs know may fail.
@@ -38,8 +41,8 @@ func (c *Client) setNextBoot(ctx context.Context, b power.NextBoot) (err error) 
 	var flags, device byte
 	if b.Device != power.DeviceNone {
 		var ok bool
-		if device, ok = map[power.Device]byte{power.DevicePXE: devicePXE, power.DeviceDisk: deviceDisk}[b.Device]; !ok {
-			return c.errorf(power.ErrRefused, fmt.Sprintf("cannot boot from %q", b.Device), "want pxe or disk", nil)
+		if device, ok = devices[b.Device]; !ok {
+			return c.errorf(power.ErrRefused, fmt.Sprintf("cannot boot from %q", b.Device), "by IPMI a node boots network, disk or setup", nil)
 		}
 		flags = flagValid
 		if b.Persistent {
@@ -68,25 +71,51 @@ func (c *Client) setNextBoot(ctx context.Context, b power.NextBoot) (err error) 
 	if err := c.setBoot(ctx, paramBootFlags, flags, device, 0, 0, 0); err != nil {
 		return err
 	}
-	got, err := c.command(ctx, "get boot options", fnChassis, cmdGetBootOption, []byte{paramBootFlags, 0, 0})
+	got, err := c.bootFlags(ctx)
 	if err != nil {
 		if optional(err) {
-			return nil
+			return nil // it cannot be asked
 		}
 		return err
 	}
-	// Version, parameter, flags. The device counts: some BMCs do not give the other flags back, OpenIPMI's among them.
-	if len(got) < 4 || got[1]&0x7f != paramBootFlags {
-		return c.errorf(power.ErrRefused, "answers nonsense to get boot options", "", nil)
-	}
-	kept := got[3]&deviceMask == device
+	// The device counts: some BMCs do not give the other flags back, OpenIPMI's among them.
+	kept := got[1]&deviceMask == device
 	if b.Device == power.DeviceNone {
-		kept = kept || got[2]&flagValid == 0
+		kept = kept || got[0]&flagValid == 0
 	}
 	if !kept {
-		return c.errorf(power.ErrRefused, fmt.Sprintf("took the next boot device and does not keep it (flags %#02x %#02x)", got[2], got[3]), "let the node's own boot order name the network first", nil)
+		return c.errorf(power.ErrRefused, fmt.Sprintf("took the next boot device and does not keep it (flags %#02x %#02x)", got[0], got[1]), "let the node's own boot order name the network first", nil)
 	}
 	return nil
+}
+
+// bootFlags reads the boot flags' five bytes (28.13: version, parameter, flags).
+func (c *Client) bootFlags(ctx context.Context) ([]byte, error) {
+	got, err := c.command(ctx, "get boot options", fnChassis, cmdGetBootOption, []byte{paramBootFlags, 0, 0})
+	if err == nil && (len(got) < 4 || got[1]&0x7f != paramBootFlags) {
+		err = c.errorf(power.ErrRefused, "answers nonsense to get boot options", "", nil)
+	}
+	if err != nil {
+		return nil, err
+	}
+	return got[2:], nil
+}
+
+// NextBoot reads the boot flags.
+func (c *Client) NextBoot(ctx context.Context) (b power.NextBoot, err error) {
+	err = c.alone(ctx, methodTime, func(ctx context.Context) error {
+		got, err := c.bootFlags(ctx)
+		if err != nil {
+			return err
+		}
+		for d, bits := range devices {
+			if got[0]&flagValid != 0 && got[1]&deviceMask == bits {
+				b = power.NextBoot{Device: d, Persistent: got[0]&flagPersistent != 0, UEFI: got[0]&flagUEFI != 0, Legacy: got[0]&flagUEFI == 0}
+			}
+		}
+		return nil
+	})
+	return b, err
 }
 
 // lockBoot sets "set in progress". Who left it set will hardly be back: after some tries it is taken over.

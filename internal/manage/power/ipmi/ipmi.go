@@ -49,7 +49,9 @@ type Client struct {
 	turn      chan struct{} // one method at a time
 	s         *session      // nil where there is none
 	conn      net.Conn
-	privilege byte
+	privilege byte            // that sessions may rise to
+	least     byte            // that they rise to for any command
+	sensors   map[byte]string // their names by number, once the sensor records were read
 }
 
 // Open makes a client; it does not speak to the BMC yet.
@@ -88,10 +90,13 @@ func Open(o Options) (*Client, error) {
 // Network functions and commands (appendix G).
 const (
 	fnChassis = 0x00
+	fnSensor  = 0x04
 	fnApp     = 0x06
+	fnStorage = 0x0a
 
 	cmdChassisStatus  = 0x01
 	cmdChassisControl = 0x02
+	cmdIdentify       = 0x04
 	cmdSetBootOption  = 0x08
 	cmdGetBootOption  = 0x09
 	cmdSetPrivilege   = 0x3b
@@ -222,15 +227,41 @@ func (e codeError) Error() string {
 	return fmt.Sprintf("completion code %#02x", byte(e))
 }
 
+// privilegeFor is what a command needs (appendix G): to look at the power, the sensors and the log, a user will do.
+func privilegeFor(fn, cmd byte) byte {
+	if fn == fnChassis && cmd == cmdChassisStatus || fn == fnSensor || fn == fnStorage && cmd != cmdClearSEL {
+		return privilegeUser
+	}
+	return privilegeOperator
+}
+
 // command sends a command in a session, which it makes where there is none, or anew where the old one was lost.
 func (c *Client) command(ctx context.Context, what string, fn, cmd byte, data []byte) ([]byte, error) {
+	need := privilegeFor(fn, cmd)
 	for try := 1; ; try++ {
 		if c.s == nil {
 			if err := c.login(ctx); err != nil {
 				return nil, err
 			}
 		}
-		code, reply, err := c.s.call(ctx, fn, cmd, data)
+		if c.s.sends = sends; time.Since(c.s.used) > idleTime {
+			c.s.sends = idleSends
+		}
+		err := c.s.raise(ctx, max(need, c.least))
+		var status statusError
+		if errors.As(err, &status) {
+			if c.privilege == privilegeOperator { // some BMCs know no operators
+				c.hangUp(ctx)
+				c.privilege, c.least = privilegeAdmin, privilegeAdmin
+				continue
+			}
+			return nil, c.lacks(what, err)
+		}
+		var code byte
+		var reply []byte
+		if err == nil {
+			code, reply, err = c.s.call(ctx, fn, cmd, data)
+		}
 		if err != nil {
 			c.drop()
 			if try < logins && ctx.Err() == nil {
@@ -238,19 +269,28 @@ func (c *Client) command(ctx context.Context, what string, fn, cmd byte, data []
 			}
 			return nil, c.silent(ctx, what, err)
 		}
+		c.s.used = time.Now()
 		switch code {
 		case 0x00:
 			return reply, nil
 		case 0xc0, 0xc3, 0xce, 0xcf, 0xd1, 0xd2, 0xd5:
 			return nil, c.errorf(power.ErrBusy, "cannot do it just now ("+what+")", "try again in a minute", codeError(code))
 		case 0xd4:
-			return nil, c.errorf(power.ErrDenied, fmt.Sprintf("does not let user %q do this (%s)", c.o.User, what), "give the account the privilege of an operator in the BMC", codeError(code))
+			if c.s.privilege < c.privilege { // it wants more than the specification says
+				c.least = c.privilege
+				continue
+			}
+			return nil, c.lacks(what, codeError(code))
 		}
 		return nil, c.errorf(power.ErrRefused, "refuses "+what, "", codeError(code))
 	}
 }
 
-// login makes a session: the strongest suite first, an operator's privilege before an administrator's.
+func (c *Client) lacks(what string, cause error) error {
+	return c.errorf(power.ErrDenied, fmt.Sprintf("does not let user %q do this (%s)", c.o.User, what), "give the account the privilege of an operator in the BMC", cause)
+}
+
+// login makes a session: the strongest suite first; an operator's privilege, then an administrator's, then a user's.
 func (c *Client) login(ctx context.Context) error {
 	var last error
 	for pause := c.o.Wait; ; pause = min(2*pause, 8*c.o.Wait) {
@@ -281,8 +321,9 @@ func (c *Client) loginOnce(ctx context.Context) error {
 		}
 		conn.Close()
 		var status statusError
-		if errors.As(err, &status) && (status == 0x09 || status == 0x0a) && c.privilege == privilegeOperator {
-			c.privilege = privilegeAdmin // some BMCs know no operators
+		if errors.As(err, &status) && (status == 0x09 || status == 0x0a) && c.privilege != privilegeUser {
+			// Some BMCs know no operators, and some accounts may only look.
+			c.privilege = map[byte]byte{privilegeOperator: privilegeAdmin, privilegeAdmin: privilegeUser}[c.privilege]
 			i--
 			continue
 		}

@@ -44,11 +44,14 @@ type session struct {
 	seen      uint32 // highest of the BMC's
 	window    uint32 // bit n: seen-n has come (6.12.13)
 	rq        byte   // sequence number of the last request
-	privilege byte
+	privilege byte   // that it has by now
+	sends     int    // how often a packet is sent before the BMC is called silent
+	used      time.Time
 }
 
 // Privilege levels (6.8).
 const (
+	privilegeUser     = 2
 	privilegeOperator = 3
 	privilegeAdmin    = 4
 )
@@ -56,7 +59,8 @@ const (
 // login opens a session (13.17 to 13.24) with one cipher suite. The BMC proves that it knows the password before we
 // do.
 func login(ctx context.Context, conn net.Conn, wait time.Duration, s suite, user, password string, privilege byte) (*session, error) {
-	c := &session{conn: conn, wait: wait, privilege: privilege}
+	// It starts with the privilege of a user (22.18), whatever was asked for; most that is asked needs no more.
+	c := &session{conn: conn, wait: wait, privilege: privilegeUser, sends: sends, used: time.Now()}
 	c.ours = binary.LittleEndian.Uint32(randomBytes(4)) | 1
 	name := []byte(user)
 	role := []byte{0x10 | privilege, byte(len(name))} // look the user up by name only
@@ -107,16 +111,24 @@ func login(ctx context.Context, conn net.Conn, wait time.Duration, s suite, user
 	if len(a) < 8+s.check || !hmac.Equal(a[8:8+s.check], s.mac(sik, rm, le32(c.id), guid)[:s.check]) {
 		return nil, errProof
 	}
-	if c.keys, err = newKeys(s, sik); err != nil {
-		return nil, err
-	}
-	// A session starts with the privilege of a user (22.18).
-	code, _, err := c.call(ctx, fnApp, cmdSetPrivilege, []byte{privilege})
-	if err == nil && code != 0 {
-		c.close(ctx)
-		err = statusError(0x0a)
-	}
+	c.keys, err = newKeys(s, sik)
 	return c, err
+}
+
+// raise gives the session more privilege (22.18).
+func (c *session) raise(ctx context.Context, privilege byte) error {
+	if c.privilege >= privilege {
+		return nil
+	}
+	code, _, err := c.call(ctx, fnApp, cmdSetPrivilege, []byte{privilege})
+	switch {
+	case err != nil:
+		return err
+	case code != 0:
+		return statusError(0x0a)
+	}
+	c.privilege = privilege
+	return nil
 }
 
 func randomBytes(n int) []byte {
@@ -189,14 +201,19 @@ func (c *session) fresh(seq uint32) bool {
 	}
 }
 
-// sends is how often a packet is sent before the BMC is called silent: it waits 1, 2, 4 and 4 times session.wait.
-const sends = 4
+// sends is how often a packet is sent: the waits are 1, 2, 4 and 4 times session.wait. In a session that nobody used
+// for idleTime it is idleSends: the BMC may have forgotten it.
+const (
+	sends     = 4
+	idleSends = 2
+	idleTime  = 5 * time.Second
+)
 
 // exchange sends what make gives until take finds its answer. Packets that are not it are passed over.
 func (c *session) exchange(ctx context.Context, make func() []byte, take func(packet) bool) error {
 	buf := [maxPacket]byte{}
 	wait := c.wait
-	for range sends {
+	for range max(1, c.sends) {
 		if err := ctx.Err(); err != nil {
 			return err
 		}
