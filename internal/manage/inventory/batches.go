@@ -109,6 +109,15 @@ func (d *DB) ChangeSchedule(ctx context.Context, id string, data any, change fun
 	})
 }
 
+// Schedule reads a schedule into data.
+func (d *DB) Schedule(ctx context.Context, id string, data any) error {
+	var s string
+	if err := d.sql.QueryRowContext(ctx, `SELECT data FROM schedules WHERE id = ?`, id).Scan(&s); err != nil {
+		return notFound(err, "schedule "+id)
+	}
+	return json.Unmarshal([]byte(s), data)
+}
+
 // Schedules calls fn with the data of each schedule, oldest first.
 func (d *DB) Schedules(ctx context.Context, fn func(data []byte) error) error {
 	all, err := d.strings(ctx, `SELECT data FROM schedules ORDER BY seq`)
