@@ -11,7 +11,6 @@ import (
 	"net/http"
 	"path"
 	"slices"
-	"strconv"
 	"strings"
 	"time"
 )
@@ -49,7 +48,7 @@ func (b *BMC) Handler() http.Handler {
 	mux.HandleFunc("GET /redfish", func(w http.ResponseWriter, _ *http.Request) { b.reply(w, http.StatusOK, object{"v1": "/redfish/v1/"}) })
 	mux.Handle("GET /redfish/v1", http.RedirectHandler("/redfish/v1/", http.StatusPermanentRedirect))
 	get("/redfish/v1/", func() object {
-		return object{"@odata.id": "/redfish/v1/", "@odata.type": "#ServiceRoot.v1_5_0.ServiceRoot", "Id": "RootService", "Name": "Root Service", "RedfishVersion": "1.15.0",
+		return object{"@odata.id": "/redfish/v1/", "@odata.type": "#ServiceRoot.v1_5_0.ServiceRoot", "ProtocolFeaturesSupported": object{"ExpandQuery": object{"NoLinks": b.Redfish.Sensors == "expand", "MaxLevels": 1}}, "Id": "RootService", "Name": "Root Service", "RedfishVersion": "1.15.0",
 			"UUID": "92384634-2938-2342-8820-489239905423", "Systems": ref("/redfish/v1/Systems"), "Managers": ref("/redfish/v1/Managers"), "Chassis": ref("/redfish/v1/Chassis"),
 			"SessionService": ref("/redfish/v1/SessionService"), "Tasks": ref("/redfish/v1/TaskService"), "Links": object{"Sessions": ref("/redfish/v1/SessionService/Sessions")}}
 	})
@@ -64,6 +63,10 @@ func (b *BMC) Handler() http.Handler {
 	mux.HandleFunc("DELETE /redfish/v1/SessionService/Sessions/{id}", b.logout)
 	var systems []string
 	for n := range max(1, b.Redfish.Systems) {
+		if b.Redfish.SystemID != "" && n == 0 {
+			systems = append(systems, "/redfish/v1/Systems/"+b.Redfish.SystemID)
+			continue
+		}
 		systems = append(systems, fmt.Sprintf("/redfish/v1/Systems/%d", n+1))
 	}
 	collection("/redfish/v1/Systems", "ComputerSystem", systems...)
@@ -77,7 +80,17 @@ func (b *BMC) Handler() http.Handler {
 				b.reply(w, http.StatusOK, sys)
 			}
 		})
-		mux.HandleFunc("PATCH "+id, func(w http.ResponseWriter, r *http.Request) { b.patchSystem(w, r, id) })
+		patched := id
+		if b.Redfish.SettingsObject {
+			patched = id + "/Settings"
+			mux.HandleFunc("GET "+patched, func(w http.ResponseWriter, r *http.Request) {
+				if b.allowed(w, r) {
+					sys := b.system(id)
+					b.reply(w, http.StatusOK, object{"@odata.id": patched, "@odata.etag": etag(sys), "Boot": sys["Boot"]})
+				}
+			})
+		}
+		mux.HandleFunc("PATCH "+patched, func(w http.ResponseWriter, r *http.Request) { b.patchSystem(w, r, id) })
 		mux.HandleFunc("POST "+id+"/Actions/ComputerSystem.Reset", b.reset)
 		get(id+"/ResetActionInfo", func() object {
 			return object{"@odata.id": id + "/ResetActionInfo", "@odata.type": "#ActionInfo.v1_1_2.ActionInfo", "Id": "ResetActionInfo", "Name": "Reset Action Info",
@@ -85,14 +98,7 @@ func (b *BMC) Handler() http.Handler {
 		})
 	}
 	mux.HandleFunc("GET /redfish/v1/TaskService/TaskMonitors/{id}", b.monitor)
-	get("/redfish/v1/Managers/1", func() object {
-		return object{"@odata.id": "/redfish/v1/Managers/1", "@odata.type": "#Manager.v1_5_0.Manager", "Id": "1", "Name": "Manager", "ManagerType": "BMC", "FirmwareVersion": "1.0",
-			"DateTime": time.Now().UTC().Format(time.RFC3339), "Status": object{"State": "Enabled", "Health": "OK"}, "Links": object{"ManagerForServers": []object{ref("/redfish/v1/Systems/1")}}}
-	})
-	get("/redfish/v1/Chassis/1", func() object {
-		return object{"@odata.id": "/redfish/v1/Chassis/1", "@odata.type": "#Chassis.v1_10_0.Chassis", "Id": "1", "Name": "Chassis", "ChassisType": "RackMount", "PowerState": b.powerState(),
-			"Status": object{"State": "Enabled", "Health": "OK"}, "Links": object{"ComputerSystems": []object{ref("/redfish/v1/Systems/1")}}}
-	})
+	b.health(mux, get, collection, systems[0])
 	mux.HandleFunc("/", func(w http.ResponseWriter, r *http.Request) {
 		b.fail(w, http.StatusNotFound, "ResourceMissingAtURI", "the resource at "+r.URL.Path+" was not found")
 	})
@@ -118,11 +124,11 @@ func (b *BMC) powerState() string {
 
 func (b *BMC) system(id string) object {
 	b.mu.Lock()
-	device, once, uefi := b.device, b.once, b.uefi
+	device, once, uefi, bootPath := b.device, b.once, b.uefi, b.path
 	b.mu.Unlock()
 	target, enabled, mode := "None", "Disabled", "Legacy"
 	if device != "" {
-		target, enabled = map[string]string{"pxe": "Pxe", "disk": "Hdd"}[device], "Continuous"
+		target, enabled = map[string]string{"pxe": "Pxe", "http": "UefiHttp", "disk": "Hdd", "setup": "BiosSetup", "uefi": "UefiTarget"}[device], "Continuous"
 		if once {
 			enabled = "Once"
 		}
@@ -136,13 +142,26 @@ func (b *BMC) system(id string) object {
 	} else {
 		reset["ResetType@Redfish.AllowableValues"] = b.resetTypes()
 	}
-	return object{"@odata.id": id, "@odata.type": "#ComputerSystem.v1_13_0.ComputerSystem", "Id": path.Base(id), "Name": "System", "SystemType": "Physical",
+	sys := object{"@odata.id": id, "@odata.type": "#ComputerSystem.v1_13_0.ComputerSystem", "Id": path.Base(id), "Name": "System", "SystemType": "Physical",
 		"Manufacturer": "Mimeo", "Model": "Virtual Node", "PowerState": b.powerState(), "Status": object{"State": "Enabled", "Health": "OK"},
-		"Boot": object{"BootSourceOverrideTarget": target, "BootSourceOverrideEnabled": enabled, "BootSourceOverrideMode": mode,
-			"BootSourceOverrideTarget@Redfish.AllowableValues": []string{"None", "Pxe", "Hdd"}, "BootSourceOverrideMode@Redfish.AllowableValues": []string{"Legacy", "UEFI"}},
+		"Boot": object{"BootSourceOverrideTarget": target, "UefiTargetBootSourceOverride": bootPath, "BootSourceOverrideEnabled": enabled, "BootSourceOverrideMode": mode,
+			"BootSourceOverrideTarget@Redfish.AllowableValues": bootTargets, "BootSourceOverrideMode@Redfish.AllowableValues": []string{"Legacy", "UEFI"}},
 		"Actions": object{"#ComputerSystem.Reset": reset},
 		"Links":   object{"ManagedBy": []object{ref("/redfish/v1/Managers/1")}, "Chassis": []object{ref("/redfish/v1/Chassis/1")}}}
+	if b.Redfish.SettingsObject {
+		sys["@Redfish.Settings"] = object{"@odata.type": "#Settings.v1_3_0.Settings", "SettingsObject": ref(id + "/Settings")}
+	}
+	if !b.Redfish.OldLED {
+		sys["LocationIndicatorActive"] = b.LED() != 0
+	}
+	if !b.Redfish.LogOfManager {
+		sys["LogServices"] = ref(id + "/LogServices")
+	}
+	return sys
 }
+
+// bootTargets are the devices that it knows.
+var bootTargets = []string{"None", "Pxe", "UefiHttp", "Hdd", "BiosSetup", "UefiTarget"}
 
 // resetTypes are those that the BMC knows.
 func (b *BMC) resetTypes() []string {
@@ -152,9 +171,9 @@ func (b *BMC) resetTypes() []string {
 	return []string{"On", "ForceOff", "GracefulShutdown", "ForceRestart", "PowerCycle", "ForceOn"}
 }
 
-// etag names the state of the boot override, which is what a PATCH changes.
+// etag names the state of what a PATCH changes.
 func etag(sys object) string {
-	j, _ := json.Marshal(sys["Boot"])
+	j, _ := json.Marshal([]any{sys["Boot"], sys["LocationIndicatorActive"]})
 	sum := sha256.Sum256(j)
 	return `"` + hex.EncodeToString(sum[:8]) + `"`
 }
@@ -226,10 +245,6 @@ func (b *BMC) patchSystem(w http.ResponseWriter, r *http.Request, id string) {
 	if !b.allowed(w, r) {
 		return
 	}
-	if b.Redfish.NeedETag && r.Header.Get("If-Match") == "" {
-		b.fail(w, http.StatusPreconditionRequired, "PreconditionRequired", "the request needs an If-Match header")
-		return
-	}
 	m := r.Header.Get("If-Match")
 	if m == "" && b.Redfish.NeedETag {
 		b.fail(w, http.StatusPreconditionRequired, "PreconditionRequired", "the request must name the ETag")
@@ -240,17 +255,26 @@ func (b *BMC) patchSystem(w http.ResponseWriter, r *http.Request, id string) {
 		return
 	}
 	var in struct {
-		Boot struct{ BootSourceOverrideTarget, BootSourceOverrideEnabled, BootSourceOverrideMode *string }
+		LocationIndicatorActive *bool
+		Boot                    struct{ BootSourceOverrideTarget, BootSourceOverrideEnabled, BootSourceOverrideMode, UefiTargetBootSourceOverride *string }
 	}
 	if err := json.NewDecoder(r.Body).Decode(&in); err != nil {
 		b.fail(w, http.StatusBadRequest, "MalformedJSON", err.Error())
 		return
 	}
+	if v := in.LocationIndicatorActive; v != nil && !b.Redfish.OldLED {
+		b.burn(*v)
+		w.WriteHeader(http.StatusNoContent)
+		return
+	}
 	b.mu.Lock()
 	device, once, uefi := b.device, b.once, b.uefi
+	if v := in.Boot.UefiTargetBootSourceOverride; v != nil {
+		b.path = *v
+	}
 	b.mu.Unlock()
 	if v := in.Boot.BootSourceOverrideTarget; v != nil {
-		d, ok := map[string]string{"None": "", "Pxe": "pxe", "Hdd": "disk"}[*v]
+		d, ok := map[string]string{"None": "", "Pxe": "pxe", "UefiHttp": "http", "Hdd": "disk", "BiosSetup": "setup", "UefiTarget": "uefi"}[*v]
 		if !ok {
 			b.fail(w, http.StatusBadRequest, "PropertyValueNotInList", fmt.Sprintf("%q is none of the boot sources", *v))
 			return
@@ -324,41 +348,6 @@ func (b *BMC) reset(w http.ResponseWriter, r *http.Request) {
 		b.fail(w, http.StatusConflict, "ResourceInUse", "the system is off")
 	case err != nil:
 		b.fail(w, http.StatusInternalServerError, "InternalError", err.Error())
-	default:
-		w.WriteHeader(http.StatusNoContent)
-	}
-}
-
-// taskTime is how long a task takes.
-const taskTime = 150 * time.Millisecond
-
-// accepted answers with a task and its monitor (DSP0266 section 12.2).
-func (b *BMC) accepted(w http.ResponseWriter, n int) {
-	w.Header().Set("Location", fmt.Sprintf("/redfish/v1/TaskService/TaskMonitors/%d", n))
-	b.reply(w, http.StatusAccepted, object{"@odata.id": fmt.Sprintf("/redfish/v1/TaskService/Tasks/%d", n), "@odata.type": "#Task.v1_4_3.Task",
-		"Id": strconv.Itoa(n), "Name": "Reset", "TaskState": "Running", "TaskStatus": "OK"})
-}
-
-// monitor answers 202 while the task runs, and then what the request would have been answered without a task.
-func (b *BMC) monitor(w http.ResponseWriter, r *http.Request) {
-	if !b.allowed(w, r) {
-		return
-	}
-	n, err := strconv.Atoi(r.PathValue("id"))
-	b.mu.Lock()
-	known := err == nil && n >= 0 && n < len(b.tasks)
-	var ended *error
-	if known {
-		ended = b.tasks[n]
-	}
-	b.mu.Unlock()
-	switch {
-	case !known:
-		b.fail(w, http.StatusNotFound, "ResourceMissingAtURI", "there is no such task")
-	case ended == nil:
-		b.accepted(w, n)
-	case *ended != nil:
-		b.fail(w, http.StatusInternalServerError, "InternalError", (*ended).Error())
 	default:
 		w.WriteHeader(http.StatusNoContent)
 	}

@@ -34,6 +34,9 @@ type call struct {
 	empty        bool   // an answer without a body is one
 }
 
+// tagged is what keeps the ETag that it was read with, for a later If-Match.
+type tagged interface{ tag(etag string) }
+
 // statusError is an HTTP status that is no success.
 type statusError int
 
@@ -140,8 +143,8 @@ func (c *Client) once(ctx context.Context, r call, out any) (task string, err er
 	if err := json.Unmarshal(body, out); err != nil {
 		return "", c.errorf(power.ErrRefused, fmt.Sprintf("answers no JSON to %s %s", r.method, r.path), "see whether this is the address of a BMC", err)
 	}
-	if s, ok := out.(*system); ok && resp.Header.Get("ETag") != "" {
-		s.ETag = resp.Header.Get("ETag")
+	if s, ok := out.(tagged); ok && resp.Header.Get("ETag") != "" {
+		s.tag(resp.Header.Get("ETag"))
 	}
 	return "", nil
 }

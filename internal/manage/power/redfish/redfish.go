@@ -100,8 +100,12 @@ type system struct {
 	Settings struct {
 		Object link `json:"SettingsObject"`
 	} `json:"@Redfish.Settings"`
-	ETag string `json:"@odata.etag"`
+	LogServices link
+	Links       struct{ Chassis, ManagedBy []link }
+	ETag        string `json:"@odata.etag"`
 }
+
+func (s *system) tag(etag string) { s.ETag = etag }
 
 type link struct {
 	ID string `json:"@odata.id"`
@@ -109,8 +113,11 @@ type link struct {
 
 // serviceRoot is what is read of it.
 type serviceRoot struct {
-	Systems link
-	Links   struct{ Sessions link }
+	Systems  link
+	Links    struct{ Sessions link }
+	Features struct {
+		Expand struct{ NoLinks bool } `json:"ExpandQuery"`
+	} `json:"ProtocolFeaturesSupported"`
 }
 
 // Status asks for the power state.
