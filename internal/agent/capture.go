@@ -10,6 +10,7 @@ import (
 	"mimeo/internal/imaging/capture"
 	"mimeo/internal/imaging/disk"
 	"mimeo/internal/imaging/layout"
+	"mimeo/internal/imaging/leaveout"
 	"mimeo/internal/imaging/manifest"
 	"mimeo/internal/imaging/store"
 )
@@ -26,7 +27,7 @@ func (j *job) capture(ctx context.Context) (err error) {
 	lay, err := layout.Plan(d)
 	var plan capture.Plan
 	if err == nil {
-		plan, err = capture.NewPlan(d, lay)
+		plan, err = capture.NewPlan(d, lay, leaveout.Rules{Patterns: j.task.LeaveOut, Swap: !j.task.KeepAll})
 	}
 	if err != nil {
 		return &api.Error{Code: "disk", Message: fmt.Sprintf("look at what disk %s holds: %v", j.disk.Name, err),

@@ -36,6 +36,8 @@ The disk is the node's only one, or the one that its disk.* rule names.`,
 	f := c.Flags()
 	f.StringVar(&req.Image, "image", "", "`NAME` of the image")
 	f.BoolVarP(&watch, "watch", "w", false, "show progress until the job ends")
+	f.StringArrayVar(&req.LeaveOut, "leave-out", nil, "`PATTERN` of files to capture as zeros, as /tmp, '/home/*/.cache', '*.iso'; several times for several")
+	f.BoolVar(&req.KeepAll, "keep-all", false, "capture swap, page and hibernation files, too")
 	f.BoolVar(&verify, "verify", false, "read every chunk back before the revision counts")
 	f.IntVar(&req.Tries, "tries", 0, "netboots before giving up (3)")
 	f.StringVar(&req.Key, "key", "", "the same key twice gives the same job (for scripts)")

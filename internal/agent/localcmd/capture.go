@@ -12,6 +12,7 @@ import (
 	"mimeo/internal/imaging/capture"
 	"mimeo/internal/imaging/chunk"
 	"mimeo/internal/imaging/layout"
+	"mimeo/internal/imaging/leaveout"
 	"mimeo/internal/imaging/manifest"
 	"mimeo/internal/imaging/store"
 )
@@ -23,6 +24,8 @@ type captureFlags struct {
 	codec   string
 	chunk   int
 	workers int
+	leave   []string
+	all     bool
 	force   bool
 	json    bool
 }
@@ -56,6 +59,10 @@ that was interrupted goes on where it was when it is run again.
 The disk must not change meanwhile: a mounted one is refused. The store is made
 where there is none.
 
+Swap files (but for their header), page files and hibernation files are captured
+as zeros, and so are files that --leave-out names: their names, sizes and owners
+stay. That is for filesystems whose files can be read: ext2, ext3, ext4.
+
 Prints the revision, and the bytes in use, new, and stored.
 
 Exit codes: 0 done; 1 failed; 2 the command line cannot be understood;
@@ -71,6 +78,8 @@ Exit codes: 0 done; 1 failed; 2 the command line cannot be understood;
 	fl.StringVar(&f.codec, "codec", "zstd", "how chunks are compressed: zstd (smallest), s2 (fastest), auto")
 	fl.IntVar(&f.chunk, "chunk-size", chunk.DefaultSize>>10, "KiB of a chunk, a power of two; images share chunks of the same size only")
 	fl.IntVar(&f.workers, "workers", 0, "goroutines that hash and compress (default one a core)")
+	fl.StringArrayVar(&f.leave, "leave-out", nil, "`PATTERN` of files to capture as zeros, as /tmp, '/home/*/.cache', '*.iso'; may be given several times")
+	fl.BoolVar(&f.all, "keep-all", false, "capture swap, page and hibernation files, too")
 	fl.BoolVar(&f.force, "force", false, "capture even a disk that is in use: the image may not be consistent")
 	fl.BoolVar(&f.json, "json", false, "print JSON, whose fields stay as they are")
 	return cmd
@@ -107,6 +116,9 @@ func runCapture(cmd *cobra.Command, path, version string, f captureFlags) (err e
 	if err := manifest.ValidName(f.image); err != nil {
 		return &api.Error{Code: "bad_usage", Message: err.Error()}
 	}
+	if err := (leaveout.Rules{Patterns: f.leave}).Check(); err != nil {
+		return &api.Error{Code: "bad_usage", Message: err.Error()}
+	}
 	boundMemory()
 	d, err := openSource(path, f.force)
 	if err != nil {
@@ -120,7 +132,7 @@ func runCapture(cmd *cobra.Command, path, version string, f captureFlags) (err e
 	if err != nil {
 		return fmt.Errorf("look at what %s holds: %w", path, err)
 	}
-	plan, err := capture.NewPlan(d, found)
+	plan, err := capture.NewPlan(d, found, leaveout.Rules{Patterns: f.leave, Swap: !f.all})
 	if err != nil {
 		return fmt.Errorf("look at what %s holds: %w", path, err)
 	}

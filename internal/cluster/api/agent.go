@@ -113,13 +113,15 @@ type Task struct {
 	Node     node.Name         `json:"node"`
 	Disk     node.DiskRule     `json:"disk"`
 	Image    string            `json:"image,omitempty"`
-	Manifest string            `json:"manifest,omitempty"` // deploy: manifest.ID as text
-	Rev      int               `json:"rev,omitempty"`      // deploy: revision number, for people
-	Hostname string            `json:"hostname,omitempty"` // deploy: the node's own
-	Force    bool              `json:"force,omitempty"`    // deploy: onto a disk that is not empty; the server sets it, as the job names the node
-	Grow     string            `json:"grow,omitempty"`     // deploy: "last" (default), "none"
-	Compare  bool              `json:"compare"`            // deploy: read the disk first and write only what differs
-	Attrs    map[string]string `json:"attrs,omitempty"`    // environment of the postscripts
+	Manifest string            `json:"manifest,omitempty"`  // deploy: manifest.ID as text
+	Rev      int               `json:"rev,omitempty"`       // deploy: revision number, for people
+	Hostname string            `json:"hostname,omitempty"`  // deploy: the node's own
+	Force    bool              `json:"force,omitempty"`     // deploy: onto a disk that is not empty; the server sets it, as the job names the node
+	Grow     string            `json:"grow,omitempty"`      // deploy: "last" (default), "none"
+	LeaveOut []string          `json:"leave_out,omitempty"` // capture: files to take as zeros
+	KeepAll  bool              `json:"keep_all,omitempty"`  // capture: swap, page and hibernation files, too
+	Compare  bool              `json:"compare"`             // deploy: read the disk first and write only what differs
+	Attrs    map[string]string `json:"attrs,omitempty"`     // environment of the postscripts
 	Mounts   []Mount           `json:"mounts,omitempty"`
 	Pre      []Postscript      `json:"pre,omitempty"`      // before the task, in the stateless image
 	Post     []Postscript      `json:"post,omitempty"`     // after it, in the stateless image

@@ -37,6 +37,8 @@ type JobNew struct {
 	Tries    int      `json:"tries,omitempty"`     // netboots before giving up; 0 means 3
 	Full     bool     `json:"full,omitempty"`      // deploy: write all, do not compare first
 	Verify   bool     `json:"verify,omitempty"`    // capture: read every chunk back before publishing
+	LeaveOut []string `json:"leave_out,omitempty"` // capture: files to take as zeros
+	KeepAll  bool     `json:"keep_all,omitempty"`  // capture: swap, page and hibernation files, too
 	Max      int      `json:"max,omitempty"`       // so many of them at a time; 0 means all
 	WithinMS int64    `json:"within_ms,omitempty"` // a job that has not begun by then fails; 0 means that it waits for its turn
 	FailFast bool     `json:"fail_fast,omitempty"` // with the first that fails, those fail that have not begun

@@ -17,6 +17,7 @@ import (
 	"mimeo/internal/imaging/disk"
 	"mimeo/internal/imaging/fsmap/tree"
 	"mimeo/internal/imaging/layout"
+	"mimeo/internal/imaging/leaveout"
 	"mimeo/internal/imaging/store/mem"
 )
 
@@ -52,7 +53,7 @@ func image(t *testing.T, st *mem.Store, dir string, block int) *Image {
 	if err != nil {
 		t.Fatal(err)
 	}
-	plan, err := capture.NewPlan(d, l)
+	plan, err := capture.NewPlan(d, l, leaveout.Rules{})
 	if err != nil {
 		t.Fatal(err)
 	}

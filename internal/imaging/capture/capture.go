@@ -119,6 +119,9 @@ func Run(ctx context.Context, src Source, plan Plan, dst store.Writer, opts Opti
 	if err := opts.fill(); err != nil {
 		return nil, err
 	}
+	if len(plan.LeftOut) > 0 {
+		src.ReaderAt = masked{src.ReaderAt, plan.LeftOut}
+	}
 	r := newRun(src, plan, dst, opts)
 	before, err := r.heads()
 	if err != nil {

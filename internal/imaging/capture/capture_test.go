@@ -62,8 +62,8 @@ func testDisk(rng *rand.Rand, size int) ([]byte, Plan) {
 	}
 	return data, Plan{
 		Pieces: pieces,
-		Table: manifest.Table{Kind: "none"},
-		Used:  extent.FromUnsorted(used),
+		Table:  manifest.Table{Kind: "none"},
+		Used:   extent.FromUnsorted(used),
 		Volumes: []manifest.Volume{
 			{Off: 4096, Len: half - 4096, Type: "ext4", Method: manifest.MethodUsed},
 			{Off: half, Len: int64(size) - half, Type: "unknown", Method: manifest.MethodWhole},

@@ -3,12 +3,14 @@ package capture
 import (
 	"fmt"
 	"io"
+	"slices"
 
 	"mimeo/internal/imaging/chunk"
 	"mimeo/internal/imaging/extent"
 	"mimeo/internal/imaging/fsmap"
 	"mimeo/internal/imaging/fsmap/fact"
 	"mimeo/internal/imaging/layout"
+	"mimeo/internal/imaging/leaveout"
 	"mimeo/internal/imaging/manifest"
 )
 
@@ -18,11 +20,13 @@ type Plan struct {
 	Volumes  []manifest.Volume
 	Used     extent.List  // in bytes of the disk
 	Pieces   []fact.Piece // where files lie, in bytes of the disk, ascending and none on another: there it is cut
+	LeftOut  extent.List  // in bytes of the disk: captured as zeros, whatever is there
 	Warnings []string     // for the manifest
 }
 
-// NewPlan returns the plan of all that was found on a disk, and looks where its files lie.
-func NewPlan(src io.ReaderAt, l *layout.Layout) (Plan, error) {
+// NewPlan returns the plan of all that was found on a disk. It looks where its files lie, and leaves out what the rules
+// say.
+func NewPlan(src io.ReaderAt, l *layout.Layout, rules leaveout.Rules) (Plan, error) {
 	p := Plan{Table: l.Table.Table, Volumes: l.Manifest(), Used: l.Used, Warnings: l.Notes}
 	for _, v := range l.Volumes {
 		if v.Method != manifest.MethodUsed {
@@ -36,8 +40,60 @@ func NewPlan(src io.ReaderAt, l *layout.Layout) (Plan, error) {
 			f.Off += v.Off
 			p.Pieces = append(p.Pieces, f)
 		}
+		if err := p.leaveOut(io.NewSectionReader(src, v.Off, v.Len), v.Volume, rules); err != nil {
+			return p, fmt.Errorf("partition %d: %w", v.Partition, err)
+		}
 	}
 	return p, nil
+}
+
+// leaveOut adds what the rules leave out of a volume.
+func (p *Plan) leaveOut(src io.ReaderAt, v manifest.Volume, rules leaveout.Rules) error {
+	if !rules.Swap && len(rules.Patterns) == 0 || !fsmap.HasTree(v.Type) {
+		return rules.Check()
+	}
+	var found leaveout.Found
+	fs, err := fsmap.Tree(src, v.Len, v.Type)
+	if err != nil {
+		found.Notes = []string{fmt.Sprintf("nothing is left out: %v", err)}
+	} else if found, err = leaveout.Find(fs, rules, func(add func(extent.Extent)) (string, error) {
+		return fsmap.Claims(src, v.Len, v.Type, add)
+	}); err != nil {
+		return err
+	}
+	if n := found.Extents.Bytes(); n > 0 {
+		found.Notes = append(found.Notes, fmt.Sprintf("%d files with %d MiB are left out: captured as zeros", found.Files, n>>20))
+		p.LeftOut = extent.Union(p.LeftOut, found.Extents.Shift(v.Off))
+	}
+	for _, n := range found.Notes {
+		p.Warnings = append(p.Warnings, fmt.Sprintf("partition %d (%s): %s", v.Partition, v.Type, n))
+	}
+	return nil
+}
+
+// masked is a disk on which what is left out reads as zeros.
+type masked struct {
+	io.ReaderAt
+	out extent.List
+}
+
+func (m masked) ReadAt(b []byte, off int64) (int, error) {
+	i, _ := slices.BinarySearchFunc(m.out, off, func(e extent.Extent, off int64) int {
+		if e.End() <= off {
+			return -1
+		}
+		return 1
+	})
+	end := off + int64(len(b))
+	if i < len(m.out) && m.out[i].Off <= off && m.out[i].End() >= end {
+		clear(b)
+		return len(b), nil
+	}
+	n, err := m.ReaderAt.ReadAt(b, off)
+	for ; i < len(m.out) && m.out[i].Off < off+int64(n); i++ {
+		clear(b[max(m.out[i].Off-off, 0):min(m.out[i].End()-off, int64(n))])
+	}
+	return n, err
 }
 
 // metaSize is the grid on which is cut what belongs to no file, where files are known: metadata changes in few places.

@@ -15,6 +15,7 @@ import (
 	"mimeo/internal/imaging/disk"
 	"mimeo/internal/imaging/extent"
 	"mimeo/internal/imaging/layout"
+	"mimeo/internal/imaging/leaveout"
 	"mimeo/internal/imaging/manifest"
 	"mimeo/internal/imaging/store/mem"
 )
@@ -79,7 +80,7 @@ func captured(t *testing.T, path string, st *mem.Store, o capture.Options) (*man
 	if err != nil {
 		t.Fatal(err)
 	}
-	plan, err := capture.NewPlan(d, l)
+	plan, err := capture.NewPlan(d, l, leaveout.Rules{})
 	if err != nil {
 		t.Fatal(err)
 	}

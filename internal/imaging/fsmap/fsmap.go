@@ -48,6 +48,24 @@ var pieces = map[string]func(r io.ReaderAt, size int64, add func(fact.Piece)) er
 	"ext2": ext4.Pieces, "ext3": ext4.Pieces, "ext4": ext4.Pieces,
 }
 
+// claims are the filesystems of which is known what belongs to what, by type.
+var claims = map[string]func(r io.ReaderAt, size int64, add func(extent.Extent)) (why string, err error){
+	"ext2": ext4.Claims, "ext3": ext4.Claims, "ext4": ext4.Claims,
+}
+
+// Claims calls add with every stretch of a volume of the given type that something of the filesystem says is its own, in
+// any order. Where bytes come twice, two things claim them. why says why not all could be told, or is empty.
+func Claims(r io.ReaderAt, size int64, typ string, add func(extent.Extent)) (why string, err error) {
+	walk := claims[typ]
+	if walk == nil {
+		return "what belongs to which file is not known of " + typ, nil
+	}
+	if why, err = walk(r, size, add); err != nil {
+		return "", fmt.Errorf("read the inodes of %s: %w", typ, err)
+	}
+	return why, nil
+}
+
 // trees are the filesystems of which the files can be read, by type.
 var trees = map[string]func(r io.ReaderAt, size int64) (tree.FS, error){
 	"ext2": ext4Tree, "ext3": ext4Tree, "ext4": ext4Tree,

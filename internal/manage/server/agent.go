@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"net/http"
 	"net/netip"
+	"slices"
 	"strings"
 	"time"
 
@@ -200,6 +201,9 @@ func (s *Server) jobTask(n node.Node, r job.Record, master netip.Addr) (api.Task
 	if r.Kind == api.TaskDeploy {
 		t.Manifest, t.Force, t.Grow = r.Manifest.String(), true, r.Request.Grow
 	}
+	if r.Kind == api.TaskCapture {
+		t.LeaveOut, t.KeepAll = r.Request.LeaveOut, r.Request.KeepAll
+	}
 	return t, s.furnish(&t, n, master)
 }
 
@@ -210,6 +214,9 @@ func (s *Server) furnish(t *api.Task, n node.Node, master netip.Addr) (err error
 	p, err := stateless.LoadProfile(s.cfg.State, profile)
 	if err != nil {
 		return err
+	}
+	if t.Kind == api.TaskCapture {
+		t.LeaveOut = slices.Concat(p.LeaveOut, t.LeaveOut)
 	}
 	t.Attrs = map[string]string{"NODE": string(n.Name), "HOSTNAME": t.Hostname, "MASTER": master.String(), "IMAGE": t.Image, "JOB": t.Job, "TASK": string(t.Kind),
 		"ARCH": string(n.Arch), "FIRMWARE": string(n.Firmware), "PROFILE": profile, "NODE_GROUPS": strings.Join(n.Groups, ","), "NFS_PORT": portOfAddr(s.cfg.NFS)}

@@ -30,6 +30,7 @@ type Profile struct {
 	Files       []File            `yaml:"files" json:"files,omitempty"`
 	Cmdline     []string          `yaml:"cmdline" json:"cmdline,omitempty"`
 	Mounts      []Mount           `yaml:"mounts" json:"-"`
+	LeaveOut    []string          `yaml:"leave_out" json:"-"` // files that a capture takes as zeros
 	Postscripts Postscripts       `yaml:"postscripts" json:"-"`
 }
 
@@ -197,6 +198,7 @@ func (p *Profile) check() *fault {
 		{"$.modules.rootimg", p.Modules.Rootimg, moduleName.MatchString, "a kernel module or a folder of them"},
 		{"$.exclude", p.Exclude, okPattern, "an absolute path or pattern"},
 		{"$.cmdline", p.Cmdline, okWord, "one word of printable ASCII"},
+		{"$.leave_out", p.LeaveOut, OKLeaveOut, "a path or a name of files to leave out"},
 	}
 	for _, l := range lists {
 		for i, item := range l.items {
@@ -231,6 +233,12 @@ func (p *Profile) check() *fault {
 func okPattern(s string) bool {
 	_, err := path.Match(strings.TrimPrefix(s, "-"), "/")
 	return err == nil && cleanAbs(strings.TrimPrefix(s, "-"))
+}
+
+// OKLeaveOut is true for a pattern of files to leave out that the agent takes.
+func OKLeaveOut(s string) bool {
+	_, err := path.Match(s, "/")
+	return err == nil && s != "" && path.Clean(s) != "/" && !slices.Contains(strings.Split(s, "/"), "..") && !strings.ContainsAny(s, "\x00\n")
 }
 
 func okWord(s string) bool {
@@ -322,6 +330,7 @@ func over(base, child Profile) Profile {
 	out.Packages = without(base.Packages, child.Packages)
 	out.Firmware = without(base.Firmware, child.Firmware)
 	out.Exclude = without(base.Exclude, child.Exclude)
+	out.LeaveOut = without(base.LeaveOut, child.LeaveOut)
 	out.Cmdline = slices.Concat(base.Cmdline, child.Cmdline)
 	// The order matters to modules, where the last word on a module holds.
 	out.Modules.Initrd = slices.Concat(base.Modules.Initrd, child.Modules.Initrd)

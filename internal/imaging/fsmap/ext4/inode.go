@@ -106,6 +106,7 @@ type mapping struct {
 	blocks uint64 // of the file; what its map has beyond these does not count
 	nodes  int    // blocks of the map that may still be read, which bounds the work
 	visit  func(run) error
+	seen   func(blockNr) // called with each block of the map itself; nil means nobody asks
 
 	last run // not yet visited, as the next may lengthen it
 }
@@ -149,6 +150,9 @@ func (m *mapping) add(r run) error {
 func (m *mapping) node(n blockNr) ([]byte, error) {
 	if m.nodes--; m.nodes < 0 {
 		return nil, damaged("the map of its blocks is too large")
+	}
+	if m.seen != nil {
+		m.seen(n)
 	}
 	return m.fs.readMeta(n)
 }

@@ -1,0 +1,304 @@
+// Package leaveout finds the files of a volume whose content need not be captured.
+//
+// What is left out is captured as zeros: the file is there with its size, owner and name, and reads as zeros. Metadata
+// is never touched. A file that shares its blocks with another, or has another name that no rule is about, is kept.
+package leaveout
+
+import (
+	"bufio"
+	"bytes"
+	"fmt"
+	"io"
+	"path"
+	"slices"
+	"strings"
+
+	"mimeo/internal/imaging/extent"
+	"mimeo/internal/imaging/fsmap/tree"
+)
+
+// Rules say which files to leave out.
+type Rules struct {
+	// Patterns name files and directories; a directory stands for all below it. One that begins with "/" is matched
+	// from the root on, any other against the last part of each path. "*", "?" and "[...]" match within one part, "**"
+	// as a part of its own matches any number of parts. Upper and lower case differ.
+	Patterns []string
+	// Swap leaves out what systems swap to and hibernate in: the swap files of Linux (all but their header) and the page
+	// and hibernation files of Windows.
+	Swap bool
+}
+
+// Check refuses patterns that cannot match.
+func (r Rules) Check() error {
+	for _, p := range r.Patterns {
+		if p == "" || path.Clean(p) == "/" || len(p) > 4096 {
+			return fmt.Errorf("leave out %q: want a path below / or a name", p)
+		}
+		for _, part := range strings.Split(p, "/") {
+			if _, err := path.Match(part, ""); err != nil {
+				return fmt.Errorf("leave out %q: %w", p, err)
+			}
+			if part == ".." {
+				return fmt.Errorf("leave out %q: a path with .. is not followed", p)
+			}
+		}
+	}
+	return nil
+}
+
+// Found is what was found to be left out.
+type Found struct {
+	Extents extent.List // in bytes of the volume
+	Files   int
+	Notes   []string // of what a rule names and what is kept all the same, and of what could not be read
+}
+
+const (
+	swapHeader = 64 << 10 // kept of a swap file: a page, of any architecture
+	maxNotes   = 20
+)
+
+// windows are the files that Windows swaps to and hibernates in, at the root of a volume.
+var windows = map[string]bool{"pagefile.sys": true, "swapfile.sys": true, "hiberfil.sys": true}
+
+// Claims calls add with every stretch of the volume that something of the filesystem says is its own. why says why not
+// all could be told, or is empty.
+type Claims func(add func(extent.Extent)) (why string, err error)
+
+// Find returns what the rules leave out of a volume, so far as nothing else of the filesystem claims the same blocks:
+// in a damaged one, two files may. Damage is noted, and what is damaged is kept. An error means that the rules make no
+// sense, or that the volume could not be read.
+func Find(fs tree.FS, rules Rules, claims Claims) (Found, error) {
+	found, err := find(fs, rules)
+	if err != nil || len(found.Extents) == 0 {
+		return found, err
+	}
+	times := make([]int64, len(found.Extents)) // bytes that were claimed of each extent
+	why, err := claims(func(e extent.Extent) {
+		i, _ := slices.BinarySearchFunc(found.Extents, e.Off, func(x extent.Extent, off int64) int {
+			if x.End() <= off {
+				return -1
+			}
+			return 1
+		})
+		for ; i < len(found.Extents) && found.Extents[i].Off < e.End(); i++ {
+			x := found.Extents[i]
+			times[i] += min(x.End(), e.End()) - max(x.Off, e.Off)
+		}
+	})
+	if err != nil {
+		return Found{}, err
+	}
+	if why != "" {
+		return Found{Notes: append(found.Notes, "nothing is left out: "+why)}, nil
+	}
+	var alone extent.List
+	for i, x := range found.Extents {
+		if times[i] == x.Len {
+			alone = append(alone, x)
+		}
+	}
+	if n := len(found.Extents) - len(alone); n > 0 {
+		found.Notes = append(found.Notes, fmt.Sprintf("%d stretches are kept: another file claims them too", n))
+	}
+	found.Extents = alone
+	return found, nil
+}
+
+// find walks the files of a volume.
+func find(fs tree.FS, rules Rules) (Found, error) {
+	if err := rules.Check(); err != nil {
+		return Found{}, err
+	}
+	f := &finder{fs: fs}
+	for _, p := range rules.Patterns {
+		f.patterns = append(f.patterns, newPattern(p))
+	}
+	if rules.Swap {
+		f.swap()
+	}
+	if len(f.patterns) > 0 {
+		root, err := fs.File(fs.Root())
+		if err != nil {
+			f.note("its root cannot be read: %v", err)
+		} else {
+			f.walk(root)
+		}
+	}
+	f.found.Extents = extent.FromUnsorted(f.es)
+	return f.found, nil
+}
+
+type finder struct {
+	fs       tree.FS
+	patterns []pattern
+	found    Found
+	es       []extent.Extent
+	notes    int
+}
+
+func (f *finder) note(format string, args ...any) {
+	f.notes++
+	switch {
+	case f.notes < maxNotes:
+		f.found.Notes = append(f.found.Notes, fmt.Sprintf(format, args...))
+	case f.notes == maxNotes:
+		f.found.Notes = append(f.found.Notes, "more files are kept, or cannot be read")
+	}
+}
+
+// walk looks at all files. Below a directory that is matched everything is left out.
+func (f *finder) walk(root tree.File) {
+	below := "" // the directory that was matched last
+	_ = tree.Walk(f.fs, "/", root, func(name string, g tree.File, err error) error {
+		if err != nil {
+			f.note("%v", err)
+			return nil
+		}
+		if below != "" && !strings.HasPrefix(name, below+"/") {
+			below = ""
+		}
+		if below == "" && !f.matches(name) {
+			return nil
+		}
+		switch g.Type() {
+		case tree.Dir:
+			if below == "" {
+				below = name
+			}
+		case tree.Regular:
+			f.leave(name, g, 0)
+		}
+		return nil
+	})
+}
+
+func (f *finder) matches(name string) bool {
+	return slices.ContainsFunc(f.patterns, func(p pattern) bool { return p.match(name) })
+}
+
+// leave leaves the content of a file out, but for its first bytes.
+func (f *finder) leave(name string, g tree.File, keep int64) {
+	if g.Size <= keep {
+		return
+	}
+	if g.Links > 1 {
+		f.note("%s is kept: it has another name", name)
+		return
+	}
+	r, err := f.fs.Open(g.Inode)
+	if err != nil {
+		f.note("%s is kept: %v", name, err)
+		return
+	}
+	p, ok := r.(*tree.Pieced)
+	if !ok {
+		return // so small that it lies within metadata, or kept in a way of its own
+	}
+	f.found.Files++
+	for _, e := range p.Pieces {
+		if cut := min(max(keep-e.At, 0), e.Len); cut < e.Len {
+			f.es = append(f.es, extent.Extent{Off: e.Off + cut, Len: e.Len - cut})
+		}
+	}
+}
+
+// swap finds swap, page and hibernation files.
+func (f *finder) swap() {
+	for name := range windows {
+		if g, err := tree.Lookup(f.fs, "/"+name, false); err == nil && g.Type() == tree.Regular {
+			f.leave("/"+name, g, 0)
+		}
+	}
+	for _, name := range f.swapFiles() {
+		g, err := tree.Lookup(f.fs, name, true)
+		if err != nil || g.Type() != tree.Regular {
+			continue
+		}
+		if r, err := f.fs.Open(g.Inode); err == nil && isSwap(r) {
+			f.leave(name, g, swapHeader)
+		}
+	}
+}
+
+// swapFiles returns where a Linux system may have swap files.
+func (f *finder) swapFiles() []string {
+	names := []string{"/swapfile", "/swap.img", "/var/swap", "/var/swapfile"}
+	fstab, err := tree.Lookup(f.fs, "/etc/fstab", true)
+	if err != nil || fstab.Type() != tree.Regular {
+		return names
+	}
+	r, err := f.fs.Open(fstab.Inode)
+	if err != nil {
+		return names
+	}
+	lines := bufio.NewScanner(io.NewSectionReader(r, 0, min(fstab.Size, 1<<20)))
+	for lines.Scan() {
+		w := strings.Fields(lines.Text())
+		if len(w) >= 3 && w[2] == "swap" && strings.HasPrefix(w[0], "/") && !strings.HasPrefix(w[0], "/dev/") && !slices.Contains(names, path.Clean(w[0])) {
+			names = append(names, path.Clean(w[0]))
+		}
+	}
+	return names
+}
+
+// isSwap tells whether a file has the header of a swap area: a word at the end of the first page, whose size differs
+// between architectures.
+func isSwap(r io.ReaderAt) bool {
+	head := make([]byte, swapHeader)
+	if n, _ := r.ReadAt(head, 0); n < len(head) {
+		return false
+	}
+	for page := 4096; page <= len(head); page *= 2 {
+		if bytes.Equal(head[page-10:page], []byte("SWAPSPACE2")) {
+			return true
+		}
+	}
+	return false
+}
+
+// pattern is a pattern in its parts.
+type pattern struct {
+	parts    []string
+	anchored bool
+}
+
+func newPattern(s string) pattern {
+	return pattern{parts: strings.Split(strings.Trim(path.Clean(s), "/"), "/"), anchored: strings.HasPrefix(s, "/")}
+}
+
+func (p pattern) match(name string) bool {
+	parts := strings.Split(strings.Trim(name, "/"), "/")
+	if p.anchored {
+		return matchParts(p.parts, parts)
+	}
+	return len(parts) >= len(p.parts) && matchParts(p.parts, parts[len(parts)-len(p.parts):])
+}
+
+func matchParts(pattern, parts []string) bool {
+	// The last "**" seen, and where it began to match: going back to it is enough, as with "*" in a name.
+	star, from := -1, 0
+	i, j := 0, 0
+	for j < len(parts) {
+		if i < len(pattern) {
+			if pattern[i] == "**" {
+				star, from = i, j
+				i++
+				continue
+			}
+			if ok, _ := path.Match(pattern[i], parts[j]); ok {
+				i, j = i+1, j+1
+				continue
+			}
+		}
+		if star < 0 {
+			return false
+		}
+		from++
+		i, j = star+1, from
+	}
+	for i < len(pattern) && pattern[i] == "**" {
+		i++
+	}
+	return i == len(pattern)
+}
