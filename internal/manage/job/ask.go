@@ -90,6 +90,19 @@ func (e *Engine) New(ctx context.Context, w Work) ([]api.Job, error) {
 	return out, nil
 }
 
+// OfKey are the jobs that a client's key made; none where the key is new.
+func (e *Engine) OfKey(ctx context.Context, key string) ([]api.Job, error) {
+	var ids []string
+	err := e.db.Update(ctx, func(t *inventory.Tx) (err error) {
+		ids, err = t.JobsOfKey(key)
+		return err
+	})
+	if err != nil || len(ids) == 0 {
+		return nil, err
+	}
+	return e.Some(ctx, ids)
+}
+
 // newBatch keeps what was asked for together, and gives it an ID; "" for a job by itself.
 func (e *Engine) newBatch(t *inventory.Tx, w Work) (id string, err error) {
 	req := w.Request

@@ -5,7 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"net/http"
-	"net/netip"
+	"slices"
 	"strconv"
 	"strings"
 	"time"
@@ -54,81 +54,149 @@ func (s *Server) newJobs(r *http.Request) (any, error) {
 	return s.makeJobs(r.Context(), req)
 }
 
-// makeJobs checks what a job needs before it touches any node: the image, the stateless image, the names.
+// makeJobs makes the jobs that an admin asks for.
 func (s *Server) makeJobs(ctx context.Context, req api.JobNew) ([]api.Job, error) {
+	return s.makeWork(ctx, req, "", time.Time{})
+}
+
+// makeWork checks what jobs need before any node is touched, and makes them. schedule asks for them, or "", and planned
+// is when they were to begin; zero means now.
+func (s *Server) makeWork(ctx context.Context, req api.JobNew, schedule string, planned time.Time) ([]api.Job, error) {
 	if req.Key == "" || len(req.Key) > 200 {
 		return nil, &api.Error{Code: "bad_request", Message: "a job needs a key of at most 200 characters, so that a request sent twice makes one job"}
 	}
-	if req.Tries < 0 || req.Tries > 100 {
-		return nil, &api.Error{Code: "bad_request", Message: "tries: want 1 to 100"}
+	// What was made already is not checked again: its nodes are at work by now.
+	if known, err := s.jobs.OfKey(ctx, req.Key); err != nil || len(known) > 0 {
+		return known, err
 	}
-	name, revText, hasRev := strings.Cut(req.Image, "@")
-	if err := manifest.ValidName(name); err != nil {
-		return nil, &api.Error{Code: "bad_request", Message: err.Error()}
-	}
-	nodes, err := s.expand(ctx, req.Range, false)
+	p, err := s.plan(ctx, req)
 	if err != nil {
 		return nil, err
 	}
-	if len(nodes) == 0 {
-		return nil, &api.Error{Code: "not_found", Message: fmt.Sprintf("%q names no node", req.Range)}
+	looks, err := s.look(ctx, p)
+	if err != nil {
+		return nil, err
 	}
-	rev := store.Revision{}
+	req.Image = p.image
+	w := job.Work{Request: req, Rev: p.rev.Rev, Manifest: p.rev.ID, Schedule: schedule, From: planned, Unfit: map[node.Name]*api.Error{}}
+	var first *api.Error
+	for _, l := range looks {
+		w.Nodes = append(w.Nodes, l.Node)
+		if l.Problem != nil {
+			w.Unfit[l.Node] = l.Problem
+			if first == nil {
+				first = l.Problem
+			}
+		}
+	}
+	switch {
+	case first == nil:
+	case !req.Skip || req.FailFast || len(looks) == 1:
+		return nil, first
+	case len(w.Unfit) == len(looks):
+		return nil, &api.Error{Code: first.Code, Message: fmt.Sprintf("none of the %d nodes can take it; %s", len(looks), first.Message), Hint: first.Hint}
+	}
+	return s.jobs.New(ctx, w)
+}
+
+// plan is what a request comes to: its nodes, and the revision that is deployed.
+type plan struct {
+	req      api.JobNew
+	nodes    []node.Node
+	image    string // name
+	rev      store.Revision
+	manifest *manifest.Manifest // nil for a capture
+}
+
+// maxBatch bounds what numbers a request may hold.
+const (
+	maxBatch  = 100_000
+	maxWithin = 30 * 24 * time.Hour
+)
+
+// plan reads a request, apart from what its nodes say to it.
+func (s *Server) plan(ctx context.Context, req api.JobNew) (p plan, err error) {
+	bad := func(format string, args ...any) (plan, error) {
+		return plan{}, &api.Error{Code: "bad_request", Message: fmt.Sprintf(format, args...)}
+	}
+	p.req = req
+	switch {
+	case req.Tries < 0 || req.Tries > 100:
+		return bad("tries: want 1 to 100")
+	case req.Max < 0 || req.Max > maxBatch:
+		return bad("max: want 1 to %d", maxBatch)
+	case req.WithinMS < 0 || req.WithinMS > maxWithin.Milliseconds():
+		return bad("within_ms: want more than 0, and at most 30 days")
+	}
+	name, revText, hasRev := strings.Cut(req.Image, "@")
+	p.image = name
+	if err := manifest.ValidName(name); err != nil {
+		return bad("%v", err)
+	}
+	if p.nodes, err = s.expand(ctx, req.Range, false); err != nil {
+		return p, err
+	}
+	if len(p.nodes) == 0 {
+		return p, &api.Error{Code: "not_found", Message: fmt.Sprintf("%q names no node", req.Range)}
+	}
 	switch req.Kind {
 	case api.TaskCapture:
 		if hasRev {
-			return nil, &api.Error{Code: "bad_request", Message: "a capture makes the next revision: name the image without @"}
+			return bad("a capture makes the next revision: name the image without @")
 		}
-		if len(nodes) != 1 {
-			return nil, &api.Error{Code: "bad_request", Message: fmt.Sprintf("%q names %d nodes: an image is captured of one", req.Range, len(nodes))}
+		if len(p.nodes) != 1 {
+			return bad("%q names %d nodes: an image is captured of one", req.Range, len(p.nodes))
+		}
+		for _, l := range req.LeaveOut {
+			if !stateless.OKLeaveOut(l) {
+				return bad("leave out %q: want a path below / or a name, with * and ? and [...]", l)
+			}
 		}
 	case api.TaskDeploy:
 		n := 0
 		if hasRev {
 			if n, err = strconv.Atoi(revText); err != nil || n < 1 {
-				return nil, &api.Error{Code: "bad_request", Message: fmt.Sprintf("%q: want NAME or NAME@REV", req.Image)}
+				return bad("%q: want NAME or NAME@REV", req.Image)
 			}
 		}
-		if rev, err = store.Find(ctx, s.store, name, n); err != nil {
+		if p.rev, err = store.Find(ctx, s.store, name, n); err != nil {
 			if errors.Is(err, store.ErrNotFound) {
-				return nil, &api.Error{Code: "not_found", Message: fmt.Sprintf("no image %q", req.Image), Hint: `"mimeo image list" shows all`}
+				return p, &api.Error{Code: "not_found", Message: fmt.Sprintf("no image %q", req.Image), Hint: `"mimeo image list" shows all`}
 			}
-			return nil, err
+			return p, err
+		}
+		if p.manifest, err = s.store.Manifest(ctx, p.rev.ID); err != nil {
+			return p, fmt.Errorf("%s@%d: %w", name, p.rev.Rev, err)
 		}
 		if req.Grow != "" && req.Grow != "last" && req.Grow != "none" {
-			return nil, &api.Error{Code: "bad_request", Message: fmt.Sprintf("grow %q: want last or none", req.Grow)}
+			return bad("grow %q: want last or none", req.Grow)
 		}
 	default:
-		return nil, &api.Error{Code: "bad_request", Message: fmt.Sprintf("job kind %q: want capture or deploy", req.Kind)}
+		return bad("job kind %q: want capture or deploy", req.Kind)
 	}
-	req.Image = name
-	var names []node.Name
-	for _, n := range nodes {
-		if err := s.canNetboot(n); err != nil {
-			return nil, err
-		}
-		// The profile and the postscripts are looked at before any node is touched.
-		if err := s.furnish(&api.Task{Kind: req.Kind}, n, netip.IPv4Unspecified()); err != nil {
-			return nil, badRequest(err)
-		}
-		names = append(names, n.Name)
-	}
-	return s.jobs.New(ctx, job.Work{Request: req, Nodes: names, Rev: rev.Rev, Manifest: rev.ID})
+	return p, nil
 }
 
-// canNetboot refuses a job that could only fail: no network card, or no stateless image for it.
-func (s *Server) canNetboot(n node.Node) error {
+// canNetboot refuses a job that could only fail: no network card, or no stateless image for it. good has what was found
+// good for nodes before.
+func (s *Server) canNetboot(n node.Node, good map[string]bool) error {
 	if len(n.NICs) == 0 {
 		return &api.Error{Code: "bad_request", Message: fmt.Sprintf("%s has no network card to boot from", n.Name), Hint: fmt.Sprintf("mimeo node set %s mac=ADDRESS", n.Name)}
 	}
 	profile := orDefault(n.Profile, "imaging")
+	key := profile + "/" + string(n.Arch)
+	if good[key] {
+		return nil
+	}
 	if n.Arch == "" {
 		// Not known before it has netbooted once: any build of the profile will do for now.
 		all, err := stateless.Show(s.cfg.State, profile, "")
-		if err == nil && len(all) > 0 {
-			return nil
-		}
-	} else if _, err := stateless.Current(s.cfg.State, profile, n.Arch); err == nil {
+		good[key] = err == nil && len(all) > 0
+	} else {
+		_, err := stateless.Current(s.cfg.State, profile, n.Arch)
+		good[key] = err == nil
+	}
+	if good[key] {
 		return nil
 	}
 	arch := ""
@@ -142,7 +210,12 @@ func (s *Server) canNetboot(n node.Node) error {
 const maxJobs = 1000
 
 func (s *Server) listJobs(r *http.Request) (any, error) {
-	f := inventory.JobFilter{Active: r.FormValue("active") != "", Limit: maxJobs}
+	f := inventory.JobFilter{Active: r.FormValue("active") != "", Batch: r.FormValue("batch"), Newest: r.FormValue("failed") != "", Limit: maxJobs}
+	if f.Batch != "" {
+		if _, err := s.batch(r.Context(), f.Batch); err != nil {
+			return nil, err
+		}
+	}
 	if expr := r.FormValue("range"); expr != "" {
 		nodes, err := s.expand(r.Context(), expr, false)
 		if err != nil {
@@ -153,7 +226,14 @@ func (s *Server) listJobs(r *http.Request) (any, error) {
 			f.Nodes = append(f.Nodes, n.Name)
 		}
 	}
-	return s.jobs.Publics(r.Context(), f)
+	if f.Newest || f.Batch != "" {
+		f.Limit = 0 // not more than there are nodes
+	}
+	jobs, err := s.jobs.Publics(r.Context(), f)
+	if f.Newest {
+		jobs = slices.DeleteFunc(jobs, func(j api.Job) bool { return j.Phase != api.PhaseFailed && j.Phase != api.PhaseLost })
+	}
+	return jobs, err
 }
 
 func (s *Server) jobEvents(r *http.Request) (any, error) {
@@ -170,15 +250,9 @@ func (s *Server) retryJob(r *http.Request) (any, error) {
 		return nil, err
 	}
 	if old.Active {
-		return nil, &api.Error{Code: "conflict", Message: fmt.Sprintf("job %s is still on: %s", old.ID, old.Phase)}
+		return nil, stillOn(old)
 	}
-	req := old.Request
-	req.Range = string(old.Node)
-	req.Key = fmt.Sprintf("retry-%s-%d", old.ID, time.Now().UnixNano())
-	if old.Kind == api.TaskDeploy {
-		req.Image = fmt.Sprintf("%s@%d", old.Image, old.Rev)
-	}
-	jobs, err := s.makeJobs(r.Context(), req)
+	jobs, err := s.makeJobs(r.Context(), again([]job.Record{old}, fmt.Sprintf("retry-%s-%d", old.ID, time.Now().UnixNano())))
 	if err != nil {
 		return nil, err
 	}

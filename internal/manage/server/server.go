@@ -32,6 +32,7 @@ import (
 	"mimeo/internal/manage/nfs"
 	"mimeo/internal/manage/power"
 	"mimeo/internal/manage/power/open"
+	"mimeo/internal/manage/schedule"
 )
 
 // Server is a management node. Make one with New, then call Serve.
@@ -55,6 +56,8 @@ type Server struct {
 	tftp   *tftp.Server
 	nfs    *nfs.Server
 	dhcp   []*dhcp.Server
+
+	schedules *schedule.Runner
 
 	builds   sync.Mutex    // one stateless build at a time
 	browsing chan struct{} // agents that read images' files just now
@@ -109,6 +112,7 @@ func New(ctx context.Context, cfg config.Config, version string, log *slog.Logge
 	if err != nil {
 		return nil, err
 	}
+	s.schedules = s.newSchedules()
 	for _, f := range cfg.Interfaces {
 		p, err := addressOf(f.Name)
 		if err != nil {
@@ -165,6 +169,7 @@ func (s *Server) Serve(ctx context.Context) error {
 	defer s.close()
 	g, ctx := errgroup.WithContext(ctx)
 	g.Go(func() error { return s.jobs.Run(ctx) })
+	g.Go(func() error { return s.schedules.Run(ctx) })
 	api := &http.Server{Handler: s.apiHandler(), ReadHeaderTimeout: 20 * time.Second, IdleTimeout: 2 * time.Minute, ErrorLog: slog.NewLogLogger(s.log.Handler(), slog.LevelDebug),
 		TLSConfig: &tls.Config{Certificates: []tls.Certificate{s.cert}, MinVersion: tls.VersionTLS12}}
 	boot := &http.Server{Handler: s.bootHandler(), ReadHeaderTimeout: 20 * time.Second, IdleTimeout: 2 * time.Minute, ErrorLog: slog.NewLogLogger(s.log.Handler(), slog.LevelDebug)}
