@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"net/http"
 	"net/netip"
+	"strings"
 
 	"mimeo/internal/cluster/api"
 	"mimeo/internal/cluster/node"
@@ -58,8 +59,11 @@ func (s *Server) look(ctx context.Context, p plan) ([]api.PreflightNode, error) 
 		} else if reported.problem != nil {
 			l.Warnings = append([]string{reported.problem.Message}, l.Warnings...)
 		}
-		if n.BMC.URL == "" || n.BMC.URL == "manual:" {
+		switch {
+		case !node.OwnBMC(n.BMC.URL) && !strings.HasPrefix(n.BMC.URL, "exec:"):
 			l.Warnings = append(l.Warnings, "it has no BMC: a person must switch it on")
+		case strings.HasPrefix(n.BMC.URL, "wol:"):
+			l.Warnings = append(l.Warnings, "Wake-on-LAN switches it on, and not off: a person must reboot it where it is on")
 		}
 		out = append(out, l)
 	}
