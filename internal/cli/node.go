@@ -107,7 +107,7 @@ its first line may name the columns.`,
 	f.StringVar(&mac, "mac", "", "MAC address of the card it boots from; several with commas")
 	f.StringVar(&macFrom, "mac-from", "", "CSV `file` with node,mac")
 	f.StringVar(&ip, "ip", "", "fixed IPv4 address; without one it gets one from the pool")
-	f.StringVar(&bmc, "bmc", "", "`URL` of the BMC: ipmi://ADDRESS, redfish://ADDRESS, manual: (the default)")
+	f.StringVar(&bmc, "bmc", "", "`URL` of the BMC: ipmi://ADDRESS, redfish://ADDRESS, exec:NAME, wol:, manual: (the default)")
 	f.StringVar(&user, "user", "", "BMC user")
 	f.BoolVar(&passwordStdin, "password-stdin", false, "read the BMC password from standard input")
 	f.StringVar(&passwordFile, "password-file", "", "read the BMC password from a `file`")

@@ -126,13 +126,39 @@ func putIPs(n *Node, v string) {
 	}
 }
 
+// OwnBMC tells whether a BMC's URL leads to one node alone, as that of a BMC on the network does. A person, a command and
+// a magic packet are for any number of nodes.
+func OwnBMC(url string) bool {
+	return url != "" && url != "manual:" && !strings.HasPrefix(url, "exec:") && !strings.HasPrefix(url, "wol:")
+}
+
+// IsCommand tells whether a text can name a command of the server's configuration: letters, digits, - and _.
+func IsCommand(name string) bool {
+	return name != "" && len(name) <= 63 && strings.Trim(name, "abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789-_") == ""
+}
+
 func checkBMC(v string) (string, error) {
 	if v == "manual:" {
 		return v, nil
 	}
+	if name, ok := strings.CutPrefix(v, "exec:"); ok {
+		if !IsCommand(name) {
+			return "", fmt.Errorf("%q: want exec:NAME, with the name of a command in the configuration of mimeod", v)
+		}
+		return v, nil
+	}
+	if to, ok := strings.CutPrefix(v, "wol:"); ok {
+		to, address := strings.CutPrefix(to, "//")
+		_, err := netip.ParseAddrPort(to)
+		_, err2 := netip.ParseAddr(strings.Trim(to, "[]"))
+		if address && err != nil && err2 != nil || !address && (len(to) > 15 || strings.ContainsAny(to, " \t\n/:?#@")) {
+			return "", fmt.Errorf("%q: want wol:, wol:INTERFACE, or wol://ADDRESS for the broadcast address of another network", v)
+		}
+		return v, nil
+	}
 	u, err := url.Parse(v)
 	if err != nil || u.Host == "" || !slices.Contains([]string{"ipmi", "redfish", "redfish+http"}, u.Scheme) {
-		return "", fmt.Errorf("%q: want ipmi://ADDRESS, redfish://ADDRESS or manual:", v)
+		return "", fmt.Errorf("%q: want ipmi://ADDRESS, redfish://ADDRESS, exec:NAME, wol: or manual:", v)
 	}
 	if u.User != nil {
 		return "", fmt.Errorf("put the user into bmc.user and the password into bmc.password, not into the URL")

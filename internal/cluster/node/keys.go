@@ -229,7 +229,7 @@ func CheckGroup(name, value string) (string, error) {
 	if err == nil {
 		_, err = k.check(filled)
 	}
-	if err == nil && k.each && filled == value && !strings.HasSuffix(value, ":") { // manual: names no address
+	if err == nil && k.each && filled == value && (name != "bmc" || OwnBMC(value)) {
 		err = fmt.Errorf("all nodes of the group would have the same: want {name} or {n} in it")
 	}
 	return value, err

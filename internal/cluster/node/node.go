@@ -70,7 +70,7 @@ type NIC struct {
 
 // BMC says how to switch a node's power. The password is never shown: it lives in the inventory, sealed.
 type BMC struct {
-	URL         string `json:"url,omitempty"` // ipmi://10.0.9.7, redfish://10.0.9.7, manual: (by hand); empty means manual
+	URL         string `json:"url,omitempty"` // ipmi://10.0.9.7, redfish://10.0.9.7, exec:NAME, wol:, manual: (by hand); empty means manual
 	User        string `json:"user,omitempty"`
 	HasPassword bool   `json:"has_password,omitempty"`
 	Insecure    bool   `json:"insecure,omitempty"`     // Redfish: accept any certificate

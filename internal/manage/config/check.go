@@ -56,9 +56,6 @@ func (c *Config) Complete() (err error) {
 	def(&c.NFS, ":4449")
 	def(&c.Log, "text")
 	def(&c.LogLevel, "info")
-	if c.Limits.BMCs == 0 {
-		c.Limits.BMCs = 16
-	}
 	if c.State, err = filepath.Abs(c.State); err != nil {
 		return c.wrong("state", "%v", err)
 	}
@@ -79,8 +76,8 @@ func (c *Config) Complete() (err error) {
 	if c.Log != "text" && c.Log != "json" {
 		return c.wrong("log", "%q: want text or json", c.Log)
 	}
-	if c.Limits.BMCs < 1 || c.Limits.BMCs > 1000 {
-		return c.wrong("limits.bmcs", "%d: want 1 to 1000", c.Limits.BMCs)
+	if err := c.checkPower(); err != nil {
+		return err
 	}
 	for key, n := range map[string]int{"jobs.max_active": c.Jobs.MaxActive, "jobs.max_captures": c.Jobs.MaxCaptures, "jobs.max_deploys": c.Jobs.MaxDeploys} {
 		if n < 0 {

@@ -35,6 +35,7 @@ type Config struct {
 	Interfaces []Interface `yaml:"interfaces"`
 	Limits     Limits      `yaml:"limits"`
 	Jobs       Jobs        `yaml:"jobs"`
+	Power      Power       `yaml:"power"`
 
 	file   string            // that was read
 	tree   *ast.File         // what is in it, for the places of errors
@@ -53,7 +54,7 @@ type Interface struct {
 	RA      string   `yaml:"ra"`      // IPv6 router advertisements: auto, on, off
 }
 
-// Limits say how long jobs wait, and how much is done at once.
+// Limits say how long jobs wait.
 type Limits struct {
 	Netboot      Duration `yaml:"netboot"`       // from power-on, or one step of the boot, to the next; default 5m
 	AgentSilence Duration `yaml:"agent_silence"` // without a word from an agent; default 1m
@@ -61,7 +62,6 @@ type Limits struct {
 	Power        Duration `yaml:"power"`         // for one power command; default 2m
 	Stall        Duration `yaml:"stall"`         // without a byte of progress from an agent that speaks; default 30m
 	SoftOff      OrOff    `yaml:"soft_off"`      // for a running system to shut down before a capture; default 1m; off: it is not asked
-	BMCs         int      `yaml:"bmcs"`          // power commands at once; default 16
 }
 
 // Jobs says how many are at work at once; the others wait for their turn. Zero means no bound.

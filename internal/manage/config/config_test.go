@@ -1,6 +1,7 @@
 package config
 
 import (
+	"errors"
 	"os"
 	"path/filepath"
 	"reflect"
@@ -27,7 +28,7 @@ func TestDefaults(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	if c.State != "/var/lib/mimeo" || c.Store != "dir:/var/lib/mimeo/store" || c.HTTPS != ":4443" || c.Limits.BMCs != 16 {
+	if c.State != "/var/lib/mimeo" || c.Store != "dir:/var/lib/mimeo/store" || c.HTTPS != ":4443" || c.Power.Parallel != 200 || c.Power.Stagger != 10 {
 		t.Errorf("defaults are %+v", c)
 	}
 	if _, err := Load(filepath.Join(t.TempDir(), "missing.yaml")); err == nil {
@@ -68,7 +69,7 @@ func TestErrorsNameThePlace(t *testing.T) {
 		"interfaces:\n- name: a\n  domain: a b\n":               {"c.yaml:3: interfaces[0].domain: "},
 		"limits:\n  netboot: soon\n":                            {"c.yaml", "90s"},
 		"limits:\n  netboot: -3s\n":                             {"c.yaml", "90s"},
-		"limits:\n  bmcs: -1\n":                                 {"c.yaml:2: limits.bmcs: "},
+		"power:\n  parallel: -1\n":                              {"c.yaml:2: power.parallel: "},
 		"limits:\n  netboot: off\n":                             {"c.yaml", "90s"},
 		"jobs:\n  max_active: 20\n  max_deploys: -1\n":          {"c.yaml:3: jobs.max_deploys: "},
 		"log: loud\n":                                           {"c.yaml:1: log: "},
@@ -113,7 +114,7 @@ func TestPrecedence(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	env := []string{"HOME=/x", EnvFile + "=" + f, "MIMEOD_HTTP=:3333", "MIMEOD_HTTPS=worse", "MIMEOD_LIMITS_AGENT_SILENCE=7s", "MIMEOD_LIMITS_BMCS=3", "MIMEOD_INTERFACES=eth1, eth2=proxy", "MIMEOD_LOG="}
+	env := []string{"HOME=/x", EnvFile + "=" + f, "MIMEOD_HTTP=:3333", "MIMEOD_HTTPS=worse", "MIMEOD_LIMITS_AGENT_SILENCE=7s", "MIMEOD_POWER_PARALLEL=3", "MIMEOD_INTERFACES=eth1, eth2=proxy", "MIMEOD_LOG="}
 	if err := c.FromEnv(env); err != nil {
 		t.Fatal(err)
 	}
@@ -126,7 +127,7 @@ func TestPrecedence(t *testing.T) {
 	if err := c.Complete(); err != nil {
 		t.Fatal(err)
 	}
-	if c.HTTP != ":3333" || c.HTTPS != ":4444" || c.TFTP != ":2222" || c.Log != "text" || c.Limits.BMCs != 3 || time.Duration(c.Limits.AgentSilence) != 7*time.Second || time.Duration(c.Limits.Power) != 5*time.Second {
+	if c.HTTP != ":3333" || c.HTTPS != ":4444" || c.TFTP != ":2222" || c.Log != "text" || c.Power.Parallel != 3 || time.Duration(c.Limits.AgentSilence) != 7*time.Second || time.Duration(c.Limits.Power) != 5*time.Second {
 		t.Errorf("%+v", c)
 	}
 	if len(c.Interfaces) != 2 || c.Interfaces[0].Name != "eth1" || c.Interfaces[0].DHCP != "full" || c.Interfaces[1].Name != "eth2" || c.Interfaces[1].DHCP != "proxy" {
@@ -138,7 +139,7 @@ func TestPrecedence(t *testing.T) {
 	if err := c.Complete(); err == nil || !strings.HasPrefix(err.Error(), "--interface: interfaces[0].dhcp: ") {
 		t.Errorf("%v", err)
 	}
-	for _, e := range []string{"MIMEOD_HTP=:1", "MIMEOD_LIMITS_POWER=soon", "MIMEOD_LIMITS_BMCS=many"} {
+	for _, e := range []string{"MIMEOD_HTP=:1", "MIMEOD_LIMITS_POWER=soon", "MIMEOD_POWER_PARALLEL=many"} {
 		if err := c.FromEnv([]string{e}); err == nil || !strings.Contains(err.Error(), strings.Split(e, "=")[0]) {
 			t.Errorf("%s: %v", e, err)
 		}
@@ -148,19 +149,46 @@ func TestPrecedence(t *testing.T) {
 	}
 }
 
-// Each key of the file but those of an interface can be set from outside.
+// Each key of the file but those of an interface and of a program can be set from outside.
 func TestAllKeysCanBeSet(t *testing.T) {
 	var c Config
 	have := c.setters()
 	for _, typ := range []struct {
 		t      reflect.Type
 		prefix string
-	}{{reflect.TypeFor[Config](), ""}, {reflect.TypeFor[Limits](), "limits."}, {reflect.TypeFor[Jobs](), "jobs."}} {
+	}{{reflect.TypeFor[Config](), ""}, {reflect.TypeFor[Limits](), "limits."}, {reflect.TypeFor[Jobs](), "jobs."}, {reflect.TypeFor[Power](), "power."}} {
 		for i := range typ.t.NumField() {
 			key := typ.t.Field(i).Tag.Get("yaml")
-			if key != "" && key != "limits" && key != "jobs" && have[typ.prefix+key] == nil {
+			if key != "" && key != "limits" && key != "jobs" && key != "power" && key != "exec" && have[typ.prefix+key] == nil {
 				t.Errorf("%s%s cannot be set", typ.prefix, key)
 			}
+		}
+	}
+}
+
+// A program that switches nodes must be one, and nobody else's.
+func TestPrograms(t *testing.T) {
+	dir := t.TempDir()
+	good, open, text := filepath.Join(dir, "good"), filepath.Join(dir, "open"), filepath.Join(dir, "text")
+	for name, mode := range map[string]os.FileMode{good: 0o755, open: 0o777, text: 0o644} {
+		if err := errors.Join(os.WriteFile(name, nil, mode), os.Chmod(name, mode)); err != nil {
+			t.Fatal(err)
+		}
+	}
+	for run, want := range map[string]string{"[" + good + ", --now]": "", "[" + open + "]": "can be written by anybody", "[" + text + "]": "is no program", "[" + dir + "/none]": "no such file", "[good]": "absolute path", "[]": "is missing"} {
+		f := filepath.Join(dir, "c.yaml")
+		if err := os.WriteFile(f, []byte("power:\n  exec:\n    pdu:\n      run: "+run+"\n"), 0o644); err != nil {
+			t.Fatal(err)
+		}
+		c, err := Load(f)
+		if err == nil {
+			err = c.Complete()
+		}
+		switch {
+		case want == "" && (err != nil || time.Duration(c.Power.Exec["pdu"].Timeout) != 30*time.Second):
+			t.Errorf("%s: %v, %+v", run, err, c.Power)
+		case want != "" && (err == nil || !strings.Contains(err.Error(), want) || !strings.Contains(err.Error(), "power.exec.pdu.run")):
+			t.Errorf("%s: %v, want %q", run, err, want)
 		}
 	}
 }

@@ -26,7 +26,7 @@ func (c *Config) setters() map[string]func(string) error {
 		},
 		"limits.soft_off": c.Limits.SoftOff.parse,
 	}
-	for key, p := range map[string]*int{"limits.bmcs": &c.Limits.BMCs, "jobs.max_active": &c.Jobs.MaxActive, "jobs.max_captures": &c.Jobs.MaxCaptures, "jobs.max_deploys": &c.Jobs.MaxDeploys} {
+	for key, p := range map[string]*int{"power.parallel": &c.Power.Parallel, "power.stagger": &c.Power.Stagger, "jobs.max_active": &c.Jobs.MaxActive, "jobs.max_captures": &c.Jobs.MaxCaptures, "jobs.max_deploys": &c.Jobs.MaxDeploys} {
 		m[key] = func(v string) (err error) {
 			if *p, err = strconv.Atoi(v); err != nil {
 				return fmt.Errorf("%q is no number", v)

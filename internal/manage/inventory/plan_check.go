@@ -93,7 +93,7 @@ func (b *book) warnings() []string {
 		}
 	}
 	look("bmc", func(n node.Node) string {
-		if n.BMC.URL == "manual:" {
+		if !node.OwnBMC(n.BMC.URL) {
 			return ""
 		}
 		return n.BMC.URL

@@ -66,7 +66,7 @@ func (s *Server) apiHandler() http.Handler {
 	route("GET /v1/inventory", s.exportInventory)
 	route("POST /v1/inventory", s.importInventory)
 	route("POST /v1/boot", s.setBoot)
-	route("POST /v1/power", s.switchPower)
+	admin.HandleFunc("POST /v1/power", s.switchPower)
 	route("POST /v1/jobs", s.newJobs)
 	route("GET /v1/jobs", s.listJobs)
 	route("POST /v1/jobs/preflight", s.preflight)

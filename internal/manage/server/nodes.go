@@ -2,21 +2,16 @@ package server
 
 import (
 	"context"
-	"errors"
 	"fmt"
 	"net/http"
 	"net/netip"
-	"slices"
 	"strconv"
 	"strings"
-	"sync"
-	"time"
 
 	"mimeo/internal/boot/netboot"
 	"mimeo/internal/cluster/api"
 	"mimeo/internal/cluster/node"
 	"mimeo/internal/manage/inventory"
-	"mimeo/internal/manage/power"
 )
 
 // nodeStatuses adds what is known of nodes just now.
@@ -193,7 +188,7 @@ func (s *Server) setBoot(r *http.Request) (any, error) {
 		return nil, err
 	}
 	if req.Cycle {
-		if err := notCycled(s.powerAll(ctx, nodes, "cycle", req.State != node.BootDisk)); err != nil {
+		if err := notCycled(s.powerAll(ctx, nodes, powerAsk{action: "cycle", network: req.State != node.BootDisk}, nil)); err != nil {
 			return nil, err
 		}
 	}
@@ -216,91 +211,6 @@ func notCycled(results []api.PowerResult) error {
 		return nil
 	}
 	return out
-}
-
-func (s *Server) switchPower(r *http.Request) (any, error) {
-	req, err := read[api.PowerDo](r)
-	if err != nil {
-		return nil, err
-	}
-	if !slices.Contains([]string{"on", "off", "soft", "cycle", "reset", "status", "pxe", "disk"}, req.Action) {
-		return nil, &api.Error{Code: "bad_request", Message: fmt.Sprintf("power action %q is none of on, off, soft, cycle, reset, status, pxe, disk", req.Action)}
-	}
-	nodes, err := s.expand(r.Context(), req.Range, false)
-	if err != nil {
-		return nil, err
-	}
-	return s.powerAll(r.Context(), nodes, req.Action, false), nil
-}
-
-// powerAll does a power command on nodes, as many at once as the pool lets through. With pxe, the next boot is set to
-// the network before.
-func (s *Server) powerAll(ctx context.Context, nodes []node.Node, action string, pxe bool) []api.PowerResult {
-	out := make([]api.PowerResult, len(nodes))
-	var wg sync.WaitGroup
-	for i, n := range nodes {
-		wg.Go(func() {
-			res := api.PowerResult{Node: n.Name}
-			err := s.withPower(ctx, n, func(c power.Controller) error {
-				ctx, cancel := context.WithTimeout(ctx, s.powerLimit())
-				defer cancel()
-				uefi := n.Firmware == node.UEFI || n.Firmware == node.UEFIHTTP
-				if pxe {
-					// Many nodes boot the network first anyhow, and some BMCs cannot choose.
-					if err := c.SetNextBoot(ctx, power.NextBoot{Device: power.DevicePXE, UEFI: uefi}); err != nil && !errors.Is(err, power.ErrByHand) {
-						s.event(context.WithoutCancel(ctx), api.Event{Node: n.Name, Kind: "power", Text: "next boot could not be set: " + err.Error()})
-					}
-				}
-				if err := doPower(ctx, c, action, uefi); err != nil {
-					return err
-				}
-				st, err := c.Status(ctx)
-				res.State = string(st)
-				return err
-			})
-			if err != nil {
-				res.Error = asError(err)
-			}
-			if action != "status" {
-				text := action + ": " + res.State
-				if res.Error != nil {
-					text = action + ": " + res.Error.Message
-				}
-				s.event(context.WithoutCancel(ctx), api.Event{Node: n.Name, Kind: "power", Text: text})
-			}
-			out[i] = res
-		})
-	}
-	wg.Wait()
-	return out
-}
-
-// powerLimit is how long a power command may take, once it is its turn.
-func (s *Server) powerLimit() time.Duration {
-	if d := time.Duration(s.cfg.Limits.Power); d > 0 {
-		return d
-	}
-	return 2 * time.Minute
-}
-
-func doPower(ctx context.Context, c power.Controller, action string, uefi bool) error {
-	switch action {
-	case "on":
-		return c.On(ctx)
-	case "off":
-		return c.Off(ctx)
-	case "soft":
-		return c.SoftOff(ctx)
-	case "cycle":
-		return c.Cycle(ctx)
-	case "reset":
-		return c.Reset(ctx)
-	case "pxe":
-		return c.SetNextBoot(ctx, power.NextBoot{Device: power.DevicePXE, UEFI: uefi})
-	case "disk":
-		return c.SetNextBoot(ctx, power.NextBoot{Device: power.DeviceDisk, UEFI: uefi})
-	}
-	return nil
 }
 
 func orDefault(s, def string) string {

@@ -31,7 +31,6 @@ import (
 	"mimeo/internal/manage/job"
 	"mimeo/internal/manage/nfs"
 	"mimeo/internal/manage/power"
-	"mimeo/internal/manage/power/open"
 	"mimeo/internal/manage/schedule"
 )
 
@@ -104,8 +103,7 @@ func New(ctx context.Context, cfg config.Config, version string, log *slog.Logge
 	if s.cert, s.pin, err = loadCert(filepath.Join(cfg.State, "tls")); err != nil {
 		return nil, err
 	}
-	pace := power.NewPace(10)
-	s.power = power.NewPool(power.Options{Parallel: cfg.Limits.BMCs, Pace: pace, Keep: keepSessions}, open.With(open.Options{Pace: pace}))
+	s.power = newPower(cfg)
 	l := cfg.Limits
 	s.jobs, err = job.New(ctx, job.Options{DB: s.db, Store: s.store, Power: s.withPower, Log: log, Quota: job.Quota{Jobs: cfg.Jobs.MaxActive, Captures: cfg.Jobs.MaxCaptures, Deploys: cfg.Jobs.MaxDeploys}, Limits: job.Limits{
 		Netboot: time.Duration(l.Netboot), AgentSilence: time.Duration(l.AgentSilence), Reboot: time.Duration(l.Reboot), Power: time.Duration(l.Power), SoftOff: time.Duration(l.SoftOff), Stall: time.Duration(l.Stall)}})
