@@ -12,6 +12,7 @@ import (
 	"mimeo/internal/imaging/fsmap/ntfs"
 	"mimeo/internal/imaging/fsmap/swap"
 	"mimeo/internal/imaging/fsmap/tree"
+	"mimeo/internal/imaging/fsmap/vfat"
 	"mimeo/internal/imaging/manifest"
 )
 
@@ -41,11 +42,12 @@ var readers = []reader{
 	{ext4.Is, ext4.Used},
 	{ntfs.Is, ntfs.Used},
 	{swap.Is, swap.Used},
+	{vfat.Is, vfat.Used}, // last: other kinds of filesystem may leave the boot sector of an older FAT as it was
 }
 
 // pieces are the filesystems of which is known where their files lie, by type.
 var pieces = map[string]func(r io.ReaderAt, size int64, add func(fact.Piece)) error{
-	"ext2": ext4.Pieces, "ext3": ext4.Pieces, "ext4": ext4.Pieces,
+	"ext2": ext4.Pieces, "ext3": ext4.Pieces, "ext4": ext4.Pieces, "ntfs": ntfs.Pieces,
 }
 
 // claims are the filesystems of which is known what belongs to what, by type.
@@ -124,6 +126,9 @@ func Map(r io.ReaderAt, size int64) (Usage, error) {
 		v, used, err := f.used(r, size)
 		if err != nil {
 			return Usage{}, fmt.Errorf("read %s: %w", v.Type, err)
+		}
+		if other := another(head, v.Type); v.Whole == "" && other != "" {
+			v.Whole = "it has the marks of " + other + ", too"
 		}
 		u = Usage{Type: v.Type, UUID: v.UUID, Label: v.Label, BlockSize: v.BlockSize, Reason: v.Whole, Notes: v.Notes, Used: used}
 		if v.Whole == "" && (used.Valid() != nil || len(used) > 0 && used[len(used)-1].End() > size || v.Len < 0 || v.Len > size) {
