@@ -65,6 +65,20 @@ func name(head []byte) string {
 	return "unknown"
 }
 
+// another tells whether a FAT has the magic number of another kind of content, too; "" where it has not. Programs that
+// format leave much as it was, in both directions: which one is in use cannot be told.
+func another(head []byte, typ string) string {
+	if typ != "vfat" {
+		return ""
+	}
+	for _, m := range magics {
+		if m.name != typ && at(head, m.off, m.bytes) {
+			return m.name
+		}
+	}
+	return ""
+}
+
 func at(head []byte, off int, s string) bool {
 	return off >= 0 && off+len(s) <= len(head) && bytes.Equal(head[off:off+len(s)], []byte(s))
 }

@@ -138,7 +138,7 @@ func TestPlan(t *testing.T) {
 			"gpt", "label: gpt\nsize=1MiB,type=21686148-6449-6E6F-744E-656564454649\nsize=34MiB,type=uefi\nsize=16MiB,type=swap\nstart=60MiB,size=24MiB,type=linux\n",
 			map[int]content{
 				1: {"unknown", manifest.MethodWhole, nil, 0x77},
-				2: {"vfat", manifest.MethodWhole, []string{"mkfs.vfat", "-F", "32", "-n", "EFI"}, 0},
+				2: {"vfat", manifest.MethodUsed, []string{"mkfs.vfat", "-F", "32", "-n", "EFI"}, 0},
 				3: {"swap", manifest.MethodHead, []string{"mkswap", "-q", "-L", "swp"}, 0x11},
 				4: {"ext4", manifest.MethodUsed, ext4Args, 0x22},
 			},
