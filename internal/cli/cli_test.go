@@ -108,7 +108,7 @@ func fakeServer() http.Handler {
 		send()
 	})
 	mux.HandleFunc("POST /v1/power", func(w http.ResponseWriter, r *http.Request) {
-		answer(w, []api.PowerResult{{Node: "n01", State: "on"}, {Node: "n02", Error: &api.Error{Message: `n02: BMC 10.0.9.2 refused user "ops"`, Hint: "set the password"}}})
+		power(w, r)
 	})
 	mux.HandleFunc("POST /v1/images/{name}/{rev}/verify", func(w http.ResponseWriter, r *http.Request) {
 		b, _ := json.Marshal(api.VerifyProgress{Done: 1 << 20, Total: 1 << 20, Finished: r.PathValue("rev") == "1"})

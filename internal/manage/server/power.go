@@ -127,10 +127,10 @@ func (s *Server) switchPower(w http.ResponseWriter, r *http.Request) {
 		return
 	}
 	send := sse(w)
-	results := make(chan api.PowerResult, len(nodes))
+	results := make(chan api.PowerProgress, len(nodes))
 	go func() {
 		defer close(results)
-		s.powerAll(r.Context(), nodes, ask, func(res api.PowerResult) { results <- res })
+		s.powerAll(r.Context(), nodes, ask, func(i int, res api.PowerResult) { results <- api.PowerProgress{Index: i, Result: &res} })
 	}()
 	p := api.PowerProgress{Total: len(nodes)}
 	beat := time.NewTicker(keepAlive)
@@ -139,15 +139,15 @@ func (s *Server) switchPower(w http.ResponseWriter, r *http.Request) {
 	for {
 		select {
 		case <-beat.C:
-			p.Result = nil
-		case res, more := <-results:
+			p.Result, p.Index = nil, 0
+		case one, more := <-results:
 			if !more {
-				p.Result, p.Finished = nil, true
+				p.Result, p.Index, p.Finished = nil, 0, true
 				_ = send(p)
 				return
 			}
 			p.Done++
-			p.Result = &res
+			p.Result, p.Index = one.Result, one.Index
 		}
 		_ = send(p) // where that fails nobody listens any more
 	}
@@ -155,7 +155,7 @@ func (s *Server) switchPower(w http.ResponseWriter, r *http.Request) {
 
 // powerAll does a power command on nodes, as many at once as the pool lets through. done, where it is given, gets each
 // result at once, from several goroutines.
-func (s *Server) powerAll(ctx context.Context, nodes []node.Node, ask powerAsk, done func(api.PowerResult)) []api.PowerResult {
+func (s *Server) powerAll(ctx context.Context, nodes []node.Node, ask powerAsk, done func(int, api.PowerResult)) []api.PowerResult {
 	if ask.action == "on" || ask.action == "cycle" {
 		ctx = power.Starting(ctx)
 	}
@@ -165,7 +165,7 @@ func (s *Server) powerAll(ctx context.Context, nodes []node.Node, ask powerAsk, 
 		wg.Go(func() {
 			out[i] = s.powerOne(ctx, n, ask)
 			if done != nil {
-				done(out[i])
+				done(i, out[i])
 			}
 		})
 	}
