@@ -330,7 +330,7 @@ func (e *Engine) nudge(ctx context.Context, id string) {
 	if !ok {
 		return
 	}
-	err := e.power(ctx, n, func(c power.Controller) error {
+	err := e.power(power.Starting(ctx), n, func(c power.Controller) error {
 		if e.limits.SoftOff > 0 {
 			e.softOff(ctx, id, c)
 		}

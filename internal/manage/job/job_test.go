@@ -147,6 +147,7 @@ func TestPowerFails(t *testing.T) {
 		{"always", 99, nil, api.PhaseFailed, node.BootDisk},
 		{"with a hint", 0, &api.Error{Code: "denied", Message: "BMC refused user", Hint: "set the password"}, api.PhaseFailed, node.BootDisk},
 		{"by hand", 0, power.ErrByHand, api.PhaseNetbooting, node.BootCapture},
+		{"nobody can tell", 0, &power.Error{Kind: power.ErrSent, Text: "sent"}, api.PhaseNetbooting, node.BootCapture},
 	} {
 		t.Run(tc.name, func(t *testing.T) {
 			r := newRig(t)

@@ -23,7 +23,7 @@ func (e *Engine) powerUp(ctx context.Context, r *Record) {
 		// clean. Later ones find the stateless image.
 		gentle := kind == api.TaskCapture && try == 0 && e.limits.SoftOff > 0
 		skipped := false
-		err := e.power(ctx, n, func(c power.Controller) error {
+		err := e.power(power.Starting(ctx), n, func(c power.Controller) error {
 			// Limits count from here: with hundreds of nodes, most wait for their turn.
 			asked := gentle && e.softOff(ctx, id, c)
 			if !e.powering(id) && !asked {
@@ -105,10 +105,13 @@ func (e *Engine) powered(ctx context.Context, id string, err error) {
 	}
 	err = e.change(ctx, r, func(r *Record) (string, error) {
 		switch {
-		case err == nil:
+		case err == nil, errors.Is(err, power.ErrSent):
 			r.setPhase(api.PhaseNetbooting, now)
 			r.newTry(now)
 			r.PowerTries, r.Tasked = 0, false
+			if err != nil {
+				return err.Error(), nil
+			}
 			return "power is on", nil
 		case errors.Is(err, power.ErrByHand):
 			r.setPhase(api.PhaseNetbooting, now)

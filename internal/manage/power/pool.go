@@ -17,7 +17,7 @@ type Opener func(n node.Node, password string) (Controller, error)
 // Options of a pool.
 type Options struct {
 	Parallel int           // BMCs that are spoken to at once
-	Pace     *Pace         // of the power-ons; nil means none. The controllers wait for another one of the same
+	Pace     *Pace         // at which who is Starting comes in; nil means none. The controllers hold one of their own
 	Keep     time.Duration // how long a session stays open for who comes next; 0 closes each
 }
 

@@ -22,15 +22,15 @@ const keepSessions = 20 * time.Second
 
 // newPower makes the pool of ways to the nodes' power.
 func newPower(cfg config.Config) *power.Pool {
-	pace := power.NewPace(cfg.Power.Stagger)
-	o := open.Options{Pace: pace, Programs: map[string]open.Program{}}
+	// Two of the same: one lets in, the other is held at the moment of each power-on, which may come much later.
+	o := open.Options{Pace: power.NewPace(cfg.Power.Stagger), Programs: map[string]open.Program{}}
 	for name, x := range cfg.Power.Exec {
 		o.Programs[name] = open.Program{Run: x.Run, Timeout: time.Duration(x.Timeout)}
 	}
 	for _, f := range cfg.Interfaces {
 		o.Interfaces = append(o.Interfaces, f.Name)
 	}
-	return power.NewPool(power.Options{Parallel: cfg.Power.Parallel, Pace: pace, Keep: keepSessions}, open.With(o))
+	return power.NewPool(power.Options{Parallel: cfg.Power.Parallel, Pace: power.NewPace(cfg.Power.Stagger), Keep: keepSessions}, open.With(o))
 }
 
 // withPower opens the way to a node's power for the length of f, when it is its turn.
