@@ -206,9 +206,15 @@ func (f *finder) leave(name string, g tree.File, keep int64) {
 // swap finds swap, page and hibernation files.
 func (f *finder) swap() {
 	for name := range windows {
-		if g, err := tree.Lookup(f.fs, "/"+name, false); err == nil && g.Type() == tree.Regular {
-			f.leave("/"+name, g, 0)
+		g, err := tree.Lookup(f.fs, "/"+name, false)
+		if err != nil || g.Type() != tree.Regular {
+			continue
 		}
+		if name == "hiberfil.sys" && f.sleeps(g) {
+			f.note("/hiberfil.sys is kept: a Windows sleeps in it, which was hibernated, or shut down with fast startup")
+			continue
+		}
+		f.leave("/"+name, g, 0)
 	}
 	for _, name := range f.swapFiles() {
 		g, err := tree.Lookup(f.fs, name, true)
@@ -219,6 +225,23 @@ func (f *finder) swap() {
 			f.leave(name, g, swapHeader)
 		}
 	}
+}
+
+// sleeps tells whether a hibernation file may hold a system that is to wake up.
+func (f *finder) sleeps(g tree.File) bool {
+	r, err := f.fs.Open(g.Inode)
+	if err != nil {
+		return true
+	}
+	head := make([]byte, 4)
+	if n, _ := r.ReadAt(head, 0); n < len(head) {
+		return g.Size > 0
+	}
+	switch strings.ToLower(string(head)) {
+	case "wake", "\x00\x00\x00\x00":
+		return false
+	}
+	return true
 }
 
 // swapFiles returns where a Linux system may have swap files.

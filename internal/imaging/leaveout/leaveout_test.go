@@ -64,7 +64,9 @@ func TestFind(t *testing.T) {
 		t.Fatal(err)
 	}
 	rules := Rules{Patterns: []string{"/tmp", "/var/cache", "*.iso"}, Swap: true}
-	found, err := Find(fs, rules, func(add func(extent.Extent)) (string, error) { return ext4.Claims(bytes.NewReader(b), int64(len(b)), add) })
+	found, err := Find(fs, rules, func(add func(extent.Extent)) (string, error) {
+		return ext4.Claims(bytes.NewReader(b), int64(len(b)), add)
+	})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -160,7 +162,9 @@ func TestSharedBlocks(t *testing.T) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		found, err := Find(fs, Rules{Patterns: []string{"/tmp"}}, func(add func(extent.Extent)) (string, error) { return ext4.Claims(bytes.NewReader(b), int64(len(b)), add) })
+		found, err := Find(fs, Rules{Patterns: []string{"/tmp"}}, func(add func(extent.Extent)) (string, error) {
+			return ext4.Claims(bytes.NewReader(b), int64(len(b)), add)
+		})
 		if err != nil {
 			t.Fatal(err)
 		}

@@ -125,8 +125,8 @@ func fill(t testing.TB, dir string, budget, cs int64) {
 	}
 }
 
-// tree is what the files of a mounted volume hold.
-func tree(t testing.TB, img string) map[string]string {
+// holds is what the files of a mounted volume hold.
+func holds(t testing.TB, img string) map[string]string {
 	t.Helper()
 	out := map[string]string{}
 	mounted(t, img, "ro", func(dir string) {
@@ -159,7 +159,7 @@ func tree(t testing.TB, img string) map[string]string {
 // sameTree compares the files of two volumes.
 func sameTree(t testing.TB, a, b string) {
 	t.Helper()
-	ta, tb := tree(t, a), tree(t, b)
+	ta, tb := holds(t, a), holds(t, b)
 	for p, s := range ta {
 		if tb[p] != s {
 			t.Fatalf("file %s: was %s, is %s", p, s, tb[p])

@@ -98,6 +98,7 @@ type attr struct {
 
 	low, high         cluster // VCNs
 	alloc, size, init int64   // bytes; of the first part only
+	unit              uint8   // clusters that are compressed together are 2 to this; of the first part only
 	pairs             []byte
 }
 
@@ -157,6 +158,7 @@ func (a *attr) parse(b []byte) error {
 		return damaged("it goes from cluster %d to %d of it, with its data runs at %d", low, int64(high), pairs)
 	}
 	a.low, a.high, a.pairs = cluster(low), cluster(high), b[pairs:]
+	a.unit = b[0x22]
 	a.alloc, a.size, a.init = int64(le.Uint64(b[0x28:])), int64(le.Uint64(b[0x30:])), int64(le.Uint64(b[0x38:]))
 	return nil
 }
