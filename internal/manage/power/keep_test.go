@@ -82,9 +82,11 @@ func TestSessionsAreKept(t *testing.T) {
 		use(a, "y", nil)
 		time.Sleep(22 * time.Second)
 		o.are(t, "nobody came back", 3, 0)
+		p.mu.Lock()
 		if len(p.one) != 0 {
 			t.Errorf("%d queues are left", len(p.one))
 		}
+		p.mu.Unlock()
 		// Two systems behind one BMC: one session at a time.
 		b, c := a, a
 		b.BMC.URL, c.BMC.URL = "redfish://10.0.0.2/redfish/v1/Systems/1", "redfish://10.0.0.2/redfish/v1/Systems/2"
@@ -125,9 +127,13 @@ func TestPoolUnderLoad(t *testing.T) {
 		}
 		wg.Wait()
 		time.Sleep(5 * time.Second)
+		o.mu.Lock()
+		p.mu.Lock()
 		if o.open != 0 || len(p.one) != 0 {
 			t.Errorf("%d sessions are open, %d queues are left", o.open, len(p.one))
 		}
+		p.mu.Unlock()
+		o.mu.Unlock()
 		p.Close()
 	})
 }

@@ -260,15 +260,21 @@ func (c *Client) errorf(kind error, text, hint string, cause error) error {
 
 // capped keeps the first bytes of what is written to it, from both of a program's outputs.
 type capped struct {
-	mu sync.Mutex
-	bytes.Buffer
+	mu  sync.Mutex
+	buf bytes.Buffer
 }
 
 func (c *capped) Write(p []byte) (int, error) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	c.Buffer.Write(p[:min(len(p), maxOutput-c.Len())])
+	c.buf.Write(p[:min(len(p), maxOutput-c.buf.Len())])
 	return len(p), nil
+}
+
+func (c *capped) String() string {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	return c.buf.String()
 }
 
 // said is the output for an error: clean of what a terminal would act on.
