@@ -87,13 +87,21 @@ func fakeServer() http.Handler {
 			answer(w, &api.Error{Code: "conflict", Message: "n01 has an active job, j7", Hint: "wait for it, or cancel it: mimeo job cancel j7"})
 			return
 		}
+		if req.Skip {
+			answer(w, batchJobs(req))
+			return
+		}
 		answer(w, []api.Job{{ID: "j" + req.Image, Kind: req.Kind, Node: "n01", Image: req.Image, Phase: api.PhaseQueued, Active: true, Created: when}})
 	})
-	mux.HandleFunc("GET /v1/jobs/{id}/watch", func(w http.ResponseWriter, r *http.Request) {
+	mux.HandleFunc("GET /v1/watch", func(w http.ResponseWriter, r *http.Request) {
+		if r.FormValue("batch") != "" {
+			watchBatch(w)
+			return
+		}
 		end := when.Add(90 * time.Second)
-		j := api.Job{ID: r.PathValue("id"), Kind: api.TaskCapture, Node: "n01", Image: "pc", Rev: 3, Active: true, Created: when}
+		j := api.Job{ID: r.FormValue("job"), Kind: api.TaskCapture, Node: "n01", Image: "pc", Rev: 3, Active: true, Created: when}
 		send := func() {
-			b, _ := json.Marshal(api.Watch{Job: j})
+			b, _ := json.Marshal(api.WatchJobs{Jobs: []api.Job{j}, Ended: !j.Active})
 			fmt.Fprintf(w, "data: %s\n\n", b)
 			w.(http.Flusher).Flush()
 		}
@@ -107,6 +115,7 @@ func fakeServer() http.Handler {
 		}
 		send()
 	})
+	answerBatches(mux, answer)
 	mux.HandleFunc("POST /v1/power", func(w http.ResponseWriter, r *http.Request) {
 		power(w, r)
 	})

@@ -1,11 +1,11 @@
 package cli
 
 import (
-	"crypto/rand"
-	"encoding/hex"
+	"context"
 	"fmt"
 	"net/http"
 	"net/url"
+	"slices"
 	"sort"
 	"strings"
 	"time"
@@ -13,118 +13,33 @@ import (
 	"github.com/spf13/cobra"
 
 	"mimeo/internal/cluster/api"
+	"mimeo/internal/cluster/client"
+	"mimeo/internal/cluster/node"
 )
 
-func captureCmd(t *terminal) *cobra.Command {
-	var watch, verify bool
-	req := api.JobNew{Kind: api.TaskCapture}
-	c := &cobra.Command{
-		Use:   "capture NODE --image NAME",
-		Short: "Capture a node's disk as the next revision of an image",
-		Long: `Capture a node's disk as the next revision of an image. The node is restarted,
-boots the stateless image over the network, sends the blocks in use of its disk,
-and boots from its disk again. Its disk is only read.
-
-The disk is the node's only one, or the one that its disk.* rule names.`,
-		Example: "  mimeo capture n01 --image debian12 --watch",
-		Args:    cobra.ExactArgs(1),
-		RunE: func(cmd *cobra.Command, args []string) error {
-			req.Range, req.Verify = args[0], verify
-			return t.startJobs(cmd, req, watch)
-		},
-	}
-	f := c.Flags()
-	f.StringVar(&req.Image, "image", "", "`NAME` of the image")
-	f.BoolVarP(&watch, "watch", "w", false, "show progress until the job ends")
-	f.StringArrayVar(&req.LeaveOut, "leave-out", nil, "`PATTERN` of files to capture as zeros, as /tmp, '/home/*/.cache', '*.iso'; several times for several")
-	f.BoolVar(&req.KeepAll, "keep-all", false, "capture swap, page and hibernation files, too")
-	f.BoolVar(&verify, "verify", false, "read every chunk back before the revision counts")
-	f.IntVar(&req.Tries, "tries", 0, "netboots before giving up (3)")
-	f.StringVar(&req.Key, "key", "", "the same key twice gives the same job (for scripts)")
-	c.MarkFlagRequired("image")
-	return c
-}
-
-func deployCmd(t *terminal) *cobra.Command {
-	var watch, yes bool
-	req := api.JobNew{Kind: api.TaskDeploy}
-	c := &cobra.Command{
-		Use:   "deploy RANGE --image NAME[@REV]",
-		Short: "Write an image onto the disks of nodes",
-		Long: `Write an image onto the disks of nodes: the newest revision, or the one named.
-What their disks held is lost. On a disk that holds most of the image already,
-only what differs is written.
-
-The disk of each node is its only one, or the one that its disk.* rule names;
-a node where none or several match fails, untouched.`,
-		Example: `  mimeo deploy n02 --image debian12 --watch
-  mimeo deploy "n[02-40]" --image debian12@3 --yes`,
-		Args: cobra.ExactArgs(1),
-		RunE: func(cmd *cobra.Command, args []string) error {
-			req.Range = args[0]
-			nodes, err := t.hit(cmd, args[0])
-			if err != nil {
-				return err
-			}
-			if len(nodes) > 1 && !yes {
-				if err := t.ask(fmt.Sprintf("overwrite the disks of %s (%s)?", count(len(nodes), "node"), fold(nodes))); err != nil {
-					return err
-				}
-			}
-			return t.startJobs(cmd, req, watch)
-		},
-	}
-	f := c.Flags()
-	f.StringVar(&req.Image, "image", "", "`NAME` or NAME@REV of the image")
-	f.BoolVarP(&watch, "watch", "w", false, "show progress until all jobs end")
-	f.BoolVarP(&yes, "yes", "y", false, "do not ask, however many disks")
-	f.StringVar(&req.Grow, "grow", "last", "what grows on a larger disk: last (the last volume) or none")
-	f.BoolVar(&req.Full, "full", false, "write everything, without reading the disk first")
-	f.IntVar(&req.Tries, "tries", 0, "netboots before giving up (3)")
-	f.StringVar(&req.Key, "key", "", "the same key twice gives the same jobs (for scripts)")
-	c.MarkFlagRequired("image")
-	return c
-}
-
-func (t *terminal) startJobs(cmd *cobra.Command, req api.JobNew, watch bool) error {
-	if req.Key == "" {
-		var k [12]byte
-		rand.Read(k[:])
-		req.Key = hex.EncodeToString(k[:])
-	}
-	c, err := connect()
-	if err != nil {
-		return err
-	}
-	var jobs []api.Job
-	if err := c.Do(cmd.Context(), http.MethodPost, "/v1/jobs", req, &jobs); err != nil {
-		return err
-	}
-	if watch {
-		return t.watch(cmd.Context(), c, jobs)
-	}
-	if t.json {
-		return t.printJSON(jobs)
-	}
-	for _, j := range jobs {
-		fmt.Fprintf(t.out, "%s\t%s %s of %s\n", j.ID, j.Kind, j.Image, j.Node)
-	}
-	fmt.Fprintln(t.err, "watch with: mimeo job watch", jobs[0].ID)
-	return nil
+// isBatch tells the name of a batch from others.
+func isBatch(s string) bool {
+	return len(s) > 1 && s[0] == 'b' && strings.Trim(s[1:], "0123456789") == ""
 }
 
 func jobCmd(t *terminal) *cobra.Command {
-	c := &cobra.Command{Use: "job", Short: "List, show, watch, cancel and retry jobs"}
-	c.AddCommand(jobListCmd(t), jobShowCmd(t), jobWatchCmd(t),
-		jobDoCmd(t, "cancel", "Cancel jobs", "Cancel jobs. The node goes back to booting its disk. A deploy that has begun to write leaves a disk\nthat does not boot, and says so."),
-		jobDoCmd(t, "retry", "Start ended jobs again", "Start ended jobs again, as new jobs. What is stored or written already is not moved again."))
+	c := &cobra.Command{
+		Use: "job", Short: "List, show, watch, cancel and retry jobs",
+		Long: `List, show, watch, cancel and retry jobs. Jobs that were asked for together are a
+BATCH, whose name takes the place of theirs.`,
+	}
+	c.AddCommand(jobListCmd(t), jobShowCmd(t), jobWatchCmd(t), jobCancelCmd(t), jobRetryCmd(t))
 	return c
 }
 
 func jobListCmd(t *terminal) *cobra.Command {
-	var active bool
+	var active, failed bool
+	var batch string
 	c := &cobra.Command{
 		Use: "list [RANGE]", Short: "List jobs, newest first", Aliases: []string{"ls"},
+		Example: `  mimeo job list --active
+  mimeo job list --batch b3
+  mimeo job list @lab3 --failed`,
 		Args: cobra.MaximumNArgs(1),
 		RunE: func(cmd *cobra.Command, args []string) error {
 			c, err := connect()
@@ -138,6 +53,12 @@ func jobListCmd(t *terminal) *cobra.Command {
 			if active {
 				q.Set("active", "1")
 			}
+			if failed {
+				q.Set("failed", "1")
+			}
+			if batch != "" {
+				q.Set("batch", batch)
+			}
 			var jobs []api.Job
 			if err := c.Do(cmd.Context(), http.MethodGet, "/v1/jobs?"+q.Encode(), nil, &jobs); err != nil {
 				return err
@@ -145,20 +66,27 @@ func jobListCmd(t *terminal) *cobra.Command {
 			if t.json {
 				return t.printJSON(jobs)
 			}
-			rows := [][]string{{"JOB", "NODE", "WORK", "PHASE", "TRY", "STARTED", "TOOK", "WHAT"}}
-			for _, j := range jobs {
-				what := j.Waiting
-				if j.Error != nil {
-					what = j.Error.Message
-				}
-				rows = append(rows, []string{j.ID, string(j.Node), string(j.Kind) + " " + imageRev(j), string(j.Phase), fmt.Sprintf("%d/%d", j.Try, j.Tries), moment(j.Created), took(j), what})
-			}
-			table(t.out, rows)
+			t.listJobs(jobs)
 			return nil
 		},
 	}
-	c.Flags().BoolVarP(&active, "active", "a", false, "only those that have not ended")
+	f := c.Flags()
+	f.BoolVarP(&active, "active", "a", false, "only those that have not ended")
+	f.BoolVar(&failed, "failed", false, "only those that failed, and after which their node had no other")
+	f.StringVar(&batch, "batch", "", "only those of `BATCH`")
 	return c
+}
+
+func (t *terminal) listJobs(jobs []api.Job) {
+	rows := [][]string{{"JOB", "BATCH", "NODE", "WORK", "PHASE", "TRY", "STARTED", "TOOK", "WHAT"}}
+	for _, j := range jobs {
+		what := j.Waiting
+		if j.Error != nil {
+			what = j.Error.Message
+		}
+		rows = append(rows, []string{j.ID, dash(j.Batch), string(j.Node), string(j.Kind) + " " + imageRev(j), string(j.Phase), fmt.Sprintf("%d/%d", j.Try, j.Tries), moment(j.Created), took(j), what})
+	}
+	table(t.out, rows)
 }
 
 func imageRev(j api.Job) string {
@@ -177,12 +105,16 @@ func took(j api.Job) string {
 
 func jobShowCmd(t *terminal) *cobra.Command {
 	return &cobra.Command{
-		Use: "show JOB", Short: "Show a job: its phases, bytes, postscripts and events",
-		Args: cobra.ExactArgs(1),
+		Use: "show JOB|BATCH", Short: "Show a job: its phases, bytes, postscripts and events; of a batch, how far it is",
+		Example: "  mimeo job show j7\n  mimeo job show b3",
+		Args:    cobra.ExactArgs(1),
 		RunE: func(cmd *cobra.Command, args []string) error {
 			c, err := connect()
 			if err != nil {
 				return err
+			}
+			if isBatch(args[0]) {
+				return t.showBatch(cmd.Context(), c, args[0])
 			}
 			var j api.Job
 			if err := c.Do(cmd.Context(), http.MethodGet, "/v1/jobs/"+url.PathEscape(args[0]), nil, &j); err != nil {
@@ -246,48 +178,185 @@ func (t *terminal) showJob(j api.Job) {
 	}
 }
 
+func (t *terminal) showBatch(ctx context.Context, c *client.Client, id string) error {
+	var b api.Batch
+	if err := c.Do(ctx, http.MethodGet, "/v1/batches/"+id, nil, &b); err != nil {
+		return err
+	}
+	if t.json {
+		return t.printJSON(b)
+	}
+	var jobs []api.Job
+	if err := c.Do(ctx, http.MethodGet, "/v1/jobs?batch="+id, nil, &jobs); err != nil {
+		return err
+	}
+	rows := [][]string{{"batch", b.ID}, {"work", work(b.Request)}, {"asked for", moment(b.Created)}}
+	if b.Schedule != "" {
+		rows = append(rows, []string{"by schedule", b.Schedule})
+	}
+	if b.Request.Max > 0 {
+		rows = append(rows, []string{"at a time", fmt.Sprint(b.Request.Max)})
+	}
+	if b.Request.WithinMS > 0 {
+		rows = append(rows, []string{"begun within", ms(b.Request.WithinMS)})
+	}
+	table(t.out, append(rows, []string{"jobs", tally(jobs, time.Now())}))
+	fmt.Fprintln(t.out)
+	t.listJobs(jobs)
+	return nil
+}
+
+// jobsOf reads jobs and the jobs of batches by their names.
+func jobsOf(ctx context.Context, c *client.Client, names []string) (jobs []api.Job, err error) {
+	for _, id := range names {
+		if isBatch(id) {
+			var some []api.Job
+			if err := c.Do(ctx, http.MethodGet, "/v1/jobs?batch="+id, nil, &some); err != nil {
+				return nil, err
+			}
+			slices.Reverse(some) // in the order of the range
+			jobs = append(jobs, some...)
+			continue
+		}
+		var j api.Job
+		if err := c.Do(ctx, http.MethodGet, "/v1/jobs/"+url.PathEscape(id), nil, &j); err != nil {
+			return nil, err
+		}
+		jobs = append(jobs, j)
+	}
+	if len(jobs) == 0 {
+		return nil, &api.Error{Code: "not_found", Message: "of this batch no job is left: its nodes were removed"}
+	}
+	return jobs, nil
+}
+
 func jobWatchCmd(t *terminal) *cobra.Command {
 	return &cobra.Command{
-		Use: "watch JOB...", Short: "Show the progress of jobs until they end",
-		Args: cobra.MinimumNArgs(1),
+		Use: "watch JOB|BATCH...", Short: "Show the progress of jobs until they end",
+		Example: "  mimeo job watch j7\n  mimeo job watch b3",
+		Args:    cobra.MinimumNArgs(1),
 		RunE: func(cmd *cobra.Command, args []string) error {
 			c, err := connect()
 			if err != nil {
 				return err
 			}
-			jobs := make([]api.Job, len(args))
-			for i, id := range args {
-				if err := c.Do(cmd.Context(), http.MethodGet, "/v1/jobs/"+url.PathEscape(id), nil, &jobs[i]); err != nil {
-					return err
-				}
+			jobs, err := jobsOf(cmd.Context(), c, args)
+			if err != nil {
+				return err
 			}
 			return t.watch(cmd.Context(), c, jobs)
 		},
 	}
 }
 
-func jobDoCmd(t *terminal, verb, short, long string) *cobra.Command {
+func jobCancelCmd(t *terminal) *cobra.Command {
 	return &cobra.Command{
-		Use: verb + " JOB...", Short: short, Long: long,
+		Use: "cancel JOB|BATCH...", Short: "Cancel jobs",
+		Long: `Cancel jobs. The node goes back to booting its disk. A deploy that has begun to
+write leaves a disk that does not boot, and says so. Of a batch, what has not
+begun is cancelled at once; jobs whose work is done already end well.`,
+		Example: "  mimeo job cancel j7\n  mimeo job cancel b3",
+		Args:    cobra.MinimumNArgs(1),
+		RunE: func(cmd *cobra.Command, args []string) error {
+			c, err := connect()
+			if err != nil {
+				return err
+			}
+			var all []api.Job
+			for _, id := range args {
+				some := make([]api.Job, 1)
+				if isBatch(id) {
+					err = c.Do(cmd.Context(), http.MethodPost, "/v1/batches/"+id+"/cancel", nil, &some)
+				} else {
+					err = c.Do(cmd.Context(), http.MethodPost, "/v1/jobs/"+url.PathEscape(id)+"/cancel", nil, &some[0])
+				}
+				if err != nil {
+					return err
+				}
+				all = append(all, some...)
+			}
+			return t.sayJobs(all)
+		},
+	}
+}
+
+// sayJobs prints a line for each job.
+func (t *terminal) sayJobs(jobs []api.Job) error {
+	if t.json {
+		return t.printJSON(jobs)
+	}
+	for _, j := range jobs {
+		fmt.Fprintf(t.out, "%s\t%s %s of %s: %s\n", j.ID, j.Kind, imageRev(j), j.Node, j.Phase)
+	}
+	return nil
+}
+
+func jobRetryCmd(t *terminal) *cobra.Command {
+	var failed, yes, watch bool
+	var most int
+	c := &cobra.Command{
+		Use: "retry JOB... | retry --failed BATCH|RANGE", Short: "Start ended jobs again",
+		Long: `Start ended jobs again, as new jobs of the same revision. What is stored or
+written already is not moved again.
+
+With --failed, those of a batch, or the newest of each node of a range, that
+failed or were lost; nodes that have had another job since are left alone, and
+so are jobs that somebody cancelled. Those of a batch are a batch again.`,
+		Example: `  mimeo job retry j7
+  mimeo job retry --failed b3 --watch
+  mimeo job retry --failed @lab3`,
 		Args: cobra.MinimumNArgs(1),
 		RunE: func(cmd *cobra.Command, args []string) error {
 			c, err := connect()
 			if err != nil {
 				return err
 			}
-			jobs := make([]api.Job, len(args))
-			for i, id := range args {
-				if err := c.Do(cmd.Context(), http.MethodPost, "/v1/jobs/"+url.PathEscape(id)+"/"+verb, nil, &jobs[i]); err != nil {
-					return err
+			var jobs []api.Job
+			if failed {
+				if len(args) != 1 {
+					return usagef("job retry --failed: name one batch or range")
 				}
-				if !t.json {
-					fmt.Fprintf(t.out, "%s\t%s %s of %s: %s\n", jobs[i].ID, jobs[i].Kind, imageRev(jobs[i]), jobs[i].Node, jobs[i].Phase)
+				q := url.Values{"failed": {"1"}, "range": {args[0]}}
+				if isBatch(args[0]) {
+					q = url.Values{"failed": {"1"}, "batch": {args[0]}}
+				}
+				err = c.Do(cmd.Context(), http.MethodGet, "/v1/jobs?"+q.Encode(), nil, &jobs)
+				slices.Reverse(jobs)
+			} else {
+				jobs, err = jobsOf(cmd.Context(), c, args)
+			}
+			if err != nil {
+				return err
+			}
+			if len(jobs) == 0 {
+				fmt.Fprintln(t.err, "nothing failed: there is nothing to start again")
+				return nil
+			}
+			ask := api.JobRetry{Key: newKey(), Max: most}
+			var disks []api.NodeStatus
+			for _, j := range jobs {
+				ask.Jobs = append(ask.Jobs, j.ID)
+				if j.Kind == api.TaskDeploy {
+					disks = append(disks, api.NodeStatus{Node: node.Node{Name: j.Node}})
 				}
 			}
-			if t.json {
-				return t.printJSON(jobs)
+			if err := t.confirm(yes, disks, count(len(disks), "disk")+" will be overwritten"); err != nil {
+				return err
 			}
-			return nil
+			var made []api.Job
+			if err := c.Do(cmd.Context(), http.MethodPost, "/v1/jobs/retry", ask, &made); err != nil {
+				return err
+			}
+			if watch {
+				return t.watch(cmd.Context(), c, made)
+			}
+			return t.sayJobs(made)
 		},
 	}
+	f := c.Flags()
+	f.BoolVar(&failed, "failed", false, "those that failed of a batch or of nodes")
+	f.IntVar(&most, "max", 0, "at most `N` at a time (as before)")
+	f.BoolVarP(&yes, "yes", "y", false, "do not ask, however many disks")
+	f.BoolVarP(&watch, "watch", "w", false, "show progress until all jobs end")
+	return c
 }
