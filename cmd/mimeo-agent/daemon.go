@@ -138,6 +138,59 @@ func system(ctx context.Context) error {
 	return exitStatus(bringup.ExitReboot)
 }
 
+// serviceCmd is the agent in a stateless system that has an init of its own, which starts it.
+func serviceCmd() *cobra.Command {
+	return &cobra.Command{
+		Use:   "service",
+		Short: "Stay beside a stateless system's own init (started by it)",
+		Long: `Keeps the node's address, gives the system its SSH host key, makes the mounts and runs
+the postscripts of its profile, once a boot, and reports. Systemd starts it by itself; another init
+of a stateless system has to start it when the network card is up.`,
+		Hidden: true,
+		Args:   cobra.NoArgs,
+		RunE:   func(cmd *cobra.Command, args []string) error { return service(cmd.Context()) },
+	}
+}
+
+func service(ctx context.Context) error {
+	log := func(format string, args ...any) { fmt.Fprintf(os.Stderr, format+"\n", args...) } // to the system's journal
+	p, err := bringup.ReadParams()
+	if err != nil {
+		return err
+	}
+	ctx, cancel := context.WithCancel(ctx)
+	defer cancel()
+	wait, err := bringup.Service(ctx, log)
+	if err != nil {
+		return err
+	}
+	defer wait()
+	defer cancel()
+	_, err = agent.Run(ctx, agent.Config{Server: p.Server, Pin: p.Pin, Token: p.Token, Node: p.Node, BootID: bringup.BootID(),
+		Build: p.Build, Version: version, BootMAC: bootMAC(p), BootTime: console.Uptime, Own: true, Service: true, Ready: notifyReady, Log: log})
+	if ctx.Err() != nil {
+		return nil // the system goes down, or the service was stopped
+	}
+	return err
+}
+
+// notifyReady tells systemd that the service is up (sd_notify(3)); elsewhere nobody listens.
+func notifyReady() {
+	path := os.Getenv("NOTIFY_SOCKET")
+	if path == "" {
+		return
+	}
+	if path[0] == '@' {
+		path = "\x00" + path[1:]
+	}
+	c, err := net.DialUnix("unixgram", nil, &net.UnixAddr{Name: path, Net: "unixgram"})
+	if err != nil {
+		return
+	}
+	defer c.Close()
+	c.Write([]byte("READY=1"))
+}
+
 // bootMAC returns the MAC of the card that the machine booted from: the one that got the address.
 func bootMAC(p bringup.Params) string {
 	if i, err := net.InterfaceByName(bringup.Card()); err == nil {

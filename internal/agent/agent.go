@@ -31,6 +31,11 @@ type Config struct {
 	// Own says that this machine is the agent's alone, as in the stateless image: it makes mounts and shells. Otherwise
 	// the agent is a guest on somebody's system, and touches nothing but Images.
 	Own bool
+	// Service says that the machine's own init is process 1 and the agent one of its services: it offers no shell and
+	// never reboots.
+	Service bool
+	// Ready is called once the system has the identity that the server gives it; nil means that nobody waits.
+	Ready func()
 	// Images are image files that stand in for the machine's disks. Without, its real disks are used.
 	Images []string
 	// Once makes Run return after the first task rather than ask for another.
@@ -55,6 +60,7 @@ var (
 	longWait   = 10 * time.Second
 	deniedFor  = time.Minute      // how long the server may say no before the node boots anew
 	silentFor  = 30 * time.Minute // how long it may say nothing at the start
+	stayWait   = time.Minute      // between tries of a stateless system whose server says nothing, or no
 	shellEvery = 5 * time.Second  // between questions for the next task, where the server does not say
 )
 
@@ -93,6 +99,7 @@ func Run(ctx context.Context, c Config) (Action, error) {
 			c.Log("ready %s boot_ms=%d", c.Node, c.BootTime().Milliseconds())
 		}
 		action, wait := a.do(ctx, task)
+		a.ready()
 		if ctx.Err() != nil {
 			return ActionNone, context.Cause(ctx)
 		}
@@ -104,6 +111,17 @@ func Run(ctx context.Context, c Config) (Action, error) {
 		}
 	}
 }
+
+// ready tells, once, that the system has its identity, or that there is none to be had.
+func (a *agent) ready() {
+	if a.Ready != nil {
+		a.Ready()
+		a.Ready = nil
+	}
+}
+
+// stays tells whether this is a system that somebody works with, and that nothing but a person reboots.
+func (a *agent) stays() bool { return a.Service || a.stayed != "" }
 
 // giveUp says what follows when no task can be had. In the stateless image a new boot helps: it brings a new token, or
 // the disk.
@@ -127,6 +145,10 @@ func (a *agent) do(ctx context.Context, t api.Task) (Action, time.Duration) {
 	switch t.Kind {
 	case api.TaskNone:
 	case api.TaskReboot:
+		if a.Service {
+			a.Log("the server has something else for the next boot of this node")
+			return ActionNone, stayWait
+		}
 		a.Log("nothing to do here: rebooting")
 		return ActionReboot, 0
 	case api.TaskShell:
@@ -159,8 +181,12 @@ func (a *agent) ask(ctx context.Context) (api.Task, error) {
 		} else if denied.IsZero() {
 			denied = time.Now()
 		}
-		if !denied.IsZero() && time.Since(denied) >= deniedFor || time.Since(began) >= silentFor {
+		if !a.stays() && (!denied.IsZero() && time.Since(denied) >= deniedFor || time.Since(began) >= silentFor) {
 			return t, err
+		}
+		if a.stays() && time.Since(began) > deniedFor {
+			a.ready() // the system must not wait for its server for ever
+			wait = stayWait
 		}
 		a.Log("ask for a task: %v; asking again in %v", err, wait)
 		if err := sleep(ctx, jitter(wait)); err != nil {

@@ -5,7 +5,6 @@ import (
 	"errors"
 	"maps"
 	"os"
-	"slices"
 	"strconv"
 	"time"
 
@@ -207,52 +206,4 @@ func (j *job) hostname() string {
 		return j.task.Hostname
 	}
 	return string(j.task.Node)
-}
-
-// stateless runs a node's postscripts and stays. The same task is not run twice in one boot.
-func (a *agent) stateless(ctx context.Context, t api.Task) Action {
-	key := t.Job + " " + t.Image
-	for _, p := range slices.Concat(t.Pre, t.Post) {
-		key += " " + p.Name
-	}
-	if a.stayed == key {
-		return ActionNone
-	}
-	a.stayed = key
-	jctx, stop := context.WithCancelCause(ctx)
-	defer stop(nil)
-	j := &job{agent: a, task: t, counts: map[string]int64{}}
-	j.report = newReporter(a.srv, t.Job, a.BootID, a.Log, stop)
-	err := j.stay(jctx)
-	j.report.close()
-	if ctx.Err() != nil {
-		return ActionNone
-	}
-	j.clean()
-	if err != nil {
-		a.Log("failed: %v", err)
-	}
-	if len(t.SSHKeys) > 0 {
-		a.shell(t)
-	}
-	if t.Job == "" {
-		return ActionNone
-	}
-	d := api.Done{Job: t.Job, BootID: a.BootID, OK: err == nil, PhaseMS: j.report.times(), Outputs: j.outputs, Time: time.Now().UTC()}
-	if err != nil {
-		d.Error = asError("failed", err)
-	}
-	return a.tell(ctx, d)
-}
-
-// stay makes the mounts, which are kept, and runs the postscripts.
-func (j *job) stay(ctx context.Context) error {
-	j.report.enter(api.PhasePre)
-	if _, err := j.mounts(ctx); err != nil {
-		return err
-	}
-	if err := j.scripts(ctx, api.PhasePre, j.task.Pre); err != nil {
-		return err
-	}
-	return j.scripts(ctx, api.PhasePost, j.task.Post)
 }

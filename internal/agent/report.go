@@ -59,6 +59,24 @@ func (r *reporter) close() {
 	<-r.done
 }
 
+// flush sends what is left to be said, after close, for as long as limit.
+func (r *reporter) flush(ctx context.Context, limit time.Duration) {
+	ctx, cancel := context.WithTimeout(ctx, limit)
+	defer cancel()
+	for wait := firstWait; ctx.Err() == nil; wait = min(wait*2, longWait) {
+		p, _ := r.take()
+		if len(p.Outputs)+len(p.Log) == 0 {
+			return
+		}
+		_, err := r.srv.Progress(ctx, p)
+		if err == nil || upstream.Final(err) {
+			return
+		}
+		r.putBack(p)
+		sleep(ctx, jitter(wait))
+	}
+}
+
 // enter begins a phase.
 func (r *reporter) enter(p api.Phase) {
 	r.mu.Lock()

@@ -23,12 +23,14 @@ func bootCmd(t *terminal) *cobra.Command {
 
   disk       their own disk; the state in which every job leaves them
   shell      the stateless image, with a shell on its console and by SSH, for rescue
-  stateless  the stateless image of PROFILE, with the node's postscripts
+  stateless  the system in RAM of PROFILE, or of the node's own profile, with its
+             mounts and postscripts: how nodes without disks live
 
 Nodes are not restarted unless --cycle says so.`,
 		Example: `  mimeo boot n07                       # what does it boot?
   mimeo boot n07 shell --cycle --ssh-key ~/.ssh/id_ed25519.pub
   mimeo boot n07 disk --cycle
+  mimeo boot "n[01-40]" stateless compute --cycle
   mimeo boot explain n07               # what would it be offered now, and why?`,
 		Args: cobra.RangeArgs(1, 3),
 		RunE: func(cmd *cobra.Command, args []string) error {
@@ -63,7 +65,7 @@ Nodes are not restarted unless --cycle says so.`,
 	}
 	c.Flags().BoolVar(&req.Once, "once", false, "for one boot, then disk again")
 	c.Flags().BoolVar(&req.Cycle, "cycle", false, "power-cycle them now")
-	c.Flags().StringVar(&keyFile, "ssh-key", "", "public key `file` that may sign in to the shell")
+	c.Flags().StringVar(&keyFile, "ssh-key", "", "public key `file` that may sign in as root to the shell or stateless system")
 	c.AddCommand(&cobra.Command{
 		Use: "explain NODE", Short: "Say what a node would be offered now, and why",
 		Args: cobra.ExactArgs(1),

@@ -131,8 +131,16 @@ func (b *initrd) run(ctx context.Context) error {
 	if err := lease.Resolver(filepath.Join(rootPath, "etc/resolv.conf")); err != nil {
 		b.log("%v", err)
 	}
+	if b.params.Init != "" {
+		if err := b.prepareInit(rootPath); err != nil {
+			return &trouble{"root", err}
+		}
+	}
 	if err := switchRoot(rootPath); err != nil {
 		return &trouble{"root", err}
+	}
+	if b.params.Init != "" {
+		return &trouble{"root", startInit(b.params.Init)}
 	}
 	err = unix.Exec(AgentPath, []string{AgentPath, "init"}, os.Environ())
 	return &trouble{"root", fmt.Errorf("start %s in the new root: %w", AgentPath, err)}

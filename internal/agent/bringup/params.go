@@ -24,6 +24,8 @@ type Params struct {
 	RootURL, RootSum   string
 	Build              string
 	BootIF             string
+	Hostname           string    // where it is not the node's name
+	Init               string    // process 1 of a system with an init of its own; "" for the agent
 	Time               time.Time // of the server, when it made the boot script; zero where unknown
 	Line               string    // the whole command line
 }
@@ -51,6 +53,10 @@ func ParseParams(line string) Params {
 			p.Build = value
 		case api.ParamBootIF:
 			p.BootIF = value
+		case api.ParamHostname:
+			p.Hostname = value
+		case api.ParamInit:
+			p.Init = value
 		case api.ParamNTP:
 			if n, err := strconv.ParseInt(value, 10, 64); err == nil && n > 0 {
 				p.Time = time.Unix(n, 0)
@@ -106,6 +112,14 @@ func (p Params) check() error {
 		}
 	}
 	return nil
+}
+
+// Host is what this machine is called.
+func (p Params) Host() string {
+	if p.Hostname != "" {
+		return p.Hostname
+	}
+	return string(p.Node)
 }
 
 // BootID returns the kernel's ID of this boot.

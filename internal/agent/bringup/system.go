@@ -41,7 +41,7 @@ func System(ctx context.Context, p Params, log func(string, ...any)) (wait func(
 			efi.do() // only root postscripts want it, and many machines have none
 		}
 	}
-	name, _, _ := strings.Cut(string(p.Node), ".")
+	name, _, _ := strings.Cut(p.Host(), ".")
 	if err := unix.Sethostname([]byte(name)); err != nil {
 		log("set the host name: %v", err)
 	}

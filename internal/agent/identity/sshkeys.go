@@ -12,6 +12,7 @@ import (
 	"fmt"
 	"io/fs"
 	"os"
+	"path/filepath"
 	"strings"
 
 	"golang.org/x/crypto/ssh"
@@ -143,4 +144,20 @@ func WriteHostKey(path, kind, host string) error {
 		return fmt.Errorf("make an SSH host key: %w", err)
 	}
 	return nil
+}
+
+// PutHostKey writes a host key that is given, in OpenSSH's format, to path, and its public half to path.pub.
+func PutHostKey(path, private string) error {
+	signer, err := ssh.ParsePrivateKey([]byte(private))
+	if err != nil {
+		return fmt.Errorf("read the SSH host key: %w", err)
+	}
+	if err := os.MkdirAll(filepath.Dir(path), 0o755); err != nil {
+		return err
+	}
+	os.Remove(path)
+	if err := os.WriteFile(path, []byte(private), 0o600); err != nil {
+		return err
+	}
+	return os.WriteFile(path+".pub", ssh.MarshalAuthorizedKey(signer.PublicKey()), 0o644)
 }

@@ -34,6 +34,8 @@ type Script struct {
 	Token   string // bearer token for this node and job or boot
 	MAC     string // the network card that it boots from
 	Time    time.Time
+	Host    string // what the node is called, where that is not its name; may be empty
+	Init    string // process 1, where the stateless system has an init of its own; may be empty
 
 	// Disk
 	DiskLoader string // UEFI: path of the boot entry that a deploy recorded, as \EFI\debian\shimx64.efi; may be empty
@@ -101,6 +103,8 @@ func (s Script) cmdline() ([]string, error) {
 	if !s.Time.IsZero() {
 		add(api.ParamNTP, strconv.FormatInt(s.Time.Unix(), 10))
 	}
+	add(api.ParamHostname, s.Host)
+	add(api.ParamInit, s.Init)
 	add("console", s.Knobs.Console)
 	words = append(words, strings.Fields(s.Knobs.Cmdline)...)
 	// The kernel takes 2048 bytes on amd64 and arm64 (COMMAND_LINE_SIZE) and cuts off what is beyond: a cut token

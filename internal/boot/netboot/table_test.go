@@ -124,7 +124,7 @@ func TestRender(t *testing.T) {
 			RootImg: or("rootimg", "http://10.77.0.1:4480/stateless/imaging/amd64/b1/rootimg"),
 			RootSum: or("rootsum", "5a5a"), Build: or("build", "b1"), Server: or("server", "https://10.77.0.1:4443"),
 			Pin: or("pin", "c3c3"), Token: or("token", "t0k3n"), MAC: or("mac", "52:54:00:12:34:56"),
-			Time: time.Unix(1790000000, 0), DiskLoader: in["disk_loader"],
+			Time: time.Unix(1790000000, 0), Host: in["host"], Init: in["init"], DiskLoader: in["disk_loader"],
 			Again: or("again", "http://10.77.0.1:4480/boot/ipxe/52-54-00-12-34-56?arch=amd64&firmware=bios"),
 			After: time.Duration(secs) * time.Second,
 		}

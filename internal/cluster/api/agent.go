@@ -17,6 +17,8 @@ const (
 	ParamBuild      = "mimeo.build"      // ID of the stateless build; the initrd carries the same
 	ParamBootIF     = "BOOTIF"           // 01-aa-bb-cc-dd-ee-ff: the network card it booted from
 	ParamNTP        = "mimeo.time"       // server's Unix time when the script was made, for machines without a clock
+	ParamHostname   = "mimeo.hostname"   // what the node is called, where that is not its name
+	ParamInit       = "mimeo.init"       // process 1 of a stateless system with an init of its own; left out, it is the agent
 )
 
 // Paths of the agent's part of the API. All take "Authorization: Bearer TOKEN" and JSON unless said otherwise.
@@ -126,7 +128,8 @@ type Task struct {
 	Pre      []Postscript      `json:"pre,omitempty"`      // before the task, in the stateless image
 	Post     []Postscript      `json:"post,omitempty"`     // after it, in the stateless image
 	Root     []Postscript      `json:"root,omitempty"`     // deploy: in the deployed system's root, before Post
-	SSHKeys  []string          `json:"ssh_keys,omitempty"` // shell: authorized_keys lines
+	SSHKeys  []string          `json:"ssh_keys,omitempty"` // shell, stateless: authorized_keys lines
+	HostKey  string            `json:"host_key,omitempty"` // stateless: the node's SSH host key (Ed25519), in OpenSSH's format
 	RetryMS  int64             `json:"retry_ms,omitempty"`
 }
 

@@ -141,11 +141,22 @@ func disksText(disks []api.Disk) string {
 	return strings.TrimSpace(strings.Join(out, ", "))
 }
 
+// statelessEvery is how often the agent of a stateless system asks whether there is something new.
+const statelessEvery = time.Minute
+
 // bootTask is the task of a boot that belongs to no job: what the boot was made for, for as long as nobody said
 // otherwise.
 func (s *Server) bootTask(ctx context.Context, n node.Node, boot node.BootState, master netip.Addr) (api.Task, error) {
 	t := api.Task{Node: n.Name, Kind: api.TaskReboot, RetryMS: (5 * time.Second).Milliseconds()}
-	if n.Boot != boot && !(n.BootOnce && n.Boot == node.BootDisk) {
+	over := n.Boot != boot && !(n.BootOnce && n.Boot == node.BootDisk)
+	if boot == node.BootStateless {
+		t.RetryMS = statelessEvery.Milliseconds()
+		if over { // somebody may work with it: it is theirs to reboot
+			t.Kind = api.TaskNone
+			return t, nil
+		}
+	}
+	if over {
 		return t, nil
 	}
 	switch boot {
@@ -156,7 +167,14 @@ func (s *Server) bootTask(ctx context.Context, n node.Node, boot node.BootState,
 		}
 		t.Kind, t.SSHKeys = api.TaskShell, f.SSHKeys
 	case node.BootStateless:
-		t.Kind = api.TaskStateless
+		f, err := s.db.Facts(ctx, n.Name)
+		if err != nil {
+			return t, err
+		}
+		t.Kind, t.SSHKeys = api.TaskStateless, f.SSHKeys
+		if t.HostKey, err = s.hostKey(n); err != nil {
+			return t, err
+		}
 		return t, s.furnish(&t, n, master)
 	case node.BootDiscover:
 		t.Kind = api.TaskNone
@@ -178,6 +196,9 @@ func (s *Server) progress(ctx context.Context, c caller, r *http.Request, p api.
 	for _, o := range p.Outputs[:min(len(p.Outputs), 50)] {
 		out := o.Output[max(0, len(o.Output)-maxBootOutput):]
 		s.event(ctx, api.Event{Node: c.node, Kind: "postscript", Addr: remoteAddr(r).String(), Text: strings.ToValidUTF8(strings.TrimSpace(fmt.Sprintf("%.64s: exit status %d\n%s", o.Name, o.Exit, out)), "")})
+	}
+	for _, line := range p.Log[:min(len(p.Log), 50)] {
+		s.event(ctx, api.Event{Node: c.node, Kind: "log", Addr: remoteAddr(r).String(), Text: strings.ToValidUTF8(line[:min(len(line), maxBootOutput)], "")})
 	}
 	return api.ProgressReply{}, nil
 }

@@ -174,6 +174,12 @@ func (s *Server) script(ctx context.Context, n node.Node, kind netboot.Kind, ask
 		} else {
 			sc.Token = s.token(tokenBoot, string(n.Name), facts.BootNonce+"-"+string(n.Boot))
 		}
+		if n.Hostname != string(n.Name) {
+			sc.Host = n.Hostname
+		}
+		if n.Boot == node.BootStateless && !active {
+			sc.Init = im.Init // jobs and shells have the agent in its place
+		}
 		ev.Kind, ev.Text = "script", fmt.Sprintf("boots stateless image %s %s, build %.12s: %s", o.Profile, o.Arch, im.Build, o.Why)
 		if take && n.BootOnce && !active {
 			if err := s.endOnce(ctx, n.Name); err != nil {

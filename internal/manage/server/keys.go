@@ -2,6 +2,7 @@ package server
 
 import (
 	"crypto/ecdsa"
+	"crypto/ed25519"
 	"crypto/elliptic"
 	"crypto/hmac"
 	"crypto/rand"
@@ -19,6 +20,10 @@ import (
 	"path/filepath"
 	"strings"
 	"time"
+
+	"golang.org/x/crypto/ssh"
+
+	"mimeo/internal/cluster/node"
 )
 
 // loadCert reads the server's key and certificate, or makes them. The certificate says nothing that counts: whoever
@@ -126,4 +131,16 @@ func (s *Server) readToken(token string) (kind, subject, nonce string, ok bool) 
 		return "", "", "", false
 	}
 	return p[0], p[1], p[2], true
+}
+
+// hostKey is the SSH host key of a node that runs a stateless system, in OpenSSH's format. It is made of this server's
+// secret and the node's name, so that a node is the same to those who sign in after each of its reboots.
+func (s *Server) hostKey(n node.Node) (string, error) {
+	h := hmac.New(sha256.New, s.secret)
+	h.Write([]byte("ssh host key of a stateless system\n" + string(n.Name)))
+	block, err := ssh.MarshalPrivateKey(ed25519.NewKeyFromSeed(h.Sum(nil)), "root@"+string(n.Name))
+	if err != nil {
+		return "", fmt.Errorf("SSH host key: %w", err)
+	}
+	return string(pem.EncodeToMemory(block)), nil
 }

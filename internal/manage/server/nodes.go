@@ -163,6 +163,9 @@ func (s *Server) setBoot(r *http.Request) (any, error) {
 	if err != nil {
 		return nil, err
 	}
+	if err := s.canBoot(nodes, req); err != nil {
+		return nil, err
+	}
 	err = s.db.Update(ctx, func(t *inventory.Tx) error {
 		for _, n := range nodes {
 			if id, err := t.ActiveJob(n.Name); err != nil {

@@ -100,9 +100,12 @@ func (r *rig) signIn() {
 }
 
 // image puts a stateless image into the state folder, as a build would.
-func (r *rig) image() {
-	dir := filepath.Join(r.cfg.State, "stateless", "imaging", "amd64")
-	im := stateless.Stateless{Version: stateless.RecordVersion, Profile: "imaging", Arch: node.AMD64, Build: build, Created: time.Now(), Kernel: "6.1", Files: map[string]api.StatelessFile{}}
+func (r *rig) image() { r.imageOf("imaging", build, "") }
+
+// imageOf does so for a profile, with an init of its own or none.
+func (r *rig) imageOf(profile, build, init string) {
+	dir := filepath.Join(r.cfg.State, "stateless", profile, "amd64")
+	im := stateless.Stateless{Version: stateless.RecordVersion, Profile: profile, Init: init, Arch: node.AMD64, Build: build, Created: time.Now(), Kernel: "6.1", Files: map[string]api.StatelessFile{}}
 	if err := os.MkdirAll(filepath.Join(dir, build), 0o755); err != nil {
 		r.t.Fatal(err)
 	}

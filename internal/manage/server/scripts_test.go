@@ -89,9 +89,10 @@ func TestProfileIsWrong(t *testing.T) {
 	if j.Phase != api.PhaseFailed || j.Error == nil || !strings.Contains(j.Error.Message, "sauce") || r.node("n1").Boot != node.BootDisk {
 		t.Errorf("%s, %+v", j.Phase, j.Error)
 	}
-	// A stateless boot tells its agent, which asks again.
-	r.must("POST", "/v1/boot", api.BootSet{Range: "n2", State: node.BootStateless}, nil)
+	// A stateless boot is refused likewise; one whose profile becomes wrong later tells its agent, which asks again.
+	r.fails("POST", "/v1/boot", api.BootSet{Range: "n2", State: node.BootStateless}, "bad_request", "sauce")
 	os.Remove(filepath.Join(r.cfg.State, "profiles/imaging.yaml"))
+	r.must("POST", "/v1/boot", api.BootSet{Range: "n2", State: node.BootStateless}, nil)
 	token = r.boot(2)
 	r.put("profiles/imaging.yaml", "extends: imaging\nmounts:\n- sauce: x\n", 0o644)
 	code, e := r.call(token, "POST", api.PathHello, api.Hello{Version: api.AgentVersion, BootID: "b2"}, nil)

@@ -347,7 +347,7 @@ func (b *build) makeRootimg(ctx context.Context, work string, t *moduleTree, fir
 // finish names the build, writes its record and publishes it.
 func (b *build) finish(archive, work, version string) (Stateless, error) {
 	s := Stateless{Version: RecordVersion, Profile: b.Profile, Arch: b.Arch, Created: time.Now().UTC().Truncate(time.Second), Kernel: version,
-		Suite: b.profile.Suite, Cmdline: b.profile.Cmdline, Files: map[string]api.StatelessFile{}, Epoch: b.epoch, Agent: b.agentSum, Inputs: b.inputs}
+		Suite: b.profile.Suite, Cmdline: b.profile.Cmdline, Init: b.profile.Init, Files: map[string]api.StatelessFile{}, Epoch: b.epoch, Agent: b.agentSum, Inputs: b.inputs}
 	for _, d := range slices.Concat(b.root, b.kernel, b.firmware) {
 		s.Packages = append(s.Packages, d.name+"="+d.version)
 	}

@@ -29,6 +29,7 @@ type Profile struct {
 	Exclude     []string          `yaml:"exclude" json:"exclude"`
 	Files       []File            `yaml:"files" json:"files,omitempty"`
 	Cmdline     []string          `yaml:"cmdline" json:"cmdline,omitempty"`
+	Init        string            `yaml:"init" json:"init,omitempty"` // process 1 of nodes whose boot state is stateless; "" means the agent
 	Mounts      []Mount           `yaml:"mounts" json:"-"`
 	LeaveOut    []string          `yaml:"leave_out" json:"-"` // files that a capture takes as zeros
 	Postscripts Postscripts       `yaml:"postscripts" json:"-"`
@@ -176,6 +177,9 @@ func (p *Profile) check() *fault {
 	case p.Suite != "" && !suiteName.MatchString(p.Suite):
 		return &fault{"$.suite", fmt.Sprintf("%q is not the name of a Debian release", p.Suite)}
 	}
+	if p.Init != "" && (!cleanAbs(p.Init) || !okWord(p.Init)) {
+		return &fault{"$.init", fmt.Sprintf("%q is not the absolute path of a program", p.Init)}
+	}
 	for arch, name := range p.Kernel {
 		if _, ok := machines[nodeArch(arch)]; !ok {
 			return &fault{"$.kernel", fmt.Sprintf("architecture %q is none of amd64, arm64, ppc64el", arch)}
@@ -315,6 +319,7 @@ func over(base, child Profile) Profile {
 	}
 	out.Suite = pick(child.Suite, base.Suite)
 	out.Description = pick(child.Description, base.Description)
+	out.Init = pick(child.Init, base.Init)
 	if child.Components == nil {
 		out.Components = base.Components
 	}

@@ -13,6 +13,7 @@ import (
 	"strconv"
 	"strings"
 
+	"mimeo/internal/cluster/api"
 	"mimeo/internal/cluster/node"
 )
 
@@ -102,6 +103,12 @@ func finishRoot(dir string, p Profile, epoch int64) (err error) {
 		if err := putFile(root, f); err != nil {
 			return fmt.Errorf("write %s: %w", f.Path, err)
 		}
+	}
+	if p.Init == "" {
+		return nil
+	}
+	if _, err := root.Lstat(p.Init[1:]); err != nil {
+		return &api.Error{Code: "bad_request", Message: fmt.Sprintf("the profile's init %s is not in its rootimg", p.Init), Hint: "name the package that has it, as systemd-sysv"}
 	}
 	return nil
 }

@@ -41,6 +41,7 @@ type Stateless struct {
 	Kernel   string                       `json:"kernel"` // version, as uname -r prints it
 	Suite    string                       `json:"suite"`  // Debian release
 	Cmdline  []string                     `json:"cmdline,omitempty"`
+	Init     string                       `json:"init,omitempty"` // process 1 of nodes whose boot state is stateless; "" means the agent
 	Files    map[string]api.StatelessFile `json:"files"`
 	Packages []string                     `json:"packages"`      // name=version, sorted
 	Epoch    int64                        `json:"epoch"`         // Unix time that all files of the image carry
