@@ -73,8 +73,10 @@ func (j *job) grow(ctx context.Context, m *manifest.Manifest) error {
 		switch {
 		case errors.Is(err, deploy.ErrCannotGrow):
 			j.report.say(fmt.Sprintf("the %s filesystem in partition %d keeps its size: no way is known to grow it", v.Type, v.Partition))
+		case errors.Is(err, deploy.ErrSleeps):
+			j.report.say(fmt.Sprintf("the %s filesystem in partition %d keeps its size: %v", v.Type, v.Partition, deploy.ErrSleeps))
 		case errors.Is(err, exec.ErrNotFound):
-			return &api.Error{Code: "no_tool", Message: err.Error(), Hint: "the stateless image's profile needs the package e2fsprogs"}
+			return &api.Error{Code: "no_tool", Message: err.Error(), Hint: "the stateless image's profile needs the package " + deploy.GrowPackage(v.Type)}
 		case err != nil:
 			return err
 		default:

@@ -220,9 +220,12 @@ func growLast(ctx context.Context, errw io.Writer, path string, m *manifest.Mani
 	case errors.Is(err, deploy.ErrCannotGrow):
 		fmt.Fprintf(errw, "mimeo-agent: note: %s keeps its size: no way is known here to grow %s\n", name, v.Type)
 		return "", nil
+	case errors.Is(err, deploy.ErrSleeps):
+		fmt.Fprintf(errw, "mimeo-agent: note: %s keeps its size: %v\n", name, deploy.ErrSleeps)
+		return "", nil
 	case errors.Is(err, exec.ErrNotFound):
 		return "", &api.Error{Code: "failed", Message: fmt.Sprintf("the image is on the disk, but %s did not grow: %v", name, err),
-			Hint: "install e2fsprogs and run resize2fs on it, or deploy with --grow none"}
+			Hint: "install " + deploy.GrowPackage(v.Type) + " and deploy again, which writes only what differs, or deploy with --grow none"}
 	case err != nil:
 		return "", &api.Error{Code: "failed", Message: fmt.Sprintf("the image is on the disk, but %s did not grow: %v", name, err)}
 	}

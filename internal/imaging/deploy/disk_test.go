@@ -236,8 +236,8 @@ func TestGrow(t *testing.T) {
 		t.Errorf("the filesystem does not fill its partition of %d bytes: %s", p.Len, out)
 	}
 
-	if err := Grow(t.Context(), to, "xfs"); !errors.Is(err, ErrCannotGrow) {
-		t.Errorf("xfs: %v", err)
+	if err := Grow(t.Context(), to, "jfs"); !errors.Is(err, ErrCannotGrow) {
+		t.Errorf("jfs: %v", err)
 	}
 	if err := Grow(t.Context(), to, "swap"); err != nil {
 		t.Errorf("swap: %v", err)
@@ -246,4 +246,41 @@ func TestGrow(t *testing.T) {
 	if err := GrowRange(t.Context(), to, 0, 1<<20, "ext4"); !errors.As(err, &te) || !strings.Contains(te.Output, "superblock") {
 		t.Errorf("no filesystem: %v", err)
 	}
+}
+
+// TestGrowOthers grows what e2fsprogs does not know, and asks other programs whether all is there.
+func TestGrowOthers(t *testing.T) {
+	const off, was, is = 1 << 20, 320 << 20, 500 << 20
+	for kind, c := range map[string]struct{ make, check, size string }{
+		"xfs":   {`mkfs.xfs -q "$1"`, `xfs_repair -n "$1"`, `xfs_db -r -c 'sb 0' -c 'p dblocks blocksize' "$1" | awk '{n=$3; if (p) print p*n; p=n}'`},
+		"btrfs": {`mkfs.btrfs -q "$1"`, `btrfs check --readonly "$1"`, `btrfs inspect-internal dump-super "$1" | awk '/^total_bytes/ {print $2}'`},
+		"ntfs":  {`mkntfs -q -F -f "$1" && head -c 3000000 /dev/urandom >"$1.file" && ntfscp -q "$1" "$1.file" /file`, `ntfsfix -n "$1" && ntfscat --force "$1" /file | cmp - "$1.file"`, `ntfsresize --info --force --no-progress-bar "$1" | awk '/Current volume size/ {print $4}'`},
+	} {
+		t.Run(kind, func(t *testing.T) {
+			dir := t.TempDir()
+			fs := filepath.Join(dir, "fs")
+			sh := func(script string) string { return command(t, "", "sh", "-euc", script, "sh", fs) }
+			disk := filepath.Join(dir, "disk")
+			sh(fmt.Sprintf(`truncate -s %d "$1"; %s; truncate -s %d "$1.disk"; dd if="$1" of="$1.disk" bs=1M seek=1 conv=notrunc,sparse status=none; mv "$1.disk" %s`, was, c.make, off+is+1<<20, disk))
+			if err := GrowRange(t.Context(), disk, off, is, kind); err != nil {
+				t.Fatal(err)
+			}
+			sh(fmt.Sprintf(`dd if=%s of="$1" bs=1M skip=1 count=%d conv=sparse status=none; %s`, disk, is>>20, c.check))
+			var got int64
+			if out := sh(c.size); true {
+				fmt.Sscan(out, &got)
+			}
+			if got < is-8<<20 || got > is {
+				t.Errorf("the filesystem has %d bytes of %d", got, is)
+			}
+		})
+	}
+	// A Windows that sleeps is left alone.
+	dir := t.TempDir()
+	img := filepath.Join(dir, "img")
+	command(t, "", "sh", "-euc", `truncate -s 20M "$1"; mkntfs -q -F -f "$1"; (printf hibr; seq 9999) >"$1.h"; ntfscp -q "$1" "$1.h" /hiberfil.sys; truncate -s 40M "$1"; cp "$1" "$1.before"`, "sh", img)
+	if err := GrowRange(t.Context(), img, 0, 40<<20, "ntfs"); !errors.Is(err, ErrSleeps) {
+		t.Errorf("a hibernated Windows: %v", err)
+	}
+	command(t, "", "cmp", img, img+".before")
 }

@@ -5,6 +5,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io"
 	"os"
 	"os/exec"
 	"strings"
@@ -12,6 +13,8 @@ import (
 
 	"golang.org/x/sys/unix"
 
+	"mimeo/internal/imaging/fsmap"
+	"mimeo/internal/imaging/leaveout"
 	"mimeo/internal/imaging/manifest"
 )
 
@@ -35,16 +38,43 @@ func (e *ToolError) Error() string {
 }
 func (e *ToolError) Unwrap() error { return e.Err }
 
+// ErrSleeps says that a system sleeps on the filesystem, which must find it as it left it.
+var ErrSleeps = errors.New("a hibernated Windows sleeps on it")
+
 // Grow makes the filesystem on a block device as large as the device, with the filesystem's own tools: e2fsck and
-// resize2fs for ext2, ext3 and ext4. A swap area stays as it is. The filesystem must not be mounted.
+// resize2fs for ext2, ext3 and ext4, ntfsresize for NTFS, and for XFS and btrfs, which grow while they are mounted, the
+// kernel, xfs_growfs and btrfs. A swap area stays as it is. The filesystem must not be mounted.
 func Grow(ctx context.Context, device, fsType string) error {
 	switch fsType {
 	case "ext2", "ext3", "ext4":
+		return growExt(ctx, device)
+	case "ntfs":
+		return growNTFS(ctx, device)
+	case "xfs":
+		// The disk that it was captured from may be here as well, with the same UUID.
+		return growMounted(ctx, device, fsType, "nouuid", "xfs_growfs", "-d")
+	case "btrfs":
+		return growMounted(ctx, device, fsType, "", "btrfs", "filesystem", "resize", "max")
 	case "swap":
 		return nil
-	default:
-		return fmt.Errorf("grow the %s filesystem on %s: %w", fsType, device, ErrCannotGrow)
 	}
+	return fmt.Errorf("grow the %s filesystem on %s: %w", fsType, device, ErrCannotGrow)
+}
+
+// GrowPackage is Debian's package with the tool that grows a filesystem of that type.
+func GrowPackage(fsType string) string {
+	switch fsType {
+	case "ntfs":
+		return "ntfs-3g"
+	case "xfs":
+		return "xfsprogs"
+	case "btrfs":
+		return "btrfs-progs"
+	}
+	return "e2fsprogs"
+}
+
+func growExt(ctx context.Context, device string) error {
 	// resize2fs insists on a check that is younger than the last mount. -p mends what is safe to mend, and asks nothing;
 	// 1 is its exit status for "mended".
 	if err := tool(ctx, 1, "e2fsck", "-f", "-p", device); err != nil {
@@ -56,11 +86,61 @@ func Grow(ctx context.Context, device, fsType string) error {
 	return nil
 }
 
+// growNTFS marks the volume as dirty, as ntfsresize does: Windows checks it when it starts.
+func growNTFS(ctx context.Context, device string) error {
+	f, err := os.Open(device)
+	if err != nil {
+		return err
+	}
+	defer f.Close()
+	size, err := f.Seek(0, io.SeekEnd)
+	if err != nil {
+		return err
+	}
+	if fs, err := fsmap.Tree(f, size, "ntfs"); err != nil {
+		return fmt.Errorf("look at the ntfs filesystem on %s before it grows: %w", device, err)
+	} else if leaveout.Sleeps(fs) {
+		return fmt.Errorf("grow the ntfs filesystem on %s: %w", device, ErrSleeps)
+	}
+	if err := tool(ctx, 0, "ntfsresize", "--no-progress-bar", "--force", "--force", device); err != nil {
+		return fmt.Errorf("grow the filesystem on %s: %w", device, err)
+	}
+	return nil
+}
+
+// growMounted grows a filesystem that only grows while it is mounted. The mount point is the tool's last argument.
+func growMounted(ctx context.Context, device, fsType, options, name string, args ...string) (err error) {
+	dir, err := os.MkdirTemp("", "mimeo-grow-")
+	if err != nil {
+		return err
+	}
+	defer func() { err = errors.Join(err, os.Remove(dir)) }()
+	if err := unix.Mount(device, dir, fsType, unix.MS_NOATIME, options); err != nil {
+		return fmt.Errorf("mount the %s filesystem on %s to grow it: %w", fsType, device, err)
+	}
+	defer func() { err = errors.Join(err, unmount(dir)) }()
+	if err := tool(ctx, 0, name, append(args, dir)...); err != nil {
+		return fmt.Errorf("grow the filesystem on %s: %w", device, err)
+	}
+	return nil
+}
+
+// unmount waits for whoever looks at all mounts just now.
+func unmount(dir string) error {
+	for tries := 0; ; tries++ {
+		err := unix.Unmount(dir, 0)
+		if err == nil || !errors.Is(err, unix.EBUSY) || tries == 50 {
+			return err
+		}
+		time.Sleep(100 * time.Millisecond)
+	}
+}
+
 // GrowRange grows the filesystem on a part of a disk or image file, for which there is no device of its own, through a
 // loop device.
 func GrowRange(ctx context.Context, path string, off, n int64, fsType string) (err error) {
 	switch fsType {
-	case "ext2", "ext3", "ext4":
+	case "ext2", "ext3", "ext4", "ntfs", "xfs", "btrfs":
 	default:
 		return Grow(ctx, path, fsType) // needs no device
 	}

@@ -7,6 +7,7 @@ package leaveout
 import (
 	"bufio"
 	"bytes"
+	"errors"
 	"fmt"
 	"io"
 	"path"
@@ -59,7 +60,7 @@ const (
 )
 
 // windows are the files that Windows swaps to and hibernates in, at the root of a volume.
-var windows = map[string]bool{"pagefile.sys": true, "swapfile.sys": true, "hiberfil.sys": true}
+var windows = map[string]bool{"pagefile.sys": true, "swapfile.sys": true, hiberfil: true}
 
 // Claims calls add with every stretch of the volume that something of the filesystem says is its own. why says why not
 // all could be told, or is empty.
@@ -210,7 +211,7 @@ func (f *finder) swap() {
 		if err != nil || g.Type() != tree.Regular {
 			continue
 		}
-		if name == "hiberfil.sys" && f.sleeps(g) {
+		if name == hiberfil && sleeps(f.fs, g) {
 			f.note("/hiberfil.sys is kept: a Windows sleeps in it, which was hibernated, or shut down with fast startup")
 			continue
 		}
@@ -227,9 +228,20 @@ func (f *finder) swap() {
 	}
 }
 
+const hiberfil = "hiberfil.sys"
+
+// Sleeps tells whether a Windows may sleep on a volume, which is to wake up and must find it as it was.
+func Sleeps(fs tree.FS) bool {
+	g, err := tree.Lookup(fs, "/"+hiberfil, false)
+	if errors.Is(err, tree.ErrNotFound) {
+		return false
+	}
+	return err != nil || g.Type() == tree.Regular && sleeps(fs, g)
+}
+
 // sleeps tells whether a hibernation file may hold a system that is to wake up.
-func (f *finder) sleeps(g tree.File) bool {
-	r, err := f.fs.Open(g.Inode)
+func sleeps(fs tree.FS, g tree.File) bool {
+	r, err := fs.Open(g.Inode)
 	if err != nil {
 		return true
 	}
