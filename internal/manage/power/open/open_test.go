@@ -148,7 +148,14 @@ set_working_mc 0x20
   user 1 true "" "test" user 10 none md2 md5 straight
   user 2 true "ops" "secret" admin 10 none md2 md5 straight
 `, port, chassis), 0o644)
-	emu := write("sim.emu", "mc_setbmc 0x20\nmc_add 0x20 0 no-device-sdrs 0x23 9 8 0x9f 0x1291 0xf02 persist_sdr\nsel_enable 0x20 1000 0x0a\nmc_enable 0x20\n", 0o644)
+	emu := write("sim.emu", "mc_setbmc 0x20\nmc_add 0x20 0 no-device-sdrs 0x23 9 8 0x9f 0x1291 0xf02 persist_sdr\nsel_enable 0x20 1000 0x0a\n"+
+		// A temperature in halves of a degree, minus 10: M 5, B -100, exponents -1 and 0; its reading is 0x70.
+		"sensor_add 0x20 0 7 1 1\nsensor_set_threshold 0x20 0 7 settable 111111 0xe0 0xd0 0xc0 3 2 1\n"+
+		"sensor_set_event_support 0x20 0 7 enable scanning per-state 000111111111111 000111111111111 000111111111111 000111111111111\nsensor_set_value 0x20 0 7 0x70 0\nmain_sdr_add 0x20 "+
+		"0x00 0x00 0x51 0x01 0x34 0x20 0x00 0x07 0x03 0x01 0x67 0x40 0x01 0x01 0xc0 0x7f 0xc0 0x7f 0x3f 0x3f "+
+		"0x00 0x01 0x00 0x00 0x05 0x00 0x9c 0xc0 0x00 0xf0 0x00 0x00 0x00 0x00 0x00 0x00 0xe0 0xd0 0xc0 0x03 0x02 0x01 0x00 0x00 0x00 0x00 0x00 "+
+		"0xc9 0x44 0x49 0x4d 0x4d 0x20 0x54 0x65 0x6d 0x70\nmc_enable 0x20\n"+
+		"sel_add 0x20 2 0x07 0xa6 0xa7 0x69 0x20 0x00 0x04 0x01 0x07 0x01 0x09 0xff 0xff\n", 0o644)
 	sim := exec.Command("ipmi_sim", "-c", conf, "-f", emu, "-n", "-s", dir)
 	if err := sim.Start(); err != nil {
 		t.Fatal(err)
@@ -165,6 +172,8 @@ set_working_mc 0x20
 	time.Sleep(500 * time.Millisecond)
 	url := "ipmi://127.0.0.1:" + port
 	powertest.Run(t, nil, func(t *testing.T) power.Controller { return openBMC(t, url, "ops", "secret", 3) })
+
+	judgeSim(t, url)
 
 	wrong := openBMC(t, url, "ops", "other", 3)
 	var e *api.Error
@@ -187,5 +196,43 @@ set_working_mc 0x20
 	}
 	if took := time.Since(start); took > 5*time.Second {
 		t.Errorf("that took %v", took)
+	}
+}
+
+// judgeSim reads the simulator's sensors and event log as ipmitool does.
+func judgeSim(t *testing.T, url string) {
+	c := openBMC(t, url, "ops", "secret", 3)
+	defer c.Close()
+	_, port, _ := strings.Cut(strings.TrimPrefix(url, "ipmi://"), ":")
+	tool := func(args ...string) string {
+		t.Helper()
+		out, err := exec.Command("ipmitool", append([]string{"-I", "lanplus", "-C", "3", "-H", "127.0.0.1", "-p", port, "-U", "ops", "-P", "secret"}, args...)...).CombinedOutput()
+		if err != nil {
+			t.Fatalf("ipmitool %v: %v\n%s", args, err, out)
+		}
+		return string(out)
+	}
+	if out := tool("sdr", "list"); !strings.Contains(out, "DIMM Temp") || !strings.Contains(out, "| 46 degrees C") {
+		t.Errorf("ipmitool reads\n%s", out)
+	}
+	list, err := c.Sensors(t.Context())
+	if err != nil || len(list) != 1 || list[0].Name != "DIMM Temp" || list[0].Value == nil || *list[0].Value != 46 || list[0].Unit != "°C" {
+		t.Errorf("sensors: %v, %+v", err, list)
+	}
+	if out := tool("sel", "list"); !strings.Contains(out, "Temperature #0x07 | Upper Critical going high") {
+		t.Errorf("ipmitool reads\n%s", out)
+	}
+	log, err := c.Log(t.Context())
+	if err != nil || len(log) != 1 || log[0].Text != "temperature DIMM Temp: critically high" || log[0].Severity != "critical" {
+		t.Errorf("log: %v, %+v", err, log)
+	}
+	if err := c.ClearLog(t.Context()); err != nil {
+		t.Errorf("clear: %v", err)
+	}
+	if out := tool("sel", "info"); !strings.Contains(out, "Entries          : 0") {
+		t.Errorf("after the log was cleared:\n%s", out)
+	}
+	if err := c.Identify(t.Context(), true); err != nil {
+		t.Errorf("identify: %v", err)
 	}
 }
