@@ -7,6 +7,7 @@ import (
 	"io"
 
 	"mimeo/internal/imaging/extent"
+	"mimeo/internal/imaging/fsmap/exfat"
 	"mimeo/internal/imaging/fsmap/ext4"
 	"mimeo/internal/imaging/fsmap/fact"
 	"mimeo/internal/imaging/fsmap/ntfs"
@@ -41,6 +42,7 @@ type reader struct {
 var readers = []reader{
 	{ext4.Is, ext4.Used},
 	{ntfs.Is, ntfs.Used},
+	{exfat.Is, exfat.Used},
 	{swap.Is, swap.Used},
 	{vfat.Is, vfat.Used}, // last: other kinds of filesystem may leave the boot sector of an older FAT as it was
 }

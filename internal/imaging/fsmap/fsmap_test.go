@@ -221,6 +221,14 @@ func TestFATOnVolume(t *testing.T) {
 	}
 }
 
+func TestExFATOnVolume(t *testing.T) {
+	path := makeFS(t, 64*mib, "mkfs.exfat", "-L", "stick")
+	u, _ := mapFile(t, path)
+	if u.Type != "exfat" || u.Method != manifest.MethodUsed || u.Label != "stick" || len(u.Notes) > 0 || u.Used.Bytes() > 5*mib {
+		t.Errorf("%+v", u)
+	}
+}
+
 func FuzzMap(f *testing.F) {
 	for _, m := range magics {
 		b := make([]byte, m.off+len(m.bytes))
