@@ -96,11 +96,16 @@ func imageRev(j api.Job) string {
 	return j.Image
 }
 
+// took is how long a job worked, or waited until it ended without a beginning.
 func took(j api.Job) string {
-	if j.Ended != nil {
-		return span(j.Ended.Sub(j.Created))
+	from := j.Created
+	if j.Started != nil {
+		from = *j.Started
 	}
-	return span(time.Since(j.Created).Truncate(time.Second))
+	if j.Ended != nil {
+		return span(j.Ended.Sub(from))
+	}
+	return span(time.Since(from).Truncate(time.Second))
 }
 
 func jobShowCmd(t *terminal) *cobra.Command {
