@@ -60,7 +60,7 @@ func (s *Server) look(ctx context.Context, p plan) ([]api.PreflightNode, error) 
 			l.Warnings = append([]string{reported.problem.Message}, l.Warnings...)
 		}
 		switch {
-		case !node.OwnBMC(n.BMC.URL) && !strings.HasPrefix(n.BMC.URL, "exec:"):
+		case n.BMC.URL == "" || n.BMC.URL == "manual:":
 			l.Warnings = append(l.Warnings, "it has no BMC: a person must switch it on")
 		case strings.HasPrefix(n.BMC.URL, "wol:"):
 			l.Warnings = append(l.Warnings, "Wake-on-LAN switches it on, and not off: a person must reboot it where it is on")
