@@ -124,8 +124,8 @@ func (t *terminal) preflight(cmd *cobra.Command, req api.JobNew, at later, yes b
 	if err := c.Do(cmd.Context(), http.MethodPost, "/v1/jobs/preflight", req, &p); err != nil {
 		return 0, err
 	}
-	fit := t.showPreflight(p)
-	if fit == 0 || req.FailFast && fit < len(p.Nodes) {
+	fit := t.showPreflight(p, at.later())
+	if !at.later() && (fit == 0 || req.FailFast && fit < len(p.Nodes)) {
 		return len(p.Nodes), nil // it is refused, with the reason
 	}
 	var nodes []api.NodeStatus
@@ -142,8 +142,13 @@ func (t *terminal) preflight(cmd *cobra.Command, req api.JobNew, at later, yes b
 // maxProblems bounds how many nodes are named one by one.
 const maxProblems = 20
 
-// showPreflight prints problems and warnings, and returns how many nodes have no problem.
-func (t *terminal) showPreflight(p api.Preflight) (fit int) {
+// showPreflight prints problems and warnings, and returns how many nodes have no problem. What is done later may find
+// them otherwise.
+func (t *terminal) showPreflight(p api.Preflight, later bool) (fit int) {
+	out := "left out"
+	if later {
+		out = "would be left out now"
+	}
 	warned := map[string][]api.NodeStatus{}
 	problems := 0
 	for _, n := range p.Nodes {
@@ -156,11 +161,11 @@ func (t *terminal) showPreflight(p api.Preflight) (fit int) {
 		}
 		if problems++; problems <= maxProblems {
 			text := strings.TrimSpace(strings.TrimPrefix(strings.TrimPrefix(n.Problem.Message, string(n.Node)), ":"))
-			fmt.Fprintf(t.err, "%s: left out: %s\n", n.Node, text)
+			fmt.Fprintf(t.err, "%s: %s: %s\n", n.Node, out, text)
 		}
 	}
 	if problems > maxProblems {
-		fmt.Fprintf(t.err, "... and %d more are left out\n", problems-maxProblems)
+		fmt.Fprintf(t.err, "... and %d more: %s\n", problems-maxProblems, out)
 	}
 	for _, w := range slices.Sorted(maps.Keys(warned)) {
 		text := w
