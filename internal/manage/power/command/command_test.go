@@ -127,8 +127,8 @@ func TestTrouble(t *testing.T) {
 		says string
 	}{
 		"echo outlet 3 >&2; printf 'is \\033[31mbroken' >&2; exit 7": {power.ErrRefused, "failed for action identify-on:\noutlet 3\nis  [31mbroken\n: exit status 7"},
-		"echo no such thing; exit 3":                             {power.ErrCannot, "does not know the action identify-on:\nno such thing"},
-		"echo waiting; sleep 60 & sleep 60":                      {power.ErrUnreachable, "did not end within 300ms for action identify-on:\nwaiting"},
+		"echo no such thing; exit 3":                                 {power.ErrCannot, "does not know the action identify-on:\nno such thing"},
+		"echo waiting; sleep 60 & sleep 60":                          {power.ErrUnreachable, "did not end within 300ms for action identify-on:\nwaiting"},
 	} {
 		c, _ := strip(t, body)
 		if want.kind == power.ErrUnreachable {
