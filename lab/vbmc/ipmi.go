@@ -39,14 +39,16 @@ func (b *BMC) knows(suite int) bool { return b.Suites == nil || slices.Contains(
 
 // ServeIPMI answers IPMI 2.0 over LAN (RMCP+, cipher suites 3 and 17) until ctx is done. It closes pc.
 func (b *BMC) ServeIPMI(ctx context.Context, pc net.PacketConn) error {
-	s := &ipmiServer{bmc: b, sessions: map[uint32]*session{}}
+	s := &ipmiServer{bmc: b, sessions: map[uint32]*session{}, ctx: ctx}
 	copy(s.guid[:], "mimeo virtual bmc")
 	pc = &lossyConn{PacketConn: pc, b: b}
 	stop := context.AfterFunc(ctx, func() { pc.Close() })
 	defer stop()
 	defer pc.Close()
+	s.pc = pc
 	var work sync.WaitGroup
 	defer work.Wait()
+	defer s.endSOL(false)
 	buf := make([]byte, 2048)
 	for {
 		n, addr, err := pc.ReadFrom(buf)
@@ -60,7 +62,7 @@ func (b *BMC) ServeIPMI(ctx context.Context, pc net.PacketConn) error {
 		// A power command takes a while; the client asks again meanwhile and is answered each time.
 		work.Go(func() {
 			b.pause(ctx)
-			if answer := s.handle(packet); answer != nil {
+			if answer := s.handle(packet, addr); answer != nil {
 				pc.WriteTo(answer, addr)
 			}
 		})
@@ -79,10 +81,14 @@ type ipmiServer struct {
 	clear    byte                // their "do not clear the valid bit"
 	nextID   uint32
 	reserved uint16 // of sensor records and event log
+
+	ctx context.Context // of ServeIPMI
+	pc  net.PacketConn
+	sol *sol // the active one
 }
 
 // handle answers a packet, or gives nil where it is none of ours.
-func (s *ipmiServer) handle(p []byte) []byte {
+func (s *ipmiServer) handle(p []byte, addr net.Addr) []byte {
 	if len(p) < 5 || p[0] != 0x06 || p[3]&0x1f != rmcpIPMI {
 		return nil
 	}
@@ -91,6 +97,7 @@ func (s *ipmiServer) handle(p []byte) []byte {
 	if e := s.bmc.epoch.Load(); e != s.epoch {
 		s.epoch = e
 		clear(s.sessions)
+		s.dropSOL(false)
 	}
 	switch p[4] {
 	case authNone:
@@ -104,13 +111,13 @@ func (s *ipmiServer) handle(p []byte) []byte {
 		}
 		return append(append(append([]byte{}, p[:13]...), byte(len(answer))), answer...)
 	case authPlus:
-		return s.plus(p)
+		return s.plus(p, addr)
 	}
 	return nil
 }
 
 // plus answers an RMCP+ packet: auth type, payload type, session ID, sequence, length, payload, trailer (13.6).
-func (s *ipmiServer) plus(p []byte) []byte {
+func (s *ipmiServer) plus(p []byte, addr net.Addr) []byte {
 	if len(p) < 16 {
 		return nil
 	}
@@ -127,7 +134,7 @@ func (s *ipmiServer) plus(p []byte) []byte {
 		return setup(payloadRAKP2, s.rakp2(payload))
 	case payloadRAKP3:
 		return setup(payloadRAKP4, s.rakp4(payload))
-	case payloadIPMI:
+	case payloadIPMI, payloadSOL:
 		c := s.sessions[id]
 		if c == nil || !c.active {
 			return nil
@@ -136,7 +143,11 @@ func (s *ipmiServer) plus(p []byte) []byte {
 		if !ok || !c.fresh(binary.LittleEndian.Uint32(p[10:])) {
 			return nil
 		}
-		c.used = time.Now()
+		c.used, c.addr = time.Now(), addr
+		if kind&0x3f == payloadSOL {
+			s.takeSOL(c, plain)
+			return nil
+		}
 		answer := s.once(c, plain)
 		if answer == nil {
 			return nil
@@ -144,6 +155,9 @@ func (s *ipmiServer) plus(p []byte) []byte {
 		out := c.seal(answer)
 		if c.closed {
 			delete(s.sessions, id)
+			if s.sol != nil && s.sol.c == c {
+				s.dropSOL(false)
+			}
 		}
 		return out
 	}
@@ -241,6 +255,8 @@ func (s *ipmiServer) command(fn, cmd byte, data []byte, c *session) (code byte, 
 		return codePrivilege, nil
 	case fn == fnApp && cmd == 0x01: // Get Device ID (20.1)
 		return codeOK, []byte{0x20, 0x01, 0x01, 0x00, 0x02, 0xbf, 0, 0, 0, 0, 0}
+	case fn == fnApp && cmd == 0x3d || fn == fnApp && cmd >= 0x48 && cmd <= 0x4f || fn == fnTransport:
+		return s.payload(fn, cmd, data, c)
 	case fn == fnApp && cmd == 0x37: // Get System GUID (22.14)
 		return codeOK, s.guid[:]
 	case fn == fnApp && cmd == 0x3b: // Set Session Privilege Level (22.18)

@@ -9,6 +9,7 @@ import (
 	"crypto/sha256"
 	"encoding/binary"
 	"hash"
+	"net"
 	"time"
 )
 
@@ -44,7 +45,8 @@ type session struct {
 	seen      uint32 // highest sequence number that came
 	window    uint32 // bit n: seen-n has come (6.12.13)
 	privilege byte
-	last      []byte // the last request, and its answer: nil while it is carried out
+	addr      net.Addr // of the other side
+	last      []byte   // the last request, and its answer: nil while it is carried out
 	reply     []byte
 }
 
@@ -197,7 +199,9 @@ func (c *session) open(packet []byte, kind byte, payload []byte) ([]byte, bool) 
 }
 
 // seal encrypts an answer and frames it.
-func (c *session) seal(plain []byte) []byte {
+func (c *session) seal(plain []byte) []byte { return c.sealAs(payloadIPMI, plain) }
+
+func (c *session) sealAs(kind byte, plain []byte) []byte {
 	block, err := aes.NewCipher(c.k2)
 	if err != nil {
 		return nil
@@ -213,7 +217,7 @@ func (c *session) seal(plain []byte) []byte {
 	cipher.NewCBCEncrypter(block, payload[:16]).CryptBlocks(payload[16:], text)
 
 	c.seq++
-	out := []byte{0x06, 0x00, 0xff, rmcpIPMI, authPlus, 0xc0 | payloadIPMI}
+	out := []byte{0x06, 0x00, 0xff, rmcpIPMI, authPlus, 0xc0 | kind}
 	out = append(out, le32(c.console)...)
 	out = append(out, le32(c.seq)...)
 	out = binary.LittleEndian.AppendUint16(out, uint16(len(payload)))

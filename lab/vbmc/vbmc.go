@@ -2,7 +2,9 @@
 package vbmc
 
 import (
+	"context"
 	"errors"
+	"io"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -25,6 +27,9 @@ type BMC struct {
 	Faults  Faults
 	Redfish RedfishWays
 	Sensors []Sensor // nil means some usual ones
+	// Serial opens the machine's serial port, for Serial over LAN; nil means that there is none. It is opened again where
+	// it ends, as with a machine that is off.
+	Serial func(context.Context) (io.ReadWriteCloser, error)
 
 	machine  Machine
 	user     string
@@ -47,6 +52,7 @@ type BMC struct {
 	gone      atomic.Bool
 	epoch     atomic.Int64 // counts what LoseSessions did
 	commands  atomic.Int64 // power commands so far
+	breaks    atomic.Int64
 }
 
 // New makes the BMC of a machine with one account.

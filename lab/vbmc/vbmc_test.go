@@ -169,12 +169,12 @@ func TestHostilePackets(t *testing.T) {
 	s := &ipmiServer{bmc: New(&switchBoard{}, "admin", "secret"), sessions: map[uint32]*session{}}
 	open := append([]byte{6, 0, 0xff, 7, 6, payloadOpenRequest, 0, 0, 0, 0, 0, 0, 0, 0, 32, 0}, make([]byte, 32)...)
 	for n := range open {
-		s.handle(open[:n])
+		s.handle(open[:n], nil)
 	}
 	for i := range 5000 {
 		p := append([]byte(nil), open...)
 		p[4+i%(len(p)-4)] = byte(i / 7)
-		s.handle(p)
+		s.handle(p, nil)
 	}
 	if len(s.sessions) > maxSessions {
 		t.Errorf("%d sessions", len(s.sessions))

@@ -16,6 +16,7 @@ var (
 	ErrBusy        = errors.New("the BMC cannot do it just now")
 	ErrState       = errors.New("the new power state was not reached")
 	ErrCannot      = errors.New("this way of switching a node cannot do it")
+	ErrTaken       = errors.New("another has the BMC's serial console")
 	ErrSent        = errors.New("it was sent, and nobody can tell what came of it")
 )
 
@@ -59,6 +60,8 @@ func (e *Error) code() string {
 		return "denied"
 	case ErrBusy:
 		return "busy"
+	case ErrTaken:
+		return "conflict"
 	case ErrRefused, ErrSuite, ErrCannot:
 		return "refused"
 	case ErrSent:
