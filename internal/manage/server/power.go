@@ -156,9 +156,6 @@ func (s *Server) switchPower(w http.ResponseWriter, r *http.Request) {
 // powerAll does a power command on nodes, as many at once as the pool lets through. done, where it is given, gets each
 // result at once, from several goroutines.
 func (s *Server) powerAll(ctx context.Context, nodes []node.Node, ask powerAsk, done func(int, api.PowerResult)) []api.PowerResult {
-	if ask.action == "on" || ask.action == "cycle" {
-		ctx = power.Starting(ctx)
-	}
 	out := make([]api.PowerResult, len(nodes))
 	var wg sync.WaitGroup
 	for i, n := range nodes {
@@ -176,11 +173,25 @@ func (s *Server) powerAll(ctx context.Context, nodes []node.Node, ask powerAsk, 
 // powerOne does it on one node, and writes down what it changed.
 func (s *Server) powerOne(ctx context.Context, n node.Node, ask powerAsk) api.PowerResult {
 	res := api.PowerResult{Node: n.Name}
-	err := s.withPower(ctx, n, func(c power.Controller) error {
-		ctx, cancel := context.WithTimeout(ctx, s.powerLimit())
-		defer cancel()
-		return s.doPower(ctx, c, n, ask, &res)
-	})
+	do := func(ask powerAsk) error {
+		turn := ctx
+		if ask.action == "on" || ask.action == "cycle" {
+			turn = power.Starting(ctx)
+		}
+		return s.withPower(turn, n, func(c power.Controller) error {
+			ctx, cancel := context.WithTimeout(ctx, s.powerLimit())
+			defer cancel()
+			return s.doPower(ctx, c, n, ask, &res)
+		})
+	}
+	var err error
+	if ask.action == "on" { // what is on need not queue with what is to be switched on
+		err = do(powerAsk{action: "status"})
+	}
+	if err == nil && (ask.action != "on" || res.State != string(power.StateOn)) {
+		res.State = ""
+		err = do(ask)
+	}
 	if errors.Is(err, power.ErrSent) {
 		res.Sent, res.State, res.Note, err = true, string(power.StateUnknown), err.Error(), nil
 	}
