@@ -80,7 +80,7 @@ func Main(args []string, in io.Reader, out, errw io.Writer) int {
 		return exitUsage
 	case "not_found":
 		return exitNotFound
-	case "conflict", "denied", "refused", "bad_request":
+	case "conflict", "denied", "refused", "bad_request", "unfit":
 		return exitRefused
 	case "unreachable", "no_access":
 		return exitUnreachable

@@ -158,10 +158,3 @@ func (e *Engine) some(ctx context.Context, ids []string) ([]api.Job, error) {
 	}
 	return out, nil
 }
-
-// Followed is how many jobs somebody follows.
-func (e *Engine) Followed() int {
-	e.mu.Lock()
-	defer e.mu.Unlock()
-	return len(e.follows)
-}

@@ -353,7 +353,7 @@ func writeError(w http.ResponseWriter, err error) {
 		e = &api.Error{Code: "internal", Message: err.Error()}
 	}
 	status := map[string]int{"not_found": http.StatusNotFound, "bad_request": http.StatusBadRequest, "conflict": http.StatusConflict, "denied": http.StatusUnauthorized,
-		"forbidden": http.StatusForbidden, "busy": http.StatusServiceUnavailable, "no_image": http.StatusConflict, "by_hand": http.StatusConflict}[e.Code]
+		"forbidden": http.StatusForbidden, "busy": http.StatusServiceUnavailable, "no_image": http.StatusConflict, "unfit": http.StatusConflict, "by_hand": http.StatusConflict}[e.Code]
 	if status == 0 {
 		status = http.StatusInternalServerError
 	}

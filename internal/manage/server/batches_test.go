@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"net/url"
 	"strings"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -166,16 +167,18 @@ func TestBatch(t *testing.T) {
 	r.fails("GET", "/v1/watch?job="+jobs[0].ID+"&job=j99", nil, "not_found", "no job")
 	r.fails("GET", "/v1/watch", nil, "bad_request", "name jobs")
 	var seen []api.WatchJobs
+	var messages atomic.Int64
 	ended := make(chan error, 1)
 	go func() {
 		ended <- r.admin.Stream(t.Context(), "GET", "/v1/watch?batch="+b, nil, func(data []byte) error {
 			var w api.WatchJobs
 			err := json.Unmarshal(data, &w)
 			seen = append(seen, w)
+			messages.Add(1)
 			return err
 		})
 	}()
-	r.until("the watcher to be there", func() bool { return r.watched() })
+	r.until("the watcher to be there", func() bool { return messages.Load() > 0 })
 	var cancelled []api.Job
 	r.must("POST", "/v1/batches/"+b+"/cancel", nil, &cancelled)
 	if got := phases(cancelled); got != "[cancelled:4 failed:2]" {
@@ -217,9 +220,6 @@ func TestBatch(t *testing.T) {
 	}
 	r.fails("POST", "/v1/jobs/retry", api.JobRetry{Key: "s", Jobs: []string{jobs[0].ID}}, "conflict", "still on")
 }
-
-// watched tells whether somebody follows jobs.
-func (r *rig) watched() bool { return r.Server.jobs.Followed() > 0 }
 
 func TestSchedules(t *testing.T) {
 	r := start(t)

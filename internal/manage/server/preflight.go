@@ -88,16 +88,16 @@ const (
 // check compares what a node has reported with what a job needs: the one disk, its size and sectors, the architecture
 // and what its firmware boots from. m is nil for a capture.
 func check(kind api.TaskKind, m *manifest.Manifest, n node.Node, hw *api.Hardware) (f finding) {
-	stop := func(code, hint, format string, args ...any) {
+	stop := func(hint, format string, args ...any) {
 		if f.problem == nil {
-			f.problem = &api.Error{Code: code, Message: string(n.Name) + ": " + fmt.Sprintf(format, args...), Hint: hint}
+			f.problem = &api.Error{Code: "unfit", Message: string(n.Name) + ": " + fmt.Sprintf(format, args...), Hint: hint}
 		}
 	}
 	if hw == nil {
 		f.warnings = append(f.warnings, "it has not reported its disks yet: it looks itself, before it writes anything")
 	} else if i, err := api.ChooseDisk(n.Disk, hw.Disks); err != nil {
 		e := toAPIError(err)
-		stop(e.Code, e.Hint, "%s", e.Message)
+		stop(e.Hint, "%s", e.Message)
 	} else if kind == api.TaskDeploy {
 		f.disk = &hw.Disks[i]
 	}
@@ -107,14 +107,14 @@ func check(kind api.TaskKind, m *manifest.Manifest, n node.Node, hw *api.Hardwar
 	const reported = `this is as it was last reported; one node alone is not held back by it`
 	if d := f.disk; d != nil {
 		if d.SectorSize > 0 && d.SectorSize != m.Disk.SectorSize {
-			stop("unfit", reported, "the disk %s has sectors of %d bytes, the image was captured from one with %d", d.Name, d.SectorSize, m.Disk.SectorSize)
+			stop(reported, "the disk %s has sectors of %d bytes, the image was captured from one with %d", d.Name, d.SectorSize, m.Disk.SectorSize)
 		}
 		if need := m.Needed(); d.Size < need {
-			stop("unfit", reported, "the disk %s is too small: the image needs %s, it has %s", d.Name, api.DiskSize(need), api.DiskSize(d.Size))
+			stop(reported, "the disk %s is too small: the image needs %s, it has %s", d.Name, api.DiskSize(need), api.DiskSize(d.Size))
 		}
 	}
 	if n.Arch != "" && m.Source.Arch != "" && string(n.Arch) != m.Source.Arch {
-		stop("unfit", "", "the image was captured on %s, the node is %s", m.Source.Arch, n.Arch)
+		stop("", "the image was captured on %s, the node is %s", m.Source.Arch, n.Arch)
 	}
 	var esp, bios, prep bool
 	for _, p := range m.Table.Partitions {
@@ -125,11 +125,11 @@ func check(kind api.TaskKind, m *manifest.Manifest, n node.Node, hw *api.Hardwar
 	switch n.Firmware {
 	case node.UEFI, node.UEFIHTTP:
 		if !esp {
-			stop("unfit", "", "it boots by UEFI, and the image has no EFI system partition")
+			stop("", "it boots by UEFI, and the image has no EFI system partition")
 		}
 	case node.OpenFirmware:
 		if !prep {
-			stop("unfit", "", "it boots by Open Firmware, and the image has no PReP partition")
+			stop("", "it boots by Open Firmware, and the image has no PReP partition")
 		}
 	case node.BIOS:
 		if m.Table.Kind == "gpt" && !bios {
