@@ -242,13 +242,13 @@ func (t *terminal) showPower(do api.PowerDo, results []api.PowerResult) {
 			}
 		}
 	default:
-		rows = append(rows, []string{"NODE", "POWER", ""})
+		rows = append(rows, []string{"NODE", "POWER"})
 		for _, r := range results {
 			switch {
 			case r.Sent:
 				rows = append(rows, []string{string(r.Node), "sent", r.Note})
 			case r.Error == nil:
-				rows = append(rows, []string{string(r.Node), r.State, r.Note})
+				rows = append(rows, []string{string(r.Node), r.State})
 			}
 		}
 	}

@@ -36,7 +36,7 @@ type PowerResult struct {
 type PowerProgress struct {
 	Done     int          `json:"done"` // nodes
 	Total    int          `json:"total"`
-	Index    int          `json:"index"` // of that node in the range, from 0 on
+	Index    int          `json:"index"`            // of that node in the range, from 0 on
 	Result   *PowerResult `json:"result,omitempty"` // of the node that was done just now
 	Finished bool         `json:"finished,omitempty"`
 }

@@ -199,7 +199,7 @@ func (s *Server) powerOne(ctx context.Context, n node.Node, ask powerAsk) api.Po
 		res.Error = asError(err)
 	}
 	if !slices.Contains([]string{"status", "sensors"}, ask.action) && !ask.show && (ask.action != "log" || ask.clear) {
-		text := ask.action + ": " + strings.TrimSpace(res.State+" "+res.Note)
+		text := ask.action + ": " + orDefault(strings.TrimSpace(res.State+" "+res.Note), "done")
 		if res.Error != nil {
 			text = ask.action + ": " + res.Error.Message
 		}

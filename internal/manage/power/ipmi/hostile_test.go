@@ -135,7 +135,7 @@ func FuzzConversation(f *testing.F) {
 			c := &session{keys: k, conn: &script{kind: kind, payload: payload, keys: k, seal: seal}, wait: time.Millisecond}
 			c.setup(context.Background(), payloadOpenRequest, payloadOpenResponse, []byte{0, 0, 0, 0})
 			c.call(context.Background(), fnChassis, cmdChassisStatus, nil)
-			login(context.Background(), c.conn, time.Millisecond, suite17, "ops", "secret", privilegeOperator)
+			login(context.Background(), c.conn, time.Millisecond, sends, suite17, "ops", "secret", privilegeOperator)
 		}
 	})
 }

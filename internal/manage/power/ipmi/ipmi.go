@@ -308,13 +308,13 @@ func (c *Client) login(ctx context.Context) error {
 }
 
 func (c *Client) loginOnce(ctx context.Context) error {
-	suites := c.suites
+	suites, tries := c.suites, sends
 	for i := 0; i < len(suites); i++ {
 		conn, err := (&net.Dialer{}).DialContext(ctx, "udp", net.JoinHostPort(c.host, c.port))
 		if err != nil {
 			return c.silent(ctx, "a new session", err)
 		}
-		s, err := login(ctx, conn, c.o.Wait, suites[i], c.o.User, c.o.Password, c.privilege)
+		s, err := login(ctx, conn, c.o.Wait, tries, suites[i], c.o.User, c.o.Password, c.privilege)
 		if err == nil {
 			c.s, c.conn, c.suites = s, conn, suites[i:i+1] // what it knows once it will know again
 			return nil
@@ -332,8 +332,11 @@ func (c *Client) loginOnce(ctx context.Context) error {
 		switch {
 		case ctx.Err() != nil:
 			return c.silent(ctx, "a new session", err)
-		case !last && (what == power.ErrSuite || errors.Is(err, errSilent)):
-			continue // some BMCs do not answer at all to a suite that they do not know
+		case !last && what == power.ErrSuite:
+			continue
+		case !last && errors.Is(err, errSilent):
+			tries = idleSends // some BMCs do not answer at all to a suite that they do not know; most are not there
+			continue
 		case what == power.ErrDenied:
 			return c.errorf(what, fmt.Sprintf("refused user %q", c.o.User), `set the account with "mimeo node set NODE bmc.user=USER" and "--password-stdin", then try again`, err)
 		case what == power.ErrSuite:

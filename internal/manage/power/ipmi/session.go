@@ -56,11 +56,11 @@ const (
 	privilegeAdmin    = 4
 )
 
-// login opens a session (13.17 to 13.24) with one cipher suite. The BMC proves that it knows the password before we
+// login opens a session (13.17 to 13.24) with one cipher suite; it sends each packet tries times at most. The BMC proves that it knows the password before we
 // do.
-func login(ctx context.Context, conn net.Conn, wait time.Duration, s suite, user, password string, privilege byte) (*session, error) {
+func login(ctx context.Context, conn net.Conn, wait time.Duration, tries int, s suite, user, password string, privilege byte) (*session, error) {
 	// It starts with the privilege of a user (22.18), whatever was asked for; most that is asked needs no more.
-	c := &session{conn: conn, wait: wait, privilege: privilegeUser, sends: sends, used: time.Now()}
+	c := &session{conn: conn, wait: wait, privilege: privilegeUser, sends: tries, used: time.Now()}
 	c.ours = binary.LittleEndian.Uint32(randomBytes(4)) | 1
 	name := []byte(user)
 	role := []byte{0x10 | privilege, byte(len(name))} // look the user up by name only
