@@ -26,6 +26,7 @@ type sol struct {
 	done   sync.WaitGroup
 	acks   chan [3]byte // sequence number, count, status
 	ring   chan struct{}
+	newest uint32 // session sequence number of a packet that came
 
 	mu    sync.Mutex
 	port  io.ReadWriteCloser // nil while it is not open
@@ -89,8 +90,8 @@ func (s *ipmiServer) payload(fn, cmd byte, data []byte, c *session) (code byte, 
 			return 0x80, nil
 		}
 		s.startSOL(c)
-		out := []byte{0, 0, 0, 0, solMost + 4, 0, solMost + 4, 0, 0x6f, 0x02, 0xff, 0xff}
-		return codeOK, out
+		out := []byte{0, 0, 0, 0, solMost + 4, 0, solMost + 4, 0}
+		return codeOK, append(append(out, s.udpPort()...), 0xff, 0xff)
 	}
 	return codeInvalid, nil
 }
@@ -105,11 +106,16 @@ func (s *ipmiServer) solParameter(cmd byte, data []byte) (byte, []byte) {
 	case len(data) < 4:
 		return codeLength, nil
 	}
-	v := map[byte][]byte{0: {0}, 1: {1}, 2: {0xc0 | privilegeOperator}, 3: {10, solMost}, 4: {7, 20}, 5: {0x0a}, 6: {0x0a}, 7: {1}, 8: {0x6f, 0x02}}[data[1]]
+	v := map[byte][]byte{0: {0}, 1: {1}, 2: {0xc0 | privilegeOperator}, 3: {10, solMost}, 4: {7, 20}, 5: {0x0a}, 6: {0x0a}, 7: {1}, 8: s.udpPort()}[data[1]]
 	if v == nil {
 		return 0x80, nil
 	}
 	return codeOK, append([]byte{0x11}, v...)
+}
+
+func (s *ipmiServer) udpPort() []byte {
+	a, _ := s.pc.LocalAddr().(*net.UDPAddr)
+	return binary.LittleEndian.AppendUint16(nil, uint16(a.Port))
 }
 
 // sessionInfo tells of a session by its ID, or of the asker's.
@@ -275,11 +281,12 @@ func (o *sol) deliver(ctx context.Context, seq byte, data []byte) (taken int, ok
 }
 
 // takeSOL takes a packet of the other side. The caller holds the lock.
-func (s *ipmiServer) takeSOL(c *session, p []byte) {
+func (s *ipmiServer) takeSOL(c *session, number uint32, p []byte) {
 	o := s.sol
-	if o == nil || o.c != c || len(p) < 4 {
+	if o == nil || o.c != c || len(p) < 4 || number < o.newest {
 		return
 	}
+	o.newest = number // one that was overtaken was also sent again since
 	if ack := p[1] & 0xf; ack != 0 {
 		select {
 		case o.acks <- [3]byte{ack, p[2], p[3]}:

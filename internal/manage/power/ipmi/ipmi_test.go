@@ -39,7 +39,12 @@ func open(t *testing.T, o Options) *Client {
 // serve starts a virtual BMC, whose account is ops, secret.
 func serve(t *testing.T, b *vbmc.BMC) (addr string) {
 	t.Helper()
-	pc, err := net.ListenPacket("udp4", "127.0.0.1:0")
+	return serveAt(t, b, "127.0.0.1:0")
+}
+
+func serveAt(t *testing.T, b *vbmc.BMC, at string) (addr string) {
+	t.Helper()
+	pc, err := net.ListenPacket("udp4", at)
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -38,7 +38,8 @@ type Line struct {
 
 	// What follows belongs to the loop.
 	input   solInput
-	seq     byte // of our last packet with characters
+	newest  uint32 // session sequence number of a SOL packet
+	seq     byte   // of our last packet with characters
 	flight  *write
 	sent    int       // how often it was sent
 	resend  time.Time // when it is sent again
@@ -299,6 +300,11 @@ func (l *Line) take(raw []byte) {
 	}
 	l.heard = time.Now()
 	if p.kind == payloadSOL {
+		// One that was overtaken was also sent again since: its characters would come twice.
+		if p.seq < l.newest {
+			return
+		}
+		l.newest = p.seq
 		if sp, ok := parseSOL(plain); ok {
 			l.takeSOL(sp)
 		}
