@@ -10,6 +10,7 @@ import (
 	"mimeo/internal/imaging/fsmap/exfat"
 	"mimeo/internal/imaging/fsmap/ext4"
 	"mimeo/internal/imaging/fsmap/fact"
+	"mimeo/internal/imaging/fsmap/lvm"
 	"mimeo/internal/imaging/fsmap/ntfs"
 	"mimeo/internal/imaging/fsmap/swap"
 	"mimeo/internal/imaging/fsmap/tree"
@@ -106,7 +107,12 @@ const headLen = 68 << 10
 
 // Map tells what is on a volume of size bytes, and which of its bytes must be captured. Damaged content gives a Usage
 // with Method whole and a Reason; an error means that the volume could not be read.
-func Map(r io.ReaderAt, size int64) (Usage, error) {
+func Map(r io.ReaderAt, size int64) (Usage, error) { return mapVolume(r, size, 0) }
+
+// maxInside is how deep volumes may lie in each other.
+const maxInside = 2
+
+func mapVolume(r io.ReaderAt, size int64, depth int) (Usage, error) {
 	if size <= 0 {
 		return Usage{Type: "unknown", Method: manifest.MethodWhole, Reason: "the volume is empty"}, nil
 	}
@@ -119,6 +125,9 @@ func Map(r io.ReaderAt, size int64) (Usage, error) {
 	}
 	// What is around a filesystem goes before it: a volume may carry the remains of an older one.
 	u := Usage{Type: name(head)}
+	if lvm.Is(head) && depth < maxInside {
+		return mapContainer(r, size, depth)
+	}
 	if around[u.Type] {
 		u.Reason = "no reader for " + u.Type + " yet"
 		return u.whole(size), nil

@@ -1,0 +1,107 @@
+package fact
+
+import (
+	"errors"
+	"io"
+	"slices"
+
+	"mimeo/internal/imaging/extent"
+)
+
+// Part is a volume that lies inside another, as a logical volume does.
+type Part struct {
+	Name  string // as people call it: "vg0/root"
+	UUID  string
+	Size  int64  // bytes
+	Spans []Span // where it lies, by At, without a gap from 0 to Size; of one that cannot be looked into only what is known
+	Whole string // why it cannot be looked into; "" where it can
+}
+
+// Span is a stretch of a Part.
+type Span struct {
+	At  int64 // bytes from the start of the part
+	Off int64 // bytes from the start of the volume around it
+	Len int64 // bytes
+}
+
+// Container is a volume that holds others.
+type Container struct {
+	UUID  string
+	Meta  extent.List // what belongs to no part and must be captured
+	Parts []Part
+	Notes []string
+}
+
+// Reader reads the part out of the volume around it.
+func (p Part) Reader(r io.ReaderAt) io.ReaderAt { return partReader{p, r} }
+
+type partReader struct {
+	p Part
+	r io.ReaderAt
+}
+
+func (r partReader) ReadAt(b []byte, off int64) (int, error) {
+	if off < 0 || off >= r.p.Size {
+		return 0, io.EOF
+	}
+	var end error
+	if rest := r.p.Size - off; int64(len(b)) > rest {
+		b, end = b[:rest], io.EOF
+	}
+	done := 0
+	for i := r.p.span(off); done < len(b); i++ {
+		if i == len(r.p.Spans) {
+			return done, io.ErrUnexpectedEOF
+		}
+		s := r.p.Spans[i]
+		within := off + int64(done) - s.At
+		part := b[done:min(int64(len(b)), int64(done)+s.Len-within)]
+		n, err := r.r.ReadAt(part, s.Off+within)
+		done += n
+		if n < len(part) {
+			if err == nil || errors.Is(err, io.EOF) {
+				err = io.ErrUnexpectedEOF
+			}
+			return done, err
+		}
+	}
+	return done, end
+}
+
+// span returns the first span that ends behind off.
+func (p Part) span(off int64) int {
+	i, _ := slices.BinarySearchFunc(p.Spans, off, func(s Span, off int64) int {
+		if s.At+s.Len <= off {
+			return -1
+		}
+		return 1
+	})
+	return i
+}
+
+// Outer calls fn with where a stretch of the part lies in the volume around it, in the order of the part.
+func (p Part) Outer(off, n int64, fn func(at, off, n int64)) {
+	for i := p.span(off); i < len(p.Spans) && p.Spans[i].At < off+n; i++ {
+		s := p.Spans[i]
+		from, to := max(s.At, off), min(s.At+s.Len, off+n)
+		fn(from, s.Off+from-s.At, to-from)
+	}
+}
+
+// OuterList returns where extents of the part lie in the volume around it.
+func (p Part) OuterList(list extent.List) extent.List {
+	var out []extent.Extent
+	for _, e := range list {
+		p.Outer(e.Off, e.Len, func(_, off, n int64) { out = append(out, extent.Extent{Off: off, Len: n}) })
+	}
+	return extent.FromUnsorted(out)
+}
+
+// All returns all of the volume around it that belongs to the part.
+func (p Part) All() extent.List {
+	var out []extent.Extent
+	for _, s := range p.Spans {
+		out = append(out, extent.Extent{Off: s.Off, Len: s.Len})
+	}
+	return extent.FromUnsorted(out)
+}

@@ -1,0 +1,242 @@
+// Package lvm tells which logical volumes lie on a physical volume of LVM2, and where.
+//
+// It follows LVM2's label and metadata formats (lib/format_text/layout.h, lib/label/label.h): the label in one of the
+// first four sectors leads to metadata areas, whose header leads to a text in a ring. Checksums, bounds and UUIDs must
+// agree, and so must the copies of the text. A logical volume can be looked into where it is made of plain linear segments
+// on this physical volume alone. Of all others the physical extents are known, and must be captured whole.
+package lvm
+
+import (
+	"encoding/binary"
+	"errors"
+	"fmt"
+	"hash/crc32"
+	"io"
+	"strings"
+
+	"mimeo/internal/imaging/extent"
+	"mimeo/internal/imaging/fsmap/fact"
+)
+
+var le = binary.LittleEndian
+
+const (
+	sector   = 512
+	labelLen = 4 * sector // where the label is looked for
+	crcInit  = 0xf597a6cf
+	maxAreas = 16
+	maxText  = 16 << 20 // bytes of the metadata of a volume group
+)
+
+// damage is a reason why the metadata cannot be trusted. It is no error of the disk.
+type damage string
+
+func (d damage) Error() string { return string(d) }
+
+func damaged(format string, args ...any) error { return damage(fmt.Sprintf(format, args...)) }
+
+// Is tells whether a volume that starts with head is a physical volume.
+func Is(head []byte) bool {
+	for off := 0; off+32 <= min(len(head), labelLen); off += sector {
+		if string(head[off:off+8]) == "LABELONE" && string(head[off+24:off+32]) == "LVM2 001" {
+			return true
+		}
+	}
+	return false
+}
+
+// Open reads the metadata of a physical volume of size bytes. why says why it cannot be trusted, or is empty; an error
+// means that the volume could not be read.
+func Open(r io.ReaderAt, size int64) (c fact.Container, why string, err error) {
+	p := &pv{r: r, size: size}
+	c, err = p.open()
+	var d damage
+	if errors.As(err, &d) {
+		return fact.Container{UUID: c.UUID}, err.Error(), nil
+	}
+	return c, "", err
+}
+
+// pv is one reading of a physical volume.
+type pv struct {
+	r    io.ReaderAt
+	size int64
+	uuid string
+	meta extent.List
+}
+
+func (p *pv) read(off int64, n int) ([]byte, error) {
+	if off < 0 || n < 0 || int64(n) > p.size-off {
+		return nil, damaged("%d bytes at %d lie outside of the volume", n, off)
+	}
+	b := make([]byte, n)
+	if got, err := p.r.ReadAt(b, off); got < n {
+		if err == nil || errors.Is(err, io.EOF) {
+			err = io.ErrUnexpectedEOF
+		}
+		return nil, fmt.Errorf("%d bytes at offset %d: %w", n, off, err)
+	}
+	return b, nil
+}
+
+// sum is LVM2's checksum: CRC-32 from an initial value of its own, not inverted.
+func sum(b []byte) uint32 { return ^crc32.Update(^uint32(crcInit), crc32.IEEETable, b) }
+
+func (p *pv) open() (fact.Container, error) {
+	areas, err := p.label()
+	c := fact.Container{UUID: p.uuid}
+	if err != nil {
+		return c, err
+	}
+	if len(areas) == 0 {
+		return c, damaged("it has no metadata of its volume group; another disk of the group has")
+	}
+	var text []byte
+	for i, a := range areas {
+		b, err := p.text(a)
+		if err != nil {
+			return c, fmt.Errorf("metadata area %d: %w", i+1, err)
+		}
+		if b == nil {
+			continue
+		}
+		if text != nil && string(text) != string(b) {
+			return c, damaged("its metadata areas differ")
+		}
+		text = b
+	}
+	if text == nil {
+		// A physical volume without a group: there is nothing on it.
+		c.Meta = p.meta
+		c.Notes = []string{"it belongs to no volume group, or its metadata is on other disks only"}
+		return c, damaged("its metadata areas are empty")
+	}
+	return p.group(text)
+}
+
+// area is a range of bytes.
+type area struct{ off, n int64 }
+
+// label reads the label and the header behind it, and returns the metadata areas.
+func (p *pv) label() ([]area, error) {
+	head, err := p.read(0, int(min(labelLen, p.size)))
+	if err != nil {
+		return nil, err
+	}
+	found := -1
+	for off := 0; off+sector <= len(head); off += sector {
+		if !Is(head[off : off+sector]) {
+			continue
+		}
+		if found >= 0 {
+			return nil, damaged("there are two labels")
+		}
+		found = off
+	}
+	if found < 0 {
+		return nil, damaged("there is no label")
+	}
+	b := head[found : found+sector]
+	if n := le.Uint64(b[8:]); n != uint64(found/sector) {
+		return nil, damaged("the label says that it lies in sector %d, it lies in %d", n, found/sector)
+	}
+	if sum(b[20:]) != le.Uint32(b[16:]) {
+		return nil, damaged("the checksum of the label is wrong")
+	}
+	at := int(le.Uint32(b[20:]))
+	if at < 32 || at+40 > sector {
+		return nil, damaged("the label's header lies at %d", at)
+	}
+	h := b[at:]
+	p.uuid = uuid(string(h[:32]))
+	device := le.Uint64(h[32:])
+	if device > uint64(p.size) {
+		return nil, damaged("it was made on a device of %d bytes, this one has %d", device, p.size)
+	}
+	// Two lists of places end with zeros: data areas, then metadata areas.
+	h = h[40:]
+	var lists [2][]area
+	for i := range lists {
+		for {
+			if len(h) < 16 || len(lists[i]) == maxAreas {
+				return nil, damaged("the label's lists have no end")
+			}
+			off, n := le.Uint64(h), le.Uint64(h[8:])
+			h = h[16:]
+			if off == 0 {
+				break
+			}
+			if off > uint64(p.size) || n > uint64(p.size)-off {
+				return nil, damaged("the label names %d bytes at %d, the volume has %d", n, off, p.size)
+			}
+			lists[i] = append(lists[i], area{int64(off), int64(n)})
+		}
+	}
+	if len(lists[0]) != 1 {
+		return nil, damaged("it has %d data areas", len(lists[0]))
+	}
+	return lists[1], nil
+}
+
+// text reads the metadata of an area; nil where the area is empty or set to be ignored.
+func (p *pv) text(a area) ([]byte, error) {
+	b, err := p.read(a.off, sector)
+	if err != nil {
+		return nil, err
+	}
+	switch {
+	case sum(b[4:]) != le.Uint32(b):
+		return nil, damaged("the checksum of its header is wrong")
+	case string(b[4:20]) != " LVM2 x[5A%r0N*>":
+		return nil, damaged("its header is none")
+	case le.Uint32(b[20:]) != 1:
+		return nil, damaged("version %d is not known", le.Uint32(b[20:]))
+	case le.Uint64(b[24:]) != uint64(a.off) || le.Uint64(b[32:]) != uint64(a.n) && a.n != 0:
+		return nil, damaged("its header says that it has %d bytes at %d", le.Uint64(b[32:]), le.Uint64(b[24:]))
+	}
+	n := int64(le.Uint64(b[32:]))
+	if n < 2*sector || n > p.size-a.off {
+		return nil, damaged("it has %d bytes", n)
+	}
+	p.meta.Add(extent.Extent{Off: a.off, Len: n})
+	off, size, want, flags := le.Uint64(b[40:]), le.Uint64(b[48:]), le.Uint32(b[56:]), le.Uint32(b[60:])
+	if off == 0 || flags&1 != 0 {
+		return nil, nil
+	}
+	ring := uint64(n - sector)
+	if off < sector || off >= uint64(n) || size == 0 || size > ring || size > maxText {
+		return nil, damaged("its text has %d bytes at %d", size, off)
+	}
+	// The text may go on at the start of the ring.
+	first := min(size, uint64(n)-off)
+	out, err := p.read(a.off+int64(off), int(first))
+	if err != nil {
+		return nil, err
+	}
+	if rest := size - first; rest > 0 {
+		more, err := p.read(a.off+sector, int(rest))
+		if err != nil {
+			return nil, err
+		}
+		out = append(out, more...)
+	}
+	if sum(out) != want {
+		return nil, damaged("the checksum of its text is wrong")
+	}
+	return out, nil
+}
+
+// uuid puts the hyphens in, as LVM2 and blkid show it.
+func uuid(s string) string {
+	if len(s) != 32 || strings.ContainsFunc(s, func(r rune) bool { return r <= ' ' || r > '~' }) {
+		return ""
+	}
+	out := ""
+	for i, n := range []int{6, 4, 4, 4, 4, 4, 6} {
+		if i > 0 {
+			out += "-"
+		}
+		out, s = out+s[:n], s[n:]
+	}
+	return out
+}
