@@ -64,6 +64,12 @@ its first line may name the columns.`,
 				if f.value == "" {
 					continue
 				}
+				if f.key == "bmc" && !node.OwnBMC(f.value) { // commands, magic packets and people are for any number
+					for _, n := range names {
+						put(n, f.key, f.value)
+					}
+					continue
+				}
 				values, err := deal(f.value, len(names))
 				if err != nil {
 					return usagef("--%s: %w", f.key, err)

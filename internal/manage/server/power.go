@@ -265,6 +265,7 @@ func (s *Server) softOff(ctx context.Context, c power.Controller) error {
 	if err := c.SoftOff(ctx); err != nil {
 		return err
 	}
+	asked := time.Now()
 	wait, cancel := context.WithTimeout(ctx, softLimit)
 	defer cancel()
 	for pause := 500 * time.Millisecond; ; pause = min(2*pause, 3*time.Second) {
@@ -278,10 +279,11 @@ func (s *Server) softOff(ctx context.Context, c power.Controller) error {
 			return &power.Error{Kind: power.ErrSent, Text: "it was asked to shut down; nobody tells whether it did"}
 		}
 		select {
-		case <-ctx.Done():
-			return ctx.Err()
 		case <-wait.Done():
-			return &power.Error{Kind: power.ErrState, Text: fmt.Sprintf("its operating system was asked to shut down, and it is still on after %s", softLimit), Hint: `it may take longer, or not listen to the power button; "mimeo power NODE off" cuts the power`}
+			if errors.Is(ctx.Err(), context.Canceled) {
+				return ctx.Err()
+			}
+			return &power.Error{Kind: power.ErrState, Text: fmt.Sprintf("its operating system was asked to shut down, and it is still on after %s", time.Since(asked).Round(time.Second)), Hint: `it may take longer, or not listen to the power button; "mimeo power NODE off" cuts the power`}
 		case <-time.After(pause):
 		}
 	}

@@ -8,6 +8,7 @@ import (
 	"net"
 	"strconv"
 	"strings"
+	"syscall"
 	"time"
 
 	"mimeo/internal/manage/power"
@@ -361,6 +362,10 @@ func names(suites []suite) string {
 func (c *Client) silent(ctx context.Context, what string, err error) error {
 	if errors.Is(ctx.Err(), context.Canceled) {
 		return ctx.Err()
+	}
+	var no syscall.Errno
+	if errors.As(err, &no) && (no == syscall.ENETUNREACH || no == syscall.EHOSTUNREACH) {
+		return c.errorf(power.ErrUnreachable, "cannot be reached from here", `see which way packets take: "ip route get `+c.host+`"`, no)
 	}
 	if errors.Is(err, errSilent) || ctx.Err() != nil {
 		err = ctx.Err()

@@ -6,6 +6,7 @@ import (
 	"errors"
 	"net"
 	"net/http"
+	"syscall"
 
 	"mimeo/internal/manage/power"
 )
@@ -29,6 +30,9 @@ func (c *Client) unreachable(err error) error {
 		return c.errorf(power.ErrUnreachable, "does not speak TLS on this port", "see whether its address is right; redfish+http:// is for BMCs without TLS", cause)
 	}
 	hint := "see whether its address is right and can be reached from here"
+	if errors.Is(err, syscall.ENETUNREACH) || errors.Is(err, syscall.EHOSTUNREACH) {
+		hint = `see which way packets take: "ip route get ` + c.host + `"`
+	}
 	return c.errorf(power.ErrUnreachable, "cannot be reached", hint, cause)
 }
 
