@@ -30,11 +30,14 @@ func Open(ctx context.Context, from store.Reader, m *manifest.Manifest) (*Image,
 	return &Image{d, m}, nil
 }
 
-// Volume is the filesystem of a captured disk.
+// Volume is the filesystem of a captured disk: of a partition, or of a volume inside one.
 type Volume struct {
 	tree.FS
-	manifest.Volume
-	disk *view.Disk
+	manifest.Volume        // of the partition
+	Name            string // of a volume inside: "vg0/root"
+	size            int64  // of the filesystem's volume
+	disk            *view.Disk
+	outer           func(off, n int64, fn func(at, off, n int64)) // where a stretch of it lies on the disk
 }
 
 // VolumeError says that it is not clear which volume is meant, or that the files of it cannot be read.
@@ -48,7 +51,7 @@ func (e *VolumeError) Error() string {
 	var have []string
 	for _, v := range e.Volumes {
 		s := fmt.Sprintf("%d (%s)", v.Partition, v.Type)
-		if !fsmap.HasTree(v.Type) {
+		if !readable(v.Type) {
 			s += ", which cannot be read by files"
 		}
 		have = append(have, s)
@@ -65,24 +68,26 @@ func (e *VolumeError) Error() string {
 
 // Volume opens the filesystem of a partition. Where partition is 0 it is the one of the operating system: the first
 // with /etc/os-release, /etc/fstab or /Windows, else the largest whose files can be read.
+//
+// In a partition that holds volumes of its own, as one of LVM2 does, the same choice is made among these.
 func (i *Image) Volume(partition int) (*Volume, error) {
 	var best *Volume
 	var failed error
 	for _, v := range i.m.Volumes {
-		if partition > 0 && v.Partition != partition || !fsmap.HasTree(v.Type) {
+		if partition > 0 && v.Partition != partition || !readable(v.Type) {
 			continue
 		}
-		t, err := fsmap.Tree(io.NewSectionReader(i.disk, v.Off, v.Len), v.Len, v.Type)
+		vols, err := i.open(v)
 		if err != nil {
 			failed = errors.Join(failed, fmt.Errorf("partition %d: %w", v.Partition, err))
-			continue
 		}
-		vol := &Volume{FS: t, Volume: v, disk: i.disk}
-		if partition > 0 || vol.system() {
-			return vol, nil
-		}
-		if best == nil || v.Len > best.Len {
-			best = vol
+		for _, vol := range vols {
+			if vol.system() {
+				return vol, nil
+			}
+			if best == nil || vol.size > best.size {
+				best = vol
+			}
 		}
 	}
 	switch {
@@ -92,6 +97,41 @@ func (i *Image) Volume(partition int) (*Volume, error) {
 		return nil, failed
 	}
 	return nil, &VolumeError{partition, i.m.Volumes}
+}
+
+// readable tells whether files may be found in a volume of that type.
+func readable(typ string) bool { return fsmap.HasTree(typ) || typ == "LVM2_member" }
+
+// open opens the filesystem of a partition, or those of the volumes inside it.
+func (i *Image) open(v manifest.Volume) ([]*Volume, error) {
+	r := io.NewSectionReader(i.disk, v.Off, v.Len)
+	if fsmap.HasTree(v.Type) {
+		t, err := fsmap.Tree(r, v.Len, v.Type)
+		if err != nil {
+			return nil, err
+		}
+		return []*Volume{{FS: t, Volume: v, size: v.Len, disk: i.disk, outer: func(off, n int64, fn func(at, off, n int64)) { fn(off, v.Off+off, n) }}}, nil
+	}
+	inner, err := fsmap.Inside(r, v.Len, v.Type)
+	if err != nil {
+		return nil, err
+	}
+	var out []*Volume
+	var failed error
+	for _, in := range inner {
+		if !fsmap.HasTree(in.Type) {
+			continue
+		}
+		t, err := fsmap.Tree(in.Reader(r), in.Size, in.Type)
+		if err != nil {
+			failed = errors.Join(failed, fmt.Errorf("%s: %w", in.Name, err))
+			continue
+		}
+		out = append(out, &Volume{FS: t, Volume: v, Name: in.Name, size: in.Size, disk: i.disk, outer: func(off, n int64, fn func(at, off, n int64)) {
+			in.Outer(off, n, func(at, off, n int64) { fn(at, v.Off+off, n) })
+		}})
+	}
+	return out, failed
 }
 
 // system tells whether an operating system lives here.
@@ -120,19 +160,19 @@ func (v *Volume) spans(r io.ReaderAt) ([]span, bool) {
 	}
 	var list []span
 	for _, f := range p.Pieces {
-		from, to := v.Off+f.Off, v.Off+f.Off+min(f.Len, p.Size-f.At)
-		if to <= from {
-			continue
-		}
-		err := v.disk.Entries(from, to, func(e manifest.Entry) error {
-			if e.Zero {
+		var failed error
+		v.outer(f.Off, min(f.Len, p.Size-f.At), func(at, from, n int64) {
+			err := v.disk.Entries(from, from+n, func(e manifest.Entry) error {
+				if e.Zero {
+					return nil
+				}
+				a, b := max(e.Off, from), min(e.Off+e.Len, from+n)
+				list = append(list, span{e.ID, a - e.Off, b - a, f.At + at - f.Off + a - from})
 				return nil
-			}
-			a, b := max(e.Off, from), min(e.Off+e.Len, to)
-			list = append(list, span{e.ID, a - e.Off, b - a, f.At + a - from})
-			return nil
+			})
+			failed = errors.Join(failed, err)
 		})
-		if err != nil {
+		if failed != nil {
 			return nil, false
 		}
 	}

@@ -27,6 +27,9 @@ type Plan struct {
 // NewPlan returns the plan of all that was found on a disk. It looks where its files lie, and leaves out what the rules
 // say.
 func NewPlan(src io.ReaderAt, l *layout.Layout, rules leaveout.Rules) (Plan, error) {
+	if err := rules.Check(); err != nil {
+		return Plan{}, err
+	}
 	p := Plan{Table: l.Table.Table, Volumes: l.Manifest(), Used: l.Used, Warnings: l.Notes}
 	for _, v := range l.Volumes {
 		if v.Method != manifest.MethodUsed {
@@ -49,26 +52,50 @@ func NewPlan(src io.ReaderAt, l *layout.Layout, rules leaveout.Rules) (Plan, err
 
 // leaveOut adds what the rules leave out of a volume.
 func (p *Plan) leaveOut(src io.ReaderAt, v manifest.Volume, rules leaveout.Rules) error {
-	if !rules.Swap && len(rules.Patterns) == 0 || !fsmap.HasTree(v.Type) {
-		return rules.Check()
+	if !rules.Swap && len(rules.Patterns) == 0 {
+		return nil
 	}
+	name := fmt.Sprintf("partition %d (%s)", v.Partition, v.Type)
+	if fsmap.HasTree(v.Type) {
+		list, err := p.leaveOutOf(src, v.Len, v.Type, name, rules)
+		p.LeftOut = extent.Union(p.LeftOut, list.Shift(v.Off))
+		return err
+	}
+	inner, err := fsmap.Inside(src, v.Len, v.Type)
+	if err != nil {
+		return err
+	}
+	for _, in := range inner {
+		if in.Method != manifest.MethodUsed || !fsmap.HasTree(in.Type) {
+			continue
+		}
+		list, err := p.leaveOutOf(in.Reader(src), in.Size, in.Type, name+": "+in.Name, rules)
+		if err != nil {
+			return err
+		}
+		p.LeftOut = extent.Union(p.LeftOut, in.OuterList(list).Shift(v.Off))
+	}
+	return nil
+}
+
+// leaveOutOf returns what the rules leave out of a filesystem.
+func (p *Plan) leaveOutOf(src io.ReaderAt, size int64, typ, name string, rules leaveout.Rules) (extent.List, error) {
 	var found leaveout.Found
-	fs, err := fsmap.Tree(src, v.Len, v.Type)
+	fs, err := fsmap.Tree(src, size, typ)
 	if err != nil {
 		found.Notes = []string{fmt.Sprintf("nothing is left out: %v", err)}
 	} else if found, err = leaveout.Find(fs, rules, func(add func(extent.Extent)) (string, error) {
-		return fsmap.Claims(src, v.Len, v.Type, add)
+		return fsmap.Claims(src, size, typ, add)
 	}); err != nil {
-		return err
+		return nil, err
 	}
 	if n := found.Extents.Bytes(); n > 0 {
 		found.Notes = append(found.Notes, fmt.Sprintf("%d files with %d MiB are left out: captured as zeros", found.Files, n>>20))
-		p.LeftOut = extent.Union(p.LeftOut, found.Extents.Shift(v.Off))
 	}
 	for _, n := range found.Notes {
-		p.Warnings = append(p.Warnings, fmt.Sprintf("partition %d (%s): %s", v.Partition, v.Type, n))
+		p.Warnings = append(p.Warnings, name+": "+n)
 	}
-	return nil
+	return found.Extents, nil
 }
 
 // masked is a disk on which what is left out reads as zeros.

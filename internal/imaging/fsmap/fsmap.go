@@ -175,19 +175,39 @@ func mapVolume(r io.ReaderAt, size int64, depth int) (Usage, error) {
 // that is not known. It is good for deciding where to cut, not for what to capture: damaged files are passed over. An
 // error means that the volume could not be read.
 func Pieces(r io.ReaderAt, size int64, typ string) ([]fact.Piece, error) {
-	walk := pieces[typ]
-	if walk == nil {
-		return nil, nil
-	}
 	var all fact.Pieces
-	if err := walk(r, size, all.Add); err != nil {
-		return nil, fmt.Errorf("read the inodes of %s: %w", typ, err)
+	if err := addPieces(r, size, typ, all.Add); err != nil {
+		return nil, err
 	}
 	list := all.List()
 	if n := len(list); n > 0 && list[n-1].Off+list[n-1].Len > size {
 		return nil, nil
 	}
 	return list, nil
+}
+
+func addPieces(r io.ReaderAt, size int64, typ string, add func(fact.Piece)) error {
+	if walk := pieces[typ]; walk != nil {
+		if err := walk(r, size, add); err != nil {
+			return fmt.Errorf("read the inodes of %s: %w", typ, err)
+		}
+		return nil
+	}
+	inner, err := Inside(r, size, typ)
+	if err != nil {
+		return err
+	}
+	for _, in := range inner {
+		if in.Method != manifest.MethodUsed {
+			continue
+		}
+		if err := addPieces(in.Reader(r), in.Size, in.Type, func(f fact.Piece) {
+			in.Outer(f.Off, f.Len, func(at, off, n int64) { add(fact.Piece{Off: off, Len: n, At: f.At + at - f.Off}) })
+		}); err != nil {
+			return fmt.Errorf("%s: %w", in.Name, err)
+		}
+	}
+	return nil
 }
 
 func (u Usage) whole(size int64) Usage {
