@@ -155,7 +155,7 @@ func (a *agent) do(ctx context.Context, t api.Task) (Action, time.Duration) {
 		a.shell(t)
 	case api.TaskStateless:
 		return a.stateless(ctx, t), wait
-	case api.TaskCapture, api.TaskDeploy:
+	case api.TaskCapture, api.TaskDeploy, api.TaskWipe:
 		return a.job(ctx, t), 0
 	default:
 		a.Log("the server sent a task of kind %q, which this agent does not know; asking again", t.Kind)

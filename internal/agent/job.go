@@ -30,11 +30,13 @@ type job struct {
 	manifest string
 	counts   map[string]int64
 	outputs  []api.Output
+	wiping   []victim        // wipe: the disks
+	proof    *api.WipeReport // wipe: what became of them
 }
 
-// job runs a capture or deploy to its end, and returns what the server wants then.
+// job runs a capture, deploy or wipe to its end, and returns what the server wants then.
 func (a *agent) job(ctx context.Context, t api.Task) Action {
-	a.Log("%s of %s for job %s", t.Kind, t.Image, t.Job)
+	a.Log("job %s: %s %s", t.Job, t.Kind, t.Image)
 	jctx, stop := context.WithCancelCause(ctx)
 	defer stop(nil)
 	j := &job{agent: a, task: t, counts: map[string]int64{}}
@@ -46,7 +48,7 @@ func (a *agent) job(ctx context.Context, t api.Task) Action {
 	}
 	j.clean()
 	d := api.Done{Job: t.Job, BootID: a.BootID, OK: err == nil, Touched: j.touched, Manifest: j.manifest, Counts: j.counts,
-		PhaseMS: j.report.times(), Disk: j.disk.Disk, Outputs: j.outputs, Time: time.Now().UTC()}
+		PhaseMS: j.report.times(), Disk: j.disk.Disk, Outputs: j.outputs, Wipe: j.proof, Time: time.Now().UTC()}
 	switch {
 	case errors.Is(err, errCancelled), errors.Is(err, errGone):
 		d.Cancelled = true
@@ -107,7 +109,12 @@ func (j *job) steps(ctx context.Context) (err error) {
 	if err != nil {
 		return err
 	}
-	if j.disk, err = hwinfo.ChooseDisk(j.task.Disk, disks); err != nil {
+	if j.task.Kind == api.TaskWipe {
+		if j.wiping, err = j.victims(disks); err != nil {
+			return err
+		}
+		j.disk = j.wiping[0].Disk
+	} else if j.disk, err = hwinfo.ChooseDisk(j.task.Disk, disks); err != nil {
 		return err
 	}
 	j.report.say("disk " + j.disk.Describe())
@@ -124,9 +131,12 @@ func (j *job) steps(ctx context.Context) (err error) {
 	if err := j.scripts(ctx, api.PhasePre, j.task.Pre); err != nil {
 		return err
 	}
-	if j.task.Kind == api.TaskCapture {
+	switch j.task.Kind {
+	case api.TaskCapture:
 		err = j.capture(ctx)
-	} else {
+	case api.TaskWipe:
+		err = j.wipe(ctx)
+	default:
 		err = j.deploy(ctx)
 	}
 	if err != nil {

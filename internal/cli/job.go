@@ -28,7 +28,7 @@ func jobCmd(t *terminal) *cobra.Command {
 		Long: `List, show, watch, cancel and retry jobs. Jobs that were asked for together are a
 BATCH, whose name takes the place of theirs.`,
 	}
-	c.AddCommand(jobListCmd(t), jobShowCmd(t), jobWatchCmd(t), jobCancelCmd(t), jobRetryCmd(t))
+	c.AddCommand(jobListCmd(t), jobShowCmd(t), jobWatchCmd(t), jobCancelCmd(t), jobRetryCmd(t), jobCertificateCmd(t))
 	return c
 }
 
@@ -341,7 +341,7 @@ so are jobs that somebody cancelled. Those of a batch are a batch again.`,
 			var disks []api.NodeStatus
 			for _, j := range jobs {
 				ask.Jobs = append(ask.Jobs, j.ID)
-				if j.Kind == api.TaskDeploy {
+				if j.Kind != api.TaskCapture {
 					disks = append(disks, api.NodeStatus{Node: node.Node{Name: j.Node}})
 				}
 			}

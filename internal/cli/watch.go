@@ -136,5 +136,8 @@ func summary(j api.Job) string {
 	case api.TaskDeploy:
 		return fmt.Sprintf("%s: deployed %s in %s: %s in the image, %s written, %s were there already", j.Node, imageRev(j), took(j), size(n["used"]), size(n["written"]), size(n["skipped"]))
 	}
+	if j.Kind == api.TaskWipe {
+		return fmt.Sprintf("%s: wiped %s in %s; its certificate: mimeo job certificate %s", j.Node, size(n["wiped"]), took(j), j.ID)
+	}
 	return fmt.Sprintf("%s: %s done in %s", j.Node, j.Kind, took(j))
 }

@@ -132,7 +132,7 @@ func (o *Offer) decideWhat(n node.Node) {
 	switch n.Boot {
 	case node.BootDisk:
 		o.Decision, o.Why = Disk, "boot state is disk"
-	case node.BootCapture, node.BootDeploy, node.BootShell, node.BootStateless, node.BootDiscover:
+	case node.BootCapture, node.BootDeploy, node.BootWipe, node.BootShell, node.BootStateless, node.BootDiscover:
 		o.Decision, o.Profile = Stateless, profile
 		o.Why = "boot state is " + string(n.Boot)
 	case "":

@@ -103,6 +103,7 @@ const (
 	TaskNone      TaskKind = "none" // nothing: wait and ask again after Retry
 	TaskCapture   TaskKind = "capture"
 	TaskDeploy    TaskKind = "deploy"
+	TaskWipe      TaskKind = "wipe"
 	TaskShell     TaskKind = "shell"     // offer a shell until told otherwise
 	TaskStateless TaskKind = "stateless" // run the node's postscripts, then stay
 	TaskReboot    TaskKind = "reboot"    // nothing left to do here: reboot (to disk)
@@ -122,6 +123,8 @@ type Task struct {
 	Grow     string            `json:"grow,omitempty"`      // deploy: "last" (default), "none"
 	LeaveOut []string          `json:"leave_out,omitempty"` // capture: files to take as zeros
 	KeepAll  bool              `json:"keep_all,omitempty"`  // capture: swap, page and hibernation files, too
+	Method   string            `json:"method,omitempty"`    // wipe: one of WipeMethods
+	AllDisks bool              `json:"all_disks,omitempty"` // wipe: every fixed disk, whatever Disk says
 	Compare  bool              `json:"compare"`             // deploy: read the disk first and write only what differs
 	Attrs    map[string]string `json:"attrs,omitempty"`     // environment of the postscripts
 	Mounts   []Mount           `json:"mounts,omitempty"`
@@ -214,6 +217,7 @@ type Done struct {
 	PhaseMS   map[Phase]int64  `json:"phase_ms,omitempty"`
 	Disk      Disk             `json:"disk"` // the one that was chosen
 	Outputs   []Output         `json:"outputs,omitempty"`
+	Wipe      *WipeReport      `json:"wipe,omitempty"` // wipe: what became of the disks
 	Time      time.Time        `json:"time"`
 }
 

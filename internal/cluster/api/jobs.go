@@ -30,7 +30,7 @@ import (
 // JobNew asks for work on nodes. With several nodes, or any of Max, WithinMS and FailFast, the jobs are a batch.
 type JobNew struct {
 	Key      string   `json:"key"`  // made by the client; the same key twice gives the same jobs
-	Kind     TaskKind `json:"kind"` // capture, deploy
+	Kind     TaskKind `json:"kind"` // capture, deploy, wipe
 	Range    string   `json:"range"`
 	Image    string   `json:"image"`               // NAME; for deploy NAME or NAME@REV (the newest where left out)
 	Grow     string   `json:"grow,omitempty"`      // deploy: "last" (default) or "none"
@@ -39,6 +39,8 @@ type JobNew struct {
 	Verify   bool     `json:"verify,omitempty"`    // capture: read every chunk back before publishing
 	LeaveOut []string `json:"leave_out,omitempty"` // capture: files to take as zeros
 	KeepAll  bool     `json:"keep_all,omitempty"`  // capture: swap, page and hibernation files, too
+	Method   string   `json:"method,omitempty"`    // wipe: one of WipeMethods; empty means auto
+	AllDisks bool     `json:"all_disks,omitempty"` // wipe: every fixed disk, not the one that the disk rule names
 	Max      int      `json:"max,omitempty"`       // so many of them at a time; 0 means all
 	WithinMS int64    `json:"within_ms,omitempty"` // a job that has not begun by then fails; 0 means that it waits for its turn
 	FailFast bool     `json:"fail_fast,omitempty"` // with the first that fails, those fail that have not begun
@@ -106,7 +108,8 @@ type Preflight struct {
 // PreflightNode is what is known of a node, before anything is done to it.
 type PreflightNode struct {
 	Node     node.Name `json:"node"`
-	Disk     *Disk     `json:"disk,omitempty"`     // deploy: that would be overwritten, as last reported
+	Disk     *Disk     `json:"disk,omitempty"`     // deploy, wipe: that would be overwritten, as last reported
+	Disks    []Disk    `json:"disks,omitempty"`    // wipe of all disks: likewise
 	Problem  *Error    `json:"problem,omitempty"`  // why it cannot take it
 	Warnings []string  `json:"warnings,omitempty"` // what a person should know
 }

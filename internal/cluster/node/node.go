@@ -40,6 +40,7 @@ const (
 	BootDeploy    BootState = "deploy"    // the stateless image, to write its disk
 	BootShell     BootState = "shell"     // the stateless image, with a shell for a person
 	BootStateless BootState = "stateless" // the stateless image of the node's profile, for good
+	BootWipe      BootState = "wipe"      // the stateless image, to erase its disk
 	BootDiscover  BootState = "discover"  // the stateless image, to report itself
 )
 

@@ -19,10 +19,13 @@ type Quota struct {
 }
 
 func (q Quota) of(k api.TaskKind) int {
-	if k == api.TaskDeploy {
+	switch k {
+	case api.TaskDeploy:
 		return q.Deploys
+	case api.TaskCapture:
+		return q.Captures
 	}
-	return q.Captures
+	return 0 // a wipe needs nothing of the management node
 }
 
 // waiter is a queued job, as admission sees it.

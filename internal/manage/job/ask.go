@@ -244,7 +244,7 @@ func (e *Engine) cancel(ctx context.Context, r *Record) error {
 		return nil
 	}
 	return e.change(ctx, r, func(r *Record) (string, error) {
-		if r.Kind == api.TaskDeploy && r.Tasked && !agentPhases[r.Phase] {
+		if writes(r.Kind) && r.Tasked && !agentPhases[r.Phase] {
 			return e.endUnknown(r), nil // its agent is not heard, and was not seen to be stopped by a power cycle
 		}
 		if agentPhases[r.Phase] {
@@ -270,12 +270,16 @@ func (e *Engine) Fail(ctx context.Context, id string, why *api.Error) error {
 // endCancelled ends a record, inside a change.
 func (e *Engine) endCancelled(r *Record) string {
 	text := "the node's disk was not written to"
-	if r.Kind == api.TaskDeploy && r.Tasked && !r.Touched {
+	if writes(r.Kind) && r.Tasked && !r.Touched {
 		text = "its agent had not said that it writes to the disk"
 	}
 	if r.Touched {
 		text = "the deploy had begun to write: the disk does not boot until it is deployed again"
 		r.Error = &api.Error{Code: "cancelled", Message: text, Hint: fmt.Sprintf(`deploy it again: mimeo job retry %s`, r.ID)}
+		if r.Kind == api.TaskWipe {
+			text = "the wipe had begun: the disk does not boot, and may hold most of its data still"
+			r.Error = &api.Error{Code: "cancelled", Message: text, Hint: fmt.Sprintf(`wipe it again, "mimeo job retry %s", or deploy an image onto it`, r.ID)}
+		}
 	}
 	r.end(api.PhaseCancelled, e.now())
 	return text

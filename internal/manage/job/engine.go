@@ -28,6 +28,7 @@ type Engine struct {
 	power  Power
 	limits Limits
 	quota  Quota
+	prove  Prove
 	log    *slog.Logger
 	now    func() time.Time
 
@@ -57,13 +58,14 @@ type Options struct {
 	Power  Power
 	Limits Limits
 	Quota  Quota
+	Prove  Prove            // nil where there are no wipes
 	Log    *slog.Logger     // nil means silent
 	Now    func() time.Time // nil means the real clock
 }
 
 // New reads the active jobs. Nothing happens to them before Run.
 func New(ctx context.Context, o Options) (*Engine, error) {
-	e := &Engine{db: o.DB, store: o.Store, power: o.Power, limits: o.Limits.withDefaults(), quota: o.Quota, log: o.Log, now: o.Now, powerPause: powerPause,
+	e := &Engine{db: o.DB, store: o.Store, power: o.Power, limits: o.Limits.withDefaults(), quota: o.Quota, prove: o.Prove, log: o.Log, now: o.Now, powerPause: powerPause,
 		live: map[string]*Record{}, samples: map[string][]sample{}, watchers: map[string]map[chan api.Watch]bool{}, follows: map[string]map[*Follower]bool{},
 		busy: map[string]bool{}, pause: map[string]time.Time{}}
 	if e.log == nil {
@@ -313,8 +315,11 @@ func (e *Engine) notBack(ctx context.Context, r *Record) error {
 	}
 	return e.change(ctx, r, func(r *Record) (string, error) {
 		what := "the revision is published"
-		if r.Kind == api.TaskDeploy {
+		switch r.Kind {
+		case api.TaskDeploy:
 			what = "the image is on its disk"
+		case api.TaskWipe:
+			what = "its disk is wiped, and the certificate is there"
 		}
 		r.Error = &api.Error{Code: "lost", Message: fmt.Sprintf("%s; but %s has not asked how to boot since, so whether it is back is not known", what, r.Node),
 			Hint: "look at its console; its boot state is disk"}

@@ -157,7 +157,7 @@ func (e *Engine) Progress(ctx context.Context, id string, p api.Progress) (api.P
 		e.rate(r, now)
 	}
 	// What writes to the disk comes after the point of no return.
-	touched := r.Kind == api.TaskDeploy && (p.Phase == api.PhaseWriting || p.Phase == api.PhaseFinishing || p.Phase == api.PhaseRootPost)
+	touched := writes(r.Kind) && (p.Phase == api.PhaseWriting || p.Phase == api.PhaseFinishing || p.Phase == api.PhaseRootPost)
 	if p.Phase != r.Phase {
 		delete(e.samples, id)
 	}

@@ -25,6 +25,10 @@ func (e *Engine) finish(ctx context.Context, id string) {
 	e.mu.Unlock()
 
 	rev, err := e.publish(ctx, c)
+	also := facts
+	if err == nil && c.Kind == api.TaskWipe {
+		also, err = e.certify(ctx, c)
+	}
 	if err == nil {
 		e.askNetwork(ctx, c)
 	}
@@ -45,8 +49,11 @@ func (e *Engine) finish(ctx context.Context, id string) {
 			r.setPhase(api.PhaseFlipping, now)
 			r.setPhase(api.PhaseRebooting, now)
 			r.DoneMsg, r.Heard = nil, now
+			if r.Kind == api.TaskWipe {
+				return "boot state is disk, which is wiped: there is nothing to boot on it; the node may reboot", nil
+			}
 			return "boot state is disk; the node may reboot", nil
-		}, facts)
+		}, also)
 	}
 	if err != nil {
 		e.log.Error("job cannot be written; it is tried again", "job", id, "err", err)
@@ -88,9 +95,9 @@ func (e *Engine) askNetwork(ctx context.Context, r *Record) {
 	}
 }
 
-// publish verifies what a capture staged and publishes it. A deploy has nothing to publish.
+// publish verifies what a capture staged and publishes it. Other jobs have nothing to publish.
 func (e *Engine) publish(ctx context.Context, r *Record) (rev int, err error) {
-	if r.Kind == api.TaskDeploy {
+	if r.Kind != api.TaskCapture {
 		return r.Rev, nil
 	}
 	mid, err := chunk.ParseID(r.DoneMsg.Manifest)

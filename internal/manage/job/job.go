@@ -131,8 +131,14 @@ func (r *Record) end(p api.Phase, now time.Time) {
 
 // bootState is what the node boots while the job is on.
 func bootState(k api.TaskKind) node.BootState {
-	if k == api.TaskDeploy {
+	switch k {
+	case api.TaskDeploy:
 		return node.BootDeploy
+	case api.TaskWipe:
+		return node.BootWipe
 	}
 	return node.BootCapture
 }
+
+// writes tells whether a job of this kind changes the node's disk, and so has a point of no return.
+func writes(k api.TaskKind) bool { return k == api.TaskDeploy || k == api.TaskWipe }

@@ -60,6 +60,8 @@ func (s *Server) apiHandler() http.Handler {
 	route("GET /v1/nodes/{name}/events", s.nodeEvents)
 	route("GET /v1/nodes/{name}/boot", s.explainBoot)
 	route("GET /v1/nodes/{name}/attributes", s.nodeAttributes)
+	route("GET /v1/certificates", s.listCertificates)
+	route("GET /v1/jobs/{id}/certificate", s.jobCertificate)
 	route("GET /v1/groups", s.listGroups)
 	route("POST /v1/groups", s.changeGroups)
 	route("DELETE /v1/groups/{name}", s.removeGroup)

@@ -225,6 +225,9 @@ func (s *Server) jobTask(n node.Node, r job.Record, master netip.Addr) (api.Task
 	if r.Kind == api.TaskCapture {
 		t.LeaveOut, t.KeepAll = r.Request.LeaveOut, r.Request.KeepAll
 	}
+	if r.Kind == api.TaskWipe {
+		t.Method, t.AllDisks = orDefault(r.Request.Method, api.WipeAuto), r.Request.AllDisks
+	}
 	return t, s.furnish(&t, n, master)
 }
 
@@ -316,6 +319,10 @@ func (s *Server) storeHandler() http.Handler {
 		rec, active := s.jobs.OfNode(c.node)
 		if c.job == "" || !active || rec.ID != c.job {
 			writeError(w, &api.Error{Code: "denied", Message: "this token's job has ended"})
+			return
+		}
+		if rec.Kind == api.TaskWipe {
+			writeError(w, &api.Error{Code: "denied", Message: "a wipe has no business in the store"})
 			return
 		}
 		if rec.Kind != api.TaskCapture && !readsStore(r) {

@@ -131,7 +131,7 @@ func (s *Server) script(ctx context.Context, n node.Node, kind netboot.Kind, ask
 	// The job is asked first: it may find that the node has used up its tries, which changes the boot state.
 	var rec job.Record
 	var active bool
-	if rec, active = s.jobs.OfNode(n.Name); active && take && (n.Boot == node.BootCapture || n.Boot == node.BootDeploy) {
+	if rec, active = s.jobs.OfNode(n.Name); active && take && ofJob(n.Boot) {
 		ok, err := s.jobs.Netbooted(ctx, rec.ID)
 		if err != nil {
 			return "", ev, err
@@ -144,7 +144,7 @@ func (s *Server) script(ctx context.Context, n node.Node, kind netboot.Kind, ask
 		}
 		ev.Job = rec.ID
 	}
-	if (n.Boot == node.BootCapture || n.Boot == node.BootDeploy) && !active {
+	if ofJob(n.Boot) && !active {
 		// Cannot be, as both are written together; the disk is the answer that harms nothing.
 		n.Boot = node.BootDisk
 	}

@@ -7,6 +7,11 @@ import (
 	"mimeo/internal/manage/stateless"
 )
 
+// ofJob tells whether a boot state comes and goes with a job.
+func ofJob(b node.BootState) bool {
+	return b == node.BootCapture || b == node.BootDeploy || b == node.BootWipe
+}
+
 // canBoot refuses a boot state that could only fail.
 func (s *Server) canBoot(nodes []node.Node, req api.BootSet) error {
 	if req.State == node.BootDisk {

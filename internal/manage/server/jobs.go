@@ -89,6 +89,12 @@ func (s *Server) makeWork(ctx context.Context, req api.JobNew, schedule string, 
 			}
 		}
 	}
+	if first != nil {
+		// The same request may have been served meanwhile, and be what keeps the nodes busy.
+		if known, err := s.jobs.OfKey(ctx, req.Key); err != nil || len(known) > 0 {
+			return known, err
+		}
+	}
 	switch {
 	case first == nil:
 	case !req.Skip || req.FailFast || len(looks) == 1:
@@ -127,6 +133,18 @@ func (s *Server) plan(ctx context.Context, req api.JobNew) (p plan, err error) {
 		return bad("max: want 1 to %d", maxBatch)
 	case req.WithinMS < 0 || req.WithinMS > maxWithin.Milliseconds():
 		return bad("within_ms: want more than 0, and at most 30 days")
+	}
+	if req.Kind == api.TaskWipe {
+		if err := checkWipe(req); err != nil {
+			return p, err
+		}
+		if p.nodes, err = s.expand(ctx, req.Range, false); err == nil && len(p.nodes) == 0 {
+			err = &api.Error{Code: "not_found", Message: fmt.Sprintf("%q names no node", req.Range)}
+		}
+		return p, err
+	}
+	if req.Method != "" || req.AllDisks {
+		return bad("method and all_disks are for a wipe")
 	}
 	name, revText, hasRev := strings.Cut(req.Image, "@")
 	p.image = name
@@ -172,7 +190,7 @@ func (s *Server) plan(ctx context.Context, req api.JobNew) (p plan, err error) {
 			return bad("grow %q: want last or none", req.Grow)
 		}
 	default:
-		return bad("job kind %q: want capture or deploy", req.Kind)
+		return bad("job kind %q: want capture, deploy or wipe", req.Kind)
 	}
 	return p, nil
 }

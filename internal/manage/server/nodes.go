@@ -154,7 +154,7 @@ func (s *Server) setBoot(r *http.Request) (any, error) {
 	}
 	switch req.State {
 	case node.BootDisk, node.BootShell, node.BootStateless:
-	case node.BootCapture, node.BootDeploy:
+	case node.BootCapture, node.BootDeploy, node.BootWipe:
 		return nil, &api.Error{Code: "bad_request", Message: fmt.Sprintf("boot state %s comes with a job", req.State), Hint: fmt.Sprintf(`use "mimeo %s"`, req.State)}
 	default:
 		return nil, &api.Error{Code: "bad_request", Message: fmt.Sprintf("boot state %q is none of disk, shell, stateless", req.State)}

@@ -53,6 +53,10 @@ func (s *Server) look(ctx context.Context, p plan) ([]api.PreflightNode, error) 
 			return nil, err
 		}
 		reported := check(p.req.Kind, p.manifest, n, f.Hardware)
+		if p.req.AllDisks {
+			reported = finding{}
+			l.Disks = fixedDisks(f.Hardware)
+		}
 		l.Disk, l.Warnings = reported.disk, reported.warnings
 		if len(p.nodes) > 1 && reported.problem != nil {
 			problem(reported.problem)
@@ -98,7 +102,7 @@ func check(kind api.TaskKind, m *manifest.Manifest, n node.Node, hw *api.Hardwar
 	} else if i, err := api.ChooseDisk(n.Disk, hw.Disks); err != nil {
 		e := toAPIError(err)
 		stop(e.Hint, "%s", e.Message)
-	} else if kind == api.TaskDeploy {
+	} else if kind != api.TaskCapture {
 		f.disk = &hw.Disks[i]
 	}
 	if m == nil {

@@ -46,6 +46,7 @@ type Server struct {
 	jobs   *job.Engine
 	power  *power.Pool
 	secret []byte // makes the nodes' tokens
+	proof  []byte // seed of the key that signs certificates of wipes
 	cert   tls.Certificate
 	pin    string
 
@@ -105,7 +106,10 @@ func New(ctx context.Context, cfg config.Config, version string, log *slog.Logge
 	}
 	s.power = newPower(cfg)
 	l := cfg.Limits
-	s.jobs, err = job.New(ctx, job.Options{DB: s.db, Store: s.store, Power: s.withPower, Log: log, Quota: job.Quota{Jobs: cfg.Jobs.MaxActive, Captures: cfg.Jobs.MaxCaptures, Deploys: cfg.Jobs.MaxDeploys}, Limits: job.Limits{
+	if s.proof, err = loadSecret(filepath.Join(cfg.State, "tls", "certificate-key")); err != nil {
+		return nil, err
+	}
+	s.jobs, err = job.New(ctx, job.Options{Prove: s.prove, DB: s.db, Store: s.store, Power: s.withPower, Log: log, Quota: job.Quota{Jobs: cfg.Jobs.MaxActive, Captures: cfg.Jobs.MaxCaptures, Deploys: cfg.Jobs.MaxDeploys}, Limits: job.Limits{
 		Netboot: time.Duration(l.Netboot), AgentSilence: time.Duration(l.AgentSilence), Reboot: time.Duration(l.Reboot), Power: time.Duration(l.Power), SoftOff: time.Duration(l.SoftOff), Stall: time.Duration(l.Stall)}})
 	if err != nil {
 		return nil, err
