@@ -134,6 +134,25 @@ func TestBatchMax(t *testing.T) {
 	}
 }
 
+// What a batch has done already is not undone by its cancel.
+func TestCancelBatchLate(t *testing.T) {
+	r := newRig(t)
+	ids := r.batch(r.many(3), api.JobNew{Key: "k", Max: 2})
+	r.pump()
+	r.hello(ids[0])
+	r.progress(ids[0], api.PhaseWriting, 1)
+	r.done(ids[0], "")
+	r.pump()
+	r.is(ids, "rnq")
+	r.check(r.e.CancelBatch(t.Context(), "b1"))
+	r.check(r.e.CancelBatch(t.Context(), "b1"))
+	r.is(ids, "rcc")
+	r.check(r.e.ToldDisk(t.Context(), "m01"))
+	r.is(ids, "dcc")
+	r.check(r.e.CancelBatch(t.Context(), "b1"))
+	r.is(ids, "dcc")
+}
+
 func TestServerLimit(t *testing.T) {
 	r := newRig(t)
 	nodes := r.many(5)
