@@ -3,12 +3,14 @@ package agent
 import (
 	"errors"
 	"fmt"
+	"io"
 	"os"
 
 	"mimeo/internal/agent/hwinfo"
 	"mimeo/internal/cluster/api"
 	"mimeo/internal/imaging/deploy"
 	"mimeo/internal/imaging/disk"
+	"mimeo/internal/imaging/fsmap"
 	"mimeo/internal/imaging/manifest"
 )
 
@@ -100,7 +102,8 @@ func openError(d hwinfo.Disk, err error) error {
 	return e
 }
 
-// volumes lists an image's volumes as they lie on the disk now: the last may have grown.
+// volumes lists an image's volumes as they lie on the disk now: the last may have grown. Logical volumes that lie in one
+// piece come behind the partition that they lie in; what lies in several pieces would need the kernel's device mapper.
 func volumes(d hwinfo.Disk, m *manifest.Manifest) ([]volume, error) {
 	f, err := disk.Open(d.Path, disk.Options{})
 	if err != nil {
@@ -123,6 +126,17 @@ func volumes(d hwinfo.Disk, m *manifest.Manifest) ([]volume, error) {
 			return nil, fmt.Errorf("volume of partition %d (%d bytes at %d) does not lie on disk %s", v.Partition, vol.Len, vol.Off, d.Name)
 		}
 		out = append(out, vol)
+		inner, err := fsmap.Inside(io.NewSectionReader(f, vol.Off, vol.Len), vol.Len, vol.Type)
+		if err != nil {
+			return nil, fmt.Errorf("read what lies in partition %d: %w", v.Partition, err)
+		}
+		for _, in := range inner {
+			if len(in.Spans) != 1 || in.Part.Whole != "" {
+				continue
+			}
+			out = append(out, volume{logical: in.Name, Volume: manifest.Volume{Partition: v.Partition, Off: vol.Off + in.Spans[0].Off, Len: in.Size,
+				Type: in.Type, UUID: in.Usage.UUID, Label: in.Label, BlockSize: in.BlockSize, Method: in.Method}})
+		}
 	}
 	return out, nil
 }

@@ -29,6 +29,7 @@ type target struct {
 type volume struct {
 	manifest.Volume
 	partUUID, partName string
+	logical            string // "vg0/root" of a logical volume
 }
 
 // mountable are the filesystems that may hold a root, in the order in which they are tried.
@@ -192,8 +193,21 @@ func (f fstabLine) wanted() bool {
 	return false
 }
 
+// isLogical tells whether a device's name is that of a logical volume: /dev/vg0/root, or /dev/mapper/vg0-root, where
+// hyphens of the names are doubled.
+func isLogical(source, name string) bool {
+	group, lv, ok := strings.Cut(name, "/")
+	double := func(s string) string { return strings.ReplaceAll(s, "-", "--") }
+	return ok && (source == "/dev/"+name || source == "/dev/mapper/"+double(group)+"-"+double(lv))
+}
+
 // find returns the volume that a line means. Device names are not followed: what is vda2 here may be sda2 there.
 func (f fstabLine) find(vols []volume) (volume, bool) {
+	for _, v := range vols {
+		if v.logical != "" && isLogical(f.source, v.logical) {
+			return v, true
+		}
+	}
 	key, value, ok := strings.Cut(f.source, "=")
 	if !ok {
 		for _, p := range []struct{ dir, key string }{{"/dev/disk/by-uuid/", "UUID"}, {"/dev/disk/by-label/", "LABEL"}, {"/dev/disk/by-partuuid/", "PARTUUID"}, {"/dev/disk/by-partlabel/", "PARTLABEL"}} {
@@ -279,7 +293,7 @@ const partitionWait = 5 * time.Second
 // device returns a block device of a volume.
 func device(d hwinfo.Disk, v volume) (dev string, detach func() error, err error) {
 	none := func() error { return nil }
-	if !d.Image {
+	if !d.Image && v.logical == "" {
 		if v.Partition == 0 && v.Off == 0 {
 			return d.Path, none, nil
 		}

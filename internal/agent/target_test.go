@@ -1,13 +1,16 @@
 package agent
 
 import (
+	"errors"
 	"os"
+	"os/exec"
 	"path/filepath"
 	"strings"
 	"testing"
 
 	"golang.org/x/sys/unix"
 
+	"mimeo/internal/agent/hwinfo"
 	"mimeo/internal/cluster/api"
 	"mimeo/internal/imaging/manifest"
 )
@@ -89,6 +92,57 @@ tmpfs /tmp tmpfs
 	}
 	if o := strings.Join(order, " "); strings.Index(o, "/boot/efi") < strings.Index(o, "/boot ") {
 		t.Errorf("order: %s", o)
+	}
+}
+
+func TestLogicalNames(t *testing.T) {
+	for source, want := range map[string]bool{
+		"/dev/vg0/root": true, "/dev/mapper/vg0-root": true, "/dev/vg0/roo": false, "/dev/mapper/vg0-root-x": false, "/dev/mapper/vg0": false,
+	} {
+		if isLogical(source, "vg0/root") != want {
+			t.Errorf("%s: %t", source, !want)
+		}
+	}
+	if !isLogical("/dev/mapper/my--vg-a--b", "my-vg/a-b") || isLogical("/dev/mapper/my-vg-a-b", "my-vg/a-b") {
+		t.Error("hyphens")
+	}
+}
+
+// TestRootInLogicalVolume finds the deployed system's root in a logical volume, and writes to it.
+func TestRootInLogicalVolume(t *testing.T) {
+	dir := t.TempDir()
+	cmd := exec.Command("sh", "-euc", `export PATH=$PATH:/usr/sbin:/sbin LVM_SUPPRESS_FD_WARNINGS=1; cd "$1"; truncate -s 60M pv; dev=$(losetup -f --show pv); trap 'losetup -d $dev' EXIT
+		run() { cmd=$1; shift; lvm "$cmd" --driverloaded n --config "backup{backup=0 archive=0} devices{use_devicesfile=0 filter=[\"a|^$dev\$|\",\"r|.*|\"]}" "$@" 2>/dev/null; }
+		run pvcreate -q $dev; run vgcreate -q -s 1M vg0 $dev; run lvcreate -q -y -an -Zn -Wn -L 30M -n root vg0; run lvcreate -q -y -an -Zn -Wn -L 4M -n a vg0
+		run lvcreate -q -y -an -Zn -Wn -L 4M -n b vg0; run lvextend -q -y -L 8M vg0/a
+		mkdir -p tree/etc; echo ID=debian >tree/etc/os-release; echo "/dev/mapper/vg0-root / ext4 defaults 0 1" >tree/etc/fstab
+		truncate -s 30M fs; mke2fs -q -F -t ext4 -d tree fs; dd if=fs of=pv bs=1M seek=1 conv=notrunc status=none
+		truncate -s 70M disk; echo 'label: gpt
+			start=2048, size=122880, type=lvm' | sfdisk -q disk; dd if=pv of=disk bs=1M seek=1 conv=notrunc status=none`, "sh", dir)
+	if out, err := cmd.CombinedOutput(); err != nil {
+		t.Fatalf("%v\n%s", err, out)
+	}
+	d := hwinfo.Disk{Path: filepath.Join(dir, "disk"), Image: true}
+	m := &manifest.Manifest{Volumes: []manifest.Volume{{Partition: 1, Off: 1 << 20, Len: 60 << 20, Type: "LVM2_member", Method: manifest.MethodUsed}}}
+	vols, err := volumes(d, m)
+	if err != nil || len(vols) != 3 || vols[1].logical != "vg0/root" || vols[1].Type != "ext4" || vols[2].logical != "vg0/b" {
+		t.Fatalf("%+v, %v", vols, err)
+	}
+	at := t.TempDir()
+	undo, err := mountVolume(d, vols[1], at, false)
+	if err != nil {
+		t.Fatal(err)
+	}
+	fstab := readFstab(at)
+	if v, ok := fstab[0].find(vols); len(fstab) != 1 || !ok || v.logical != "vg0/root" {
+		t.Errorf("%+v", fstab)
+	}
+	werr := os.WriteFile(filepath.Join(at, "etc/hostname"), []byte("n02\n"), 0o644)
+	if err := errors.Join(werr, undo()); err != nil {
+		t.Fatal(err)
+	}
+	if out, err := exec.Command("sh", "-euc", `cd "$1"; dd if=disk of=fs bs=1M skip=2 count=30 status=none; e2fsck -fn fs >&2; debugfs -R "cat /etc/hostname" fs`, "sh", dir).Output(); err != nil || string(out) != "n02\n" {
+		t.Errorf("%q, %v", out, err)
 	}
 }
 
