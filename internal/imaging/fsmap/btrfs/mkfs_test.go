@@ -18,24 +18,23 @@ var variants = []struct {
 	mib  int64
 	args string
 }{
-	{"default", 160, ""},
-	{"single", 128, "-m single -d single"},
+	{"default", 112, ""},
+	{"single", 112, "-m single -d single"},
 	{"dup-data", 200, "-m dup -d dup"},
 	{"mixed", 24, "--mixed -n 4096"},
 	{"mixed-8k", 32, "--mixed -n 8192 -s 8192 -R ^free-space-tree"},
-	{"node-4k", 128, "-n 4096"},
+	{"node-4k", 112, "-n 4096"},
 	{"node-64k", 160, "-n 65536"},
-	{"sector-16k", 128, "-s 16384"},
+	{"sector-16k", 112, "-s 16384"},
 	{"sector-64k", 160, "-s 65536 -n 65536"},
-	{"xxhash", 128, "--csum xxhash"},
-	{"sha256", 128, "--csum sha256"},
-	{"blake2", 128, "--csum blake2"},
-	{"no-free-space-tree", 128, "-R ^free-space-tree"},
-	{"fat-metadata", 128, "-O ^skinny-metadata"},
-	{"holes", 128, "-O ^no-holes,^extref"},
-	{"quota", 128, "-R quota"},
-	{"raid1c34", 128, "-O raid1c34,raid56"},
-	{"odd-size", 133, "-b 135794688"},
+	{"xxhash", 112, "--csum xxhash"},
+	{"sha256", 112, "--csum sha256"},
+	{"blake2", 112, "--csum blake2"},
+	{"no-free-space-tree", 112, "-R ^free-space-tree"},
+	{"fat-metadata", 112, "-O ^skinny-metadata"},
+	{"holes", 112, "-O ^no-holes,^extref"},
+	{"flags", 112, "-O raid1c34,raid56 -R quota"},
+	{"odd-size", 117, "-b 119013376"},
 }
 
 // sampleTree makes files of many sizes, some of them sparse, in dir.
