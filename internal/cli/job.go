@@ -345,8 +345,13 @@ so are jobs that somebody cancelled. Those of a batch are a batch again.`,
 					disks = append(disks, api.NodeStatus{Node: node.Node{Name: j.Node}})
 				}
 			}
-			if err := t.confirm(yes, disks, count(len(disks), "disk")+" will be overwritten"); err != nil {
+			if err := t.confirm(yes, disks, "what is on their disks is lost"); err != nil {
 				return err
+			}
+			if !yes && len(disks) == 1 && slices.ContainsFunc(jobs, func(j api.Job) bool { return j.Kind == api.TaskWipe }) {
+				if err := t.ask(fmt.Sprintf("wipe %s once more; go on?", disks[0].Name)); err != nil {
+					return err
+				}
 			}
 			var made []api.Job
 			if err := c.Do(cmd.Context(), http.MethodPost, "/v1/jobs/retry", ask, &made); err != nil {

@@ -131,7 +131,7 @@ func TestJobsAreChecked(t *testing.T) {
 	}{
 		{"no key", ok(func(j *api.JobNew) { j.Key = "" }), "bad_request", "key"},
 		{"many tries", ok(func(j *api.JobNew) { j.Tries = 1000 }), "bad_request", "tries"},
-		{"no kind", ok(func(j *api.JobNew) { j.Kind = "wipe" }), "bad_request", "want capture or deploy"},
+		{"no kind", ok(func(j *api.JobNew) { j.Kind = "polish" }), "bad_request", "want capture, deploy or wipe"},
 		{"no name", ok(func(j *api.JobNew) { j.Image = "../x" }), "bad_request", ""},
 		{"a revision to capture", ok(func(j *api.JobNew) { j.Image = "web@3" }), "bad_request", "without @"},
 		{"two to capture", ok(func(j *api.JobNew) { j.Range = "n[1-2]" }), "bad_request", "2 nodes"},
