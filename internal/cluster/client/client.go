@@ -173,22 +173,27 @@ func (c *Client) send(ctx context.Context, method, path string, in any) (*http.R
 	if err != nil {
 		return nil, err
 	}
-	req.Header.Set("Authorization", "Bearer "+c.access.Token)
 	if in != nil {
 		req.Header.Set("Content-Type", "application/json")
 	}
-	resp, err := c.http.Do(req)
+	return c.sendBy(c.http, req)
+}
+
+// sendBy sends a request with the token; an answer that is no success becomes an error.
+func (c *Client) sendBy(h *http.Client, req *http.Request) (*http.Response, error) {
+	req.Header.Set("Authorization", "Bearer "+c.access.Token)
+	resp, err := h.Do(req)
 	if err != nil {
 		return nil, c.unreachable(err)
 	}
-	if resp.StatusCode/100 == 2 {
+	if resp.StatusCode/100 == 2 || resp.StatusCode == http.StatusSwitchingProtocols {
 		return resp, nil
 	}
 	defer resp.Body.Close()
 	e := &api.Error{}
 	b, _ := io.ReadAll(io.LimitReader(resp.Body, 1<<20))
 	if json.Unmarshal(b, e) != nil || e.Message == "" {
-		e = &api.Error{Code: "internal", Message: fmt.Sprintf("the server answered %s to %s %s", resp.Status, method, path)}
+		e = &api.Error{Code: "internal", Message: fmt.Sprintf("the server answered %s to %s %s", resp.Status, req.Method, req.URL.RequestURI())}
 	}
 	return nil, e
 }

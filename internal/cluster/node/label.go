@@ -18,7 +18,21 @@ func isLabel(s string) bool {
 	return s != "" && len(s) <= 100 && strings.Trim(s, "abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789._-/") == ""
 }
 
+// LabelConsoleLog is the label that says when a node's serial console is logged.
+const LabelConsoleLog = "console.log"
+
+// CheckConsoleLog tells whether a text says when a serial console is logged.
+func CheckConsoleLog(s string) error {
+	if s != "all" && s != "attached" && s != "none" {
+		return fmt.Errorf("%q: want all, attached (while somebody is) or none", s)
+	}
+	return nil
+}
+
 func checkLabel(label, v string) error {
+	if label == LabelConsoleLog && v != "" {
+		return CheckConsoleLog(v)
+	}
 	stage, ok := strings.CutPrefix(label, LabelScripts)
 	if !ok {
 		return nil

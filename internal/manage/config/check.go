@@ -79,6 +79,9 @@ func (c *Config) Complete() (err error) {
 	if err := c.checkPower(); err != nil {
 		return err
 	}
+	if err := c.checkConsole(); err != nil {
+		return err
+	}
 	for key, n := range map[string]int{"jobs.max_active": c.Jobs.MaxActive, "jobs.max_captures": c.Jobs.MaxCaptures, "jobs.max_deploys": c.Jobs.MaxDeploys} {
 		if n < 0 {
 			return c.wrong(key, "%d: want a number of jobs, or 0 for no bound", n)

@@ -36,6 +36,7 @@ type Config struct {
 	Limits     Limits      `yaml:"limits"`
 	Jobs       Jobs        `yaml:"jobs"`
 	Power      Power       `yaml:"power"`
+	Console    Console     `yaml:"console"`
 
 	file   string            // that was read
 	tree   *ast.File         // what is in it, for the places of errors

@@ -156,10 +156,10 @@ func TestAllKeysCanBeSet(t *testing.T) {
 	for _, typ := range []struct {
 		t      reflect.Type
 		prefix string
-	}{{reflect.TypeFor[Config](), ""}, {reflect.TypeFor[Limits](), "limits."}, {reflect.TypeFor[Jobs](), "jobs."}, {reflect.TypeFor[Power](), "power."}} {
+	}{{reflect.TypeFor[Config](), ""}, {reflect.TypeFor[Limits](), "limits."}, {reflect.TypeFor[Jobs](), "jobs."}, {reflect.TypeFor[Power](), "power."}, {reflect.TypeFor[Console](), "console."}} {
 		for i := range typ.t.NumField() {
 			key := typ.t.Field(i).Tag.Get("yaml")
-			if key != "" && key != "limits" && key != "jobs" && key != "power" && key != "exec" && have[typ.prefix+key] == nil {
+			if key != "" && key != "-" && key != "console" && key != "limits" && key != "jobs" && key != "power" && key != "exec" && have[typ.prefix+key] == nil {
 				t.Errorf("%s%s cannot be set", typ.prefix, key)
 			}
 		}

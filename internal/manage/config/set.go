@@ -26,7 +26,7 @@ func (c *Config) setters() map[string]func(string) error {
 		},
 		"limits.soft_off": c.Limits.SoftOff.parse,
 	}
-	for key, p := range map[string]*int{"power.parallel": &c.Power.Parallel, "power.stagger": &c.Power.Stagger, "jobs.max_active": &c.Jobs.MaxActive, "jobs.max_captures": &c.Jobs.MaxCaptures, "jobs.max_deploys": &c.Jobs.MaxDeploys} {
+	for key, p := range map[string]*int{"power.parallel": &c.Power.Parallel, "power.stagger": &c.Power.Stagger, "console.keep": &c.Console.Keep, "jobs.max_active": &c.Jobs.MaxActive, "jobs.max_captures": &c.Jobs.MaxCaptures, "jobs.max_deploys": &c.Jobs.MaxDeploys} {
 		m[key] = func(v string) (err error) {
 			if *p, err = strconv.Atoi(v); err != nil {
 				return fmt.Errorf("%q is no number", v)
@@ -34,7 +34,7 @@ func (c *Config) setters() map[string]func(string) error {
 			return nil
 		}
 	}
-	for key, p := range map[string]*string{"state": &c.State, "store": &c.Store, "http": &c.HTTP, "https": &c.HTTPS, "tftp": &c.TFTP, "nfs": &c.NFS, "agent": &c.Agent, "log": &c.Log, "log_level": &c.LogLevel} {
+	for key, p := range map[string]*string{"state": &c.State, "store": &c.Store, "http": &c.HTTP, "https": &c.HTTPS, "tftp": &c.TFTP, "nfs": &c.NFS, "agent": &c.Agent, "log": &c.Log, "log_level": &c.LogLevel, "console.log": &c.Console.Log, "console.size": &c.Console.Size} {
 		m[key] = func(v string) error { *p = v; return nil }
 	}
 	for key, d := range map[string]*Duration{"netboot": &c.Limits.Netboot, "agent_silence": &c.Limits.AgentSilence, "reboot": &c.Limits.Reboot, "power": &c.Limits.Power, "stall": &c.Limits.Stall} {

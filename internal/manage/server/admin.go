@@ -60,6 +60,9 @@ func (s *Server) apiHandler() http.Handler {
 	route("GET /v1/nodes/{name}/events", s.nodeEvents)
 	route("GET /v1/nodes/{name}/boot", s.explainBoot)
 	route("GET /v1/nodes/{name}/attributes", s.nodeAttributes)
+	admin.HandleFunc("GET /v1/nodes/{name}/console", s.attachConsole)
+	admin.HandleFunc("POST /v1/nodes/{name}/console", s.attachConsole)
+	admin.HandleFunc("GET /v1/nodes/{name}/console/log", s.consoleLog)
 	route("GET /v1/certificates", s.listCertificates)
 	route("GET /v1/jobs/{id}/certificate", s.jobCertificate)
 	route("GET /v1/groups", s.listGroups)
@@ -149,6 +152,9 @@ func blanked(body []byte) string {
 	return string(b)
 }
 
+// whoKey is the key of the name of a request's token, in its context.
+type whoKey struct{}
+
 // adminOnly lets in who has an admin's token, by role, and writes each change down.
 func (s *Server) adminOnly(next http.Handler) http.Handler {
 	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
@@ -161,6 +167,7 @@ func (s *Server) adminOnly(next http.Handler) http.Handler {
 			writeError(w, &api.Error{Code: "denied", Message: "a good token is needed", Hint: `sign in with "mimeo login"; the admin's token was printed at the first start of mimeod`})
 			return
 		}
+		r = r.WithContext(context.WithValue(r.Context(), whoKey{}, who.Name))
 		if r.Method == http.MethodGet {
 			next.ServeHTTP(w, r)
 			return

@@ -27,6 +27,7 @@ import (
 	"mimeo/internal/boot/tftp"
 	"mimeo/internal/imaging/store/dir"
 	"mimeo/internal/manage/config"
+	"mimeo/internal/manage/console"
 	"mimeo/internal/manage/inventory"
 	"mimeo/internal/manage/job"
 	"mimeo/internal/manage/nfs"
@@ -58,6 +59,7 @@ type Server struct {
 	dhcp   []*dhcp.Server
 
 	schedules *schedule.Runner
+	consoles  *console.Keeper
 
 	builds   sync.Mutex    // one stateless build at a time
 	browsing chan struct{} // agents that read images' files just now
@@ -115,6 +117,7 @@ func New(ctx context.Context, cfg config.Config, version string, log *slog.Logge
 		return nil, err
 	}
 	s.schedules = s.newSchedules()
+	s.consoles = s.newConsoles()
 	for _, f := range cfg.Interfaces {
 		p, err := addressOf(f.Name)
 		if err != nil {
@@ -172,6 +175,7 @@ func (s *Server) Serve(ctx context.Context) error {
 	g, ctx := errgroup.WithContext(ctx)
 	g.Go(func() error { return s.jobs.Run(ctx) })
 	g.Go(func() error { return s.schedules.Run(ctx) })
+	g.Go(func() error { return s.consoles.Run(ctx) })
 	api := &http.Server{Handler: s.apiHandler(), ReadHeaderTimeout: 20 * time.Second, IdleTimeout: 2 * time.Minute, ErrorLog: slog.NewLogLogger(s.log.Handler(), slog.LevelDebug),
 		TLSConfig: &tls.Config{Certificates: []tls.Certificate{s.cert}, MinVersion: tls.VersionTLS12}}
 	boot := &http.Server{Handler: s.bootHandler(), ReadHeaderTimeout: 20 * time.Second, IdleTimeout: 2 * time.Minute, ErrorLog: slog.NewLogLogger(s.log.Handler(), slog.LevelDebug)}
