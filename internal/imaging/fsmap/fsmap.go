@@ -129,7 +129,7 @@ func mapVolume(r io.ReaderAt, size int64, depth int) (Usage, error) {
 		return mapContainer(r, size, depth)
 	}
 	if around[u.Type] {
-		u.Reason = "no reader for " + u.Type + " yet"
+		u.Reason = unread(u.Type)
 		return u.whole(size), nil
 	}
 	for _, f := range readers {
@@ -164,11 +164,19 @@ func mapVolume(r io.ReaderAt, size int64, depth int) (Usage, error) {
 		}
 		return u, nil
 	}
-	u.Reason = "no reader for " + u.Type + " yet"
-	if u.Type == "unknown" {
-		u.Reason = "what is on it is not known"
-	}
+	u.Reason = unread(u.Type)
 	return u.whole(size), nil
+}
+
+// unread says why a kind of content is captured whole.
+func unread(typ string) string {
+	switch typ {
+	case "unknown":
+		return "what is on it is not known"
+	case "crypto_LUKS", "BitLocker":
+		return "it is encrypted (" + typ + "): which of it is in use cannot be told without the key"
+	}
+	return "no reader for " + typ + " yet"
 }
 
 // Pieces tells where the files of a volume of the given type lie, in ascending order and none on another; none where

@@ -15,6 +15,7 @@ var magics = []magic{
 	{"crypto_LUKS", 0, "LUKS\xba\xbe"},
 	{"linux_raid_member", 0, "\xfc\x4e\x2b\xa9\x01\x00\x00\x00"},    // 1.1
 	{"linux_raid_member", 4096, "\xfc\x4e\x2b\xa9\x01\x00\x00\x00"}, // 1.2
+	{"ceph_bluestore", 0, "bluestore block device\n"},
 	{"bcache", 4096 + 24, "\xc6\x85\x73\xf6\x4e\x1a\x45\xca\x82\x65\xf5\x7f\x48\xba\x6d\x81"},
 	{"xfs", 0, "XFSB"},
 	{"btrfs", 0x10040, "_BHRfS_M"},
