@@ -137,7 +137,7 @@ node, image or job; 4 refused (a conflict, not allowed, bad value);
 	}
 	root.PersistentFlags().BoolVar(&t.json, "json", false, "print JSON, whose fields stay as they are")
 	root.AddGroup(&cobra.Group{ID: "day", Title: "What an admin does all day:"}, &cobra.Group{ID: "look", Title: "What there is:"})
-	for _, c := range []*cobra.Command{captureCmd(t), deployCmd(t), wipeCmd(t), bootCmd(t), powerCmd(t)} {
+	for _, c := range []*cobra.Command{captureCmd(t), deployCmd(t), wipeCmd(t), bootCmd(t), powerCmd(t), consoleCmd(t)} {
 		c.GroupID = "day"
 		root.AddCommand(c)
 	}
