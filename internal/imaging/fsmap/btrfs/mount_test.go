@@ -148,7 +148,7 @@ func TestAgainstKernel(t *testing.T) {
 			tool(t, "btrfs", "filesystem", "resize", "300M", dir)
 			change(t, dir, 2*mib)
 		}},
-		{"balanced", 256, "-m single", "rw", func(t *testing.T, dir, _, _ string) {
+		{"balanced", 200, "-m single", "rw", func(t *testing.T, dir, _, _ string) {
 			tool(t, "btrfs", "balance", "start", "-f", "-mconvert=dup", "-dusage=60", dir)
 		}},
 	} {

@@ -94,11 +94,8 @@ func (fs *filesystem) readSuper() error {
 	s.fsid = [16]byte(b[0x20:0x30])
 	fs.facts.UUID, fs.facts.Label = uuid(s.fsid), text(b[0x12b:0x22b])
 	s.incompat, s.compatRO, s.sumKind = le.Uint64(b[0xbc:]), le.Uint64(b[0xb4:]), le.Uint16(b[0xc4:])
-	if s.incompat&incompatZoned != 0 {
-		return damaged("the filesystem is made for zones")
-	}
 	if err := checkCopy(b, 0); err != nil {
-		return err
+		return fs.zoned(err)
 	}
 	if err := s.checkFeatures(); err != nil {
 		return err
@@ -111,6 +108,18 @@ func (fs *filesystem) readSuper() error {
 	}
 	fs.facts.BlockSize, fs.facts.Len = int(s.sector), int64(s.dev.total)
 	return fs.compareCopies()
+}
+
+// zoned says so where the superblock is in its place for zones, at the start of the first one; else it returns err.
+func (fs *filesystem) zoned(err error) error {
+	b := make([]byte, magicAt+len(superMagic))
+	if err := fs.read(b, 0); err != nil {
+		return fmt.Errorf("read the first bytes: %w", err)
+	}
+	if string(b[magicAt:]) == superMagic {
+		return damaged("the filesystem is made for a disk with zones")
+	}
+	return err
 }
 
 // readCopy returns a copy of the superblock; nil where the volume ends before it.
@@ -163,6 +172,8 @@ func (fs *filesystem) compareCopies() error {
 func (s *super) checkFeatures() error {
 	flags := le.Uint64(s.raw[0x38:])
 	switch {
+	case s.incompat&incompatZoned != 0:
+		return damaged("the filesystem is made for a disk with zones")
 	case s.incompat&incompatExtentTreeV2 != 0:
 		return damaged("the filesystem has the extent tree of version 2, which is not final")
 	case s.incompat&incompatStripeTree != 0:
