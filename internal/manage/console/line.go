@@ -161,8 +161,7 @@ func (c *console) pump(ctx context.Context, line Line) error {
 	c.note("the line is open, by " + c.way)
 	for v := range c.viewers {
 		if v.ready != nil {
-			v.ready <- nil
-			v.ready = nil
+			c.admit(v)
 		}
 	}
 	c.mu.Unlock()

@@ -39,10 +39,11 @@ type Viewer struct {
 	Past   []byte   // what came last, before it attached
 	Others []string // who else is attached
 
-	o     Attach
-	c     *console
-	since time.Time
-	ready chan error // while it waits for the line; the console's lock guards it
+	o        Attach
+	c        *console
+	since    time.Time
+	attached bool
+	ready    chan error // while it waits for the line; the console's lock guards it
 
 	mu      sync.Mutex
 	queue   []Message
@@ -81,9 +82,7 @@ func (k *Keeper) Attach(ctx context.Context, n node.Node, o Attach) (*Viewer, er
 		v.Close()
 		return nil, ctx.Err()
 	}
-	v.c.mu.Lock()
-	v.Way = v.c.way
-	v.c.mu.Unlock()
+	v.attached = true
 	k.o.Event(n.Name, o.Addr, fmt.Sprintf("serial console: %s attached%s", o.Who, map[bool]string{false: ", to watch"}[o.Write]))
 	return v, nil
 }
@@ -110,15 +109,13 @@ func (k *Keeper) join(n node.Node, v *Viewer) error {
 	}
 	slices.Sort(v.Others)
 	v.c = c
-	v.Past = append([]byte(nil), c.ring[max(0, len(c.ring)-ringSize):]...)
 	how := " attached"
 	if !v.o.Write {
 		how = " attached, to watch"
 	}
 	if c.line != nil {
 		c.note(v.o.String() + how)
-		v.ready <- nil
-		v.ready = nil
+		c.admit(v)
 		c.viewers[v] = true
 	} else {
 		c.viewers[v] = true
@@ -129,6 +126,13 @@ func (k *Keeper) join(n node.Node, v *Viewer) error {
 	}
 	k.all.Add(1)
 	return nil
+}
+
+// admit tells a viewer that the line is open. The caller holds the lock.
+func (c *console) admit(v *Viewer) {
+	v.Way, v.Past = c.way, append([]byte(nil), c.ring[max(0, len(c.ring)-ringSize):]...)
+	v.ready <- nil
+	v.ready = nil
 }
 
 // Close leaves. A line that nobody needs any more is closed.
@@ -146,7 +150,7 @@ func (v *Viewer) Close() {
 		c.mu.Unlock()
 		k.dropIdle(c)
 		k.mu.Unlock()
-		if v.Way != "" { // it was attached
+		if v.attached {
 			k.o.Event(c.name, v.o.Addr, fmt.Sprintf("serial console: %s left", v.o.Who))
 		}
 	})
