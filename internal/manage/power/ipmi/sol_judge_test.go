@@ -136,10 +136,10 @@ func TestForeignConsoles(t *testing.T) {
 				<-ended
 			}()
 			text := strings.Repeat("0123456789 abcdefghij\r\n", 40)
-			go port.print([]byte(text)) // when the console is open
+			go port.Print([]byte(text)) // when the console is open
 			out.wait(t, text)
 			io.WriteString(in, "typed at it\r")
-			if got := port.typed(t, 12); string(got) != "typed at it\r" {
+			if got := port.Typed(t, 12); string(got) != "typed at it\r" {
 				t.Errorf("typed: %q", got)
 			}
 		})

@@ -8,7 +8,6 @@ import (
 	"math/rand/v2"
 	"net"
 	"strings"
-	"sync"
 	"testing"
 	"time"
 
@@ -17,71 +16,11 @@ import (
 	"mimeo/lab/vbmc"
 )
 
-// serialPort is a machine's serial port: what the test writes to it the BMC reads, and the other way round.
-type serialPort struct {
-	mu   sync.Mutex
-	cond *sync.Cond
-	in   bytes.Buffer // from the BMC
-	conn net.Conn     // our end while it is open
-}
-
-func newSerial(b *vbmc.BMC) *serialPort {
-	p := &serialPort{}
-	p.cond = sync.NewCond(&p.mu)
-	b.Serial = func(context.Context) (io.ReadWriteCloser, error) {
-		ours, theirs := net.Pipe()
-		p.mu.Lock()
-		p.conn = ours
-		p.cond.Broadcast()
-		p.mu.Unlock()
-		go func() {
-			buf := [256]byte{}
-			for {
-				n, err := ours.Read(buf[:])
-				p.mu.Lock()
-				p.in.Write(buf[:n])
-				if err != nil && p.conn == ours {
-					p.conn = nil
-				}
-				p.cond.Broadcast()
-				p.mu.Unlock()
-				if err != nil {
-					return
-				}
-			}
-		}()
-		return theirs, nil
-	}
+// newSerial gives a BMC's machine a serial port.
+func newSerial(b *vbmc.BMC) *powertest.Port {
+	p := powertest.NewPort()
+	b.Serial = p.Open
 	return p
-}
-
-// print writes what the machine says.
-func (p *serialPort) print(text []byte) {
-	p.mu.Lock()
-	for p.conn == nil {
-		p.cond.Wait()
-	}
-	c := p.conn
-	p.mu.Unlock()
-	c.Write(text)
-}
-
-// typed waits until n bytes were typed at the machine.
-func (p *serialPort) typed(t *testing.T, n int) []byte {
-	t.Helper()
-	end := time.Now().Add(20 * time.Second)
-	for {
-		p.mu.Lock()
-		b := bytes.Clone(p.in.Bytes())
-		p.mu.Unlock()
-		if len(b) >= n {
-			return b
-		}
-		if time.Now().After(end) {
-			t.Fatalf("%d of %d bytes were typed: %q", len(b), n, b[max(0, len(b)-80):])
-		}
-		time.Sleep(5 * time.Millisecond)
-	}
 }
 
 func newSOL(t *testing.T, o Options) *SOL {
@@ -168,10 +107,10 @@ func TestConsole(t *testing.T) {
 			o.CipherSuite = tc.suite
 			l := dial(t, newSOL(t, o), false)
 			said, typed := noise(tc.bytes), noise(tc.bytes/2)
-			go port.print(said)
+			go port.Print(said)
 			sent := make(chan error, 1)
 			go func() {
-				port.print(nil) // a port that is not open takes nothing
+				port.Print(nil) // a port that is not open takes nothing
 				sent <- l.Send(t.Context(), typed)
 			}()
 			if got := hear(t, l, len(said)); !bytes.Equal(got, said) {
@@ -180,7 +119,7 @@ func TestConsole(t *testing.T) {
 			if err := <-sent; err != nil {
 				t.Fatal(err)
 			}
-			if got := port.typed(t, len(typed)); !bytes.Equal(got, typed) {
+			if got := port.Typed(t, len(typed)); !bytes.Equal(got, typed) {
 				t.Errorf("the machine gets something else than what is typed (%d bytes of %d)", len(got), len(typed))
 			}
 			for range 17 {
@@ -206,7 +145,7 @@ func TestConsoleIsTaken(t *testing.T) {
 	wantError(t, err, power.ErrTaken, "another session of its user 2 from 127.0.0.1")
 	second := dial(t, other, true)
 	wantError(t, lost(t, first), power.ErrTaken, "ended the serial console")
-	go port.print([]byte("for the second"))
+	go port.Print([]byte("for the second"))
 	if got := hear(t, second, 14); string(got) != "for the second" {
 		t.Errorf("the second hears %q", got)
 	}
@@ -266,15 +205,15 @@ func TestConsoleAmongLies(t *testing.T) {
 	l := dial(t, newSOL(t, quick(pc.LocalAddr().String())), false)
 	defer l.Close()
 	said := []byte(strings.Repeat("the quick brown fox\r\n", 50))
-	go port.print(said)
+	go port.Print(said)
 	if got := hear(t, l, len(said)); !bytes.Equal(got, said) {
 		t.Errorf("got %q", got)
 	}
-	go port.print(nil)
+	go port.Print(nil)
 	if err := l.Send(t.Context(), said[:100]); err != nil {
 		t.Error(err)
 	}
-	if got := port.typed(t, 100); !bytes.Equal(got, said[:100]) {
+	if got := port.Typed(t, 100); !bytes.Equal(got, said[:100]) {
 		t.Errorf("typed %q", got)
 	}
 }
