@@ -135,7 +135,7 @@ func (t *terminal) console(ctx context.Context, name string, o consoleOptions) e
 		return err
 	}
 	defer conn.Close()
-	s := &consoleSession{t: t, node: name, conn: conn, out: bufio.NewWriter(t.out), frames: make(chan consoleFrame), expect: expect, escape: esc, watch: o.watch, timeout: o.timeout}
+	s := &consoleSession{t: t, node: name, conn: conn, out: bufio.NewWriter(t.out), frames: make(chan consoleFrame), cont: make(chan os.Signal, 1), expect: expect, escape: esc, watch: o.watch, timeout: o.timeout}
 	return s.run(ctx)
 }
 
@@ -160,6 +160,7 @@ type consoleSession struct {
 	timeout time.Duration
 
 	raw     *rawTerminal   // nil where this is no terminal
+	cont    chan os.Signal // SIGCONT
 	pending []consoleFrame // to the server
 	bytes   int            // of them
 }
@@ -188,6 +189,8 @@ func (s *consoleSession) run(ctx context.Context) error {
 	hup := make(chan os.Signal, 1)
 	signal.Notify(hup, syscall.SIGHUP, syscall.SIGQUIT)
 	defer signal.Stop(hup)
+	signal.Notify(s.cont, syscall.SIGCONT)
+	defer signal.Stop(s.cont)
 	input := make(chan []byte)
 	if s.raw != nil || !s.watch {
 		go readInput(s.t.in, input, done)
@@ -230,6 +233,10 @@ func (s *consoleSession) run(ctx context.Context) error {
 			}
 		case <-hup:
 			err = errLeft
+		case <-s.cont: // the shell may have changed the terminal meanwhile
+			if s.raw != nil {
+				s.raw.again()
+			}
 		case <-ctx.Done():
 			err = ctx.Err()
 		}
@@ -389,6 +396,11 @@ func (s *consoleSession) typed(b []byte) error {
 func (s *consoleSession) suspend() {
 	s.raw.restore()
 	syscall.Kill(os.Getpid(), syscall.SIGTSTP)
+	// It stops a moment later, unless no shell is there to let it go on.
+	select {
+	case <-s.cont:
+	case <-time.After(300 * time.Millisecond):
+	}
 	s.raw.again()
 }
 
