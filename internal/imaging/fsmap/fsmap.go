@@ -7,6 +7,7 @@ import (
 	"io"
 
 	"mimeo/internal/imaging/extent"
+	"mimeo/internal/imaging/fsmap/btrfs"
 	"mimeo/internal/imaging/fsmap/exfat"
 	"mimeo/internal/imaging/fsmap/ext4"
 	"mimeo/internal/imaging/fsmap/fact"
@@ -41,7 +42,8 @@ type reader struct {
 
 // readers are the filesystems of which the used blocks are known.
 var readers = []reader{
-	{ext4.Is, ext4.Used},
+	{ext4.Is, ext4.Used}, // before btrfs, which keeps its superblock where mke2fs may leave an older one
+	{btrfs.Is, btrfs.Used},
 	{ntfs.Is, ntfs.Used},
 	{exfat.Is, exfat.Used},
 	{swap.Is, swap.Used},

@@ -66,10 +66,11 @@ func name(head []byte) string {
 	return "unknown"
 }
 
-// another tells whether a FAT has the magic number of another kind of content, too; "" where it has not. Programs that
-// format leave much as it was, in both directions: which one is in use cannot be told.
+// another tells whether a FAT or btrfs has the magic number of another kind of content, too; "" where it has not.
+// Programs that format leave much as it was: of a FAT in both directions, and of a btrfs the superblock at 64 KiB may
+// outlive what came after it. Which one is in use cannot be told.
 func another(head []byte, typ string) string {
-	if typ != "vfat" {
+	if typ != "vfat" && typ != "btrfs" {
 		return ""
 	}
 	for _, m := range magics {

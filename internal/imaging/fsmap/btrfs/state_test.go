@@ -120,7 +120,7 @@ func TestRefused(t *testing.T) {
 		{"copy damaged", "copy 1 of the superblock is damaged", func(c [][]byte) { c[1][magicAt] = 0 }},
 		{"copy of another", "copy 1 of the superblock is damaged", func(c [][]byte) { c[1][0x20]++ }},
 		{"copy older", "", func(c [][]byte) { le.PutUint64(c[1][0x48:], 2) }},
-		{"free-space tree not valid", "", func(c [][]byte) { le.PutUint64(c[0][0xb4:], roFreeSpaceTree) }},
+		{"free-space tree not valid", "", func(c [][]byte) { c[0][0xb4] &^= roFreeSpaceValid }},
 		{"seed", "", set(0x38, 1<<32)},
 	} {
 		t.Run(c.name, func(t *testing.T) {
