@@ -10,6 +10,7 @@ import (
 	"mimeo/internal/imaging/fsmap/btrfs"
 	"mimeo/internal/imaging/fsmap/exfat"
 	"mimeo/internal/imaging/fsmap/ext4"
+	"mimeo/internal/imaging/fsmap/f2fs"
 	"mimeo/internal/imaging/fsmap/fact"
 	"mimeo/internal/imaging/fsmap/lvm"
 	"mimeo/internal/imaging/fsmap/ntfs"
@@ -46,6 +47,7 @@ var readers = []reader{
 	{btrfs.Is, btrfs.Used},
 	{ntfs.Is, ntfs.Used},
 	{exfat.Is, exfat.Used},
+	{f2fs.Is, f2fs.Used},
 	{swap.Is, swap.Used},
 	{vfat.Is, vfat.Used}, // last: other kinds of filesystem may leave the boot sector of an older FAT as it was
 }

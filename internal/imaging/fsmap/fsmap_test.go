@@ -252,6 +252,24 @@ func TestBtrfsOnVolume(t *testing.T) {
 	}
 }
 
+// TestF2FSOnVolume has the boot sector of an XFS in front of it.
+func TestF2FSOnVolume(t *testing.T) {
+	path := makeFS(t, 110*mib, "mkfs.f2fs", "-l", "flash")
+	u, size := mapFile(t, path)
+	if u.Type != "f2fs" || u.Method != manifest.MethodUsed || u.Label != "flash" || len(u.Notes) > 0 || u.Used.Bytes() > 17*mib {
+		t.Errorf("%+v", u)
+	}
+	f, err := os.OpenFile(path, os.O_RDWR, 0)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer f.Close()
+	f.WriteAt([]byte("XFSB"), 0)
+	if u, _ := mapFile(t, path); u.Method != manifest.MethodWhole || u.Used.Bytes() != size {
+		t.Errorf("%+v", u)
+	}
+}
+
 func FuzzMap(f *testing.F) {
 	for _, m := range magics {
 		b := make([]byte, m.off+len(m.bytes))

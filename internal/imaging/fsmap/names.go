@@ -66,11 +66,11 @@ func name(head []byte) string {
 	return "unknown"
 }
 
-// another tells whether a FAT or btrfs has the magic number of another kind of content, too; "" where it has not.
-// Programs that format leave much as it was: of a FAT in both directions, and of a btrfs the superblock at 64 KiB may
-// outlive what came after it. Which one is in use cannot be told.
+// another tells whether a FAT, btrfs or F2FS has the magic number of another kind of content, too; "" where it has not.
+// Programs that format leave much as it was: of a FAT in both directions, and the superblocks of a btrfs at 64 KiB and of
+// an F2FS at 1 KiB may outlive what came after them. Which one is in use cannot be told.
 func another(head []byte, typ string) string {
-	if typ != "vfat" && typ != "btrfs" {
+	if typ != "vfat" && typ != "btrfs" && typ != "f2fs" {
 		return ""
 	}
 	for _, m := range magics {
