@@ -195,8 +195,8 @@ func (fs *filesystem) checkLogs() error {
 
 // checkRecovery looks at the block where the next node would be. After a crash, files that were synced since the
 // checkpoint begin there, in blocks that the SIT calls free; an unmount before that leaves its mark all the same. That
-// block is captured in any case: a node of an older life of the disk would pass for such a file, if the same checkpoint
-// is written to it a second time.
+// block is captured in any case: a node of an older life of the disk could pass for such a file, if the same checkpoint
+// is written to it a second time. Linux 6.1 would not take it up after an unmount; other versions may.
 func (fs *filesystem) checkRecovery() (extent.List, error) {
 	at := fs.mainAt + blockNr(fs.cp.seg[warmNode]*segBlocks+fs.cp.next[warmNode])
 	b := make([]byte, blockSize)
