@@ -123,3 +123,152 @@ func TestStatelessForGood(t *testing.T) {
 		t.Errorf("its disk was written to: %v", err)
 	}
 }
+
+// TestWipeInRack wipes an emulated NVMe disk by its own command and a virtual one by discard, and finds out that a SATA
+// disk without the security feature set refuses what it cannot do.
+func TestWipeInRack(t *testing.T) {
+	if testing.Short() {
+		t.Skip("-short leaves the virtual rack out")
+	}
+	ctx, cancel := context.WithTimeout(context.Background(), 15*time.Minute)
+	defer cancel()
+	r := newRack(t, ctx)
+	buildImages(t, ctx, r, "imaging")
+	startServer(t, ctx, r)
+	disk := func(name string) string {
+		file := filepath.Join(r.Dir, name+".img")
+		if out, err := exec.Command("sh", "-c", `yes "of no concern to the next owner" | head -c 80M >"$1"; sgdisk -og -n 1:1M:0 "$1" >/dev/null`, "sh", file).CombinedOutput(); err != nil {
+			t.Fatalf("prepare a disk: %v: %s", err, out)
+		}
+		return file
+	}
+	addNode(t, ctx, r, rack.NodeConfig{Name: "n01", MAC: "52:54:00:77:02:01", Serial: "WIPE-1", Bus: "nvme", Disk: disk("n01")}, "10.77.0.11")
+	addNode(t, ctx, r, rack.NodeConfig{Name: "n02", MAC: "52:54:00:77:02:02", Serial: "WIPE-2", Disk: disk("n02")}, "10.77.0.12")
+	addNode(t, ctx, r, rack.NodeConfig{Name: "n03", MAC: "52:54:00:77:02:03", Serial: "WIPE-3", Bus: "sata", Disk: disk("n03")}, "10.77.0.13")
+	if _, err := r.Run(ctx, "wipe", "n01"); err == nil || !strings.Contains(err.Error(), "--yes") {
+		t.Errorf("a wipe that nobody confirmed: %v", err)
+	}
+	before, err := os.ReadFile(filepath.Join(r.Dir, "n03.img"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	if out, err := r.Run(ctx, "wipe", "n03", "--method", "secure-erase", "--yes", "--watch"); err == nil || !strings.Contains(err.Error(), "ATA security feature set") || !strings.Contains(err.Error(), "nothing was written") {
+		t.Errorf("a disk without secure erase: %v\n%s", err, out)
+	}
+	if after, err := os.ReadFile(filepath.Join(r.Dir, "n03.img")); err != nil || string(after) != string(before) {
+		t.Errorf("it was written to: %v", err)
+	}
+	t.Log(mimeo(t, ctx, r, "wipe", "n01,n02", "--yes", "--watch"))
+	for i, want := range []string{"secure-erase: NVMe Format, user data erase", "discard: all blocks given back"} {
+		name := []string{"n01", "n02"}[i]
+		jobs := mimeo(t, ctx, r, "job", "list", name)
+		id := strings.Fields(strings.Split(jobs, "\n")[1])[0]
+		text := mimeo(t, ctx, r, "job", "certificate", id)
+		t.Log(text)
+		if !strings.Contains(text, want) || !strings.Contains(text, "WIPE-"+name[2:]) || !strings.Contains(text, "Virtual Node") || !strings.Contains(text, "right (ed25519)") {
+			t.Errorf("certificate of %s: want %q", name, want)
+		}
+		file := filepath.Join(r.Dir, name+"-certificate.json")
+		if err := os.WriteFile(file, []byte(mimeo(t, ctx, r, "job", "certificate", id, "--json")), 0o644); err != nil {
+			t.Fatal(err)
+		}
+		mimeo(t, ctx, r, "job", "certificate", "--check", file)
+		b, err := os.ReadFile(filepath.Join(r.Dir, name+".img"))
+		if err != nil || strings.Contains(string(b), "of no concern") || strings.Contains(string(b), "EFI PART") {
+			t.Errorf("%s holds what it held: %v", name, err)
+		}
+	}
+}
+
+// TestMemtestInRack starts memtest86+ by BIOS and by UEFI, and brings a node back to its disk.
+func TestMemtestInRack(t *testing.T) {
+	if testing.Short() {
+		t.Skip("-short leaves the virtual rack out")
+	}
+	ctx, cancel := context.WithTimeout(context.Background(), 10*time.Minute)
+	defer cancel()
+	r := newRack(t, ctx)
+	buildImages(t, ctx, r, "imaging")
+	startServer(t, ctx, r)
+	bios := addNode(t, ctx, r, rack.NodeConfig{Name: "n01", MAC: "52:54:00:77:03:01", Serial: "MEM-1", Memory: 256}, "10.77.0.11")
+	uefi := addNode(t, ctx, r, rack.NodeConfig{Name: "n02", MAC: "52:54:00:77:03:02", Serial: "MEM-2", Memory: 256, UEFI: true}, "10.77.0.12")
+	mimeo(t, ctx, r, "boot", "n01,n02", "memtest", "--cycle")
+	for _, n := range []*rack.Node{bios, uefi} {
+		got, err := n.WaitConsole(ctx, 0, `(?s)Memtest86\+.*Pass `)
+		if err != nil {
+			t.Fatal(err)
+		}
+		t.Logf("%s: %d bytes of memtest86+", n.Name, len(got))
+	}
+	from := bios.ConsoleSize()
+	mimeo(t, ctx, r, "boot", "n01", "disk", "--cycle")
+	if _, err := bios.WaitConsole(ctx, from, `n01 boots from its disk`); err != nil {
+		t.Error(err)
+	}
+}
+
+// TestDiscoveryInRack switches on a machine that nobody knows: it reports itself and waits, is accepted, and boots its
+// disk as the node that it then is.
+func TestDiscoveryInRack(t *testing.T) {
+	if testing.Short() {
+		t.Skip("-short leaves the virtual rack out")
+	}
+	ctx, cancel := context.WithTimeout(context.Background(), 10*time.Minute)
+	defer cancel()
+	r := newRack(t, ctx)
+	buildImages(t, ctx, r, "imaging")
+	config := filepath.Join(r.Dir, "mimeod.yaml")
+	if err := os.WriteFile(config, []byte("interfaces:\n  - {name: "+r.Net.Bridge+", discovery: on}\n"), 0o644); err != nil {
+		t.Fatal(err)
+	}
+	r.Configured = true
+	startServer(t, ctx, r, "--config", config)
+	disk := filepath.Join(r.Dir, "n01.img")
+	if err := os.WriteFile(disk, make([]byte, 64<<20), 0o644); err != nil {
+		t.Fatal(err)
+	}
+	n, bmc, err := r.AddNode(ctx, rack.NodeConfig{Name: "n01", MAC: "52:54:00:77:04:01", Serial: "NEW-1", Disk: disk, InBand: true})
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := n.PowerOn(); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := n.WaitConsole(ctx, 0, `this machine is not known; it waits for: mimeo node accept 52-54-00-77-04-01 NAME`); err != nil {
+		t.Fatal(err)
+	}
+	list := mimeo(t, ctx, r, "node", "discovered")
+	t.Log(list)
+	for _, want := range []string{"52-54-00-77-04-01", "bios", "amd64", "Mimeo Virtual Node", "NEW-1", r.Net.Bridge} {
+		if !strings.Contains(list, want) {
+			t.Errorf("no %q", want)
+		}
+	}
+	if nodes := mimeo(t, ctx, r, "node", "list"); strings.Contains(nodes, "52:54:00:77:04:01") {
+		t.Errorf("it is a node before anybody said so:\n%s", nodes)
+	}
+	// The server is started anew, and hears of it again.
+	if err := r.StopServer(syscall.SIGTERM); err != nil {
+		t.Fatal(err)
+	}
+	if err := r.StartServerAgain(ctx); err != nil {
+		t.Fatal(err)
+	}
+	for end := time.Now().Add(90 * time.Second); !strings.Contains(mimeo(t, ctx, r, "node", "discovered"), "NEW-1"); time.Sleep(time.Second) {
+		if time.Now().After(end) {
+			t.Fatal("a new server does not hear of it")
+		}
+	}
+	from := n.ConsoleSize()
+	mimeo(t, ctx, r, "node", "accept", "52-54-00-77-04-01", "n05", "bmc=ipmi://"+bmc, "bmc.user="+rack.BMCUser, "bmc.password="+rack.BMCPassword)
+	if _, err := n.WaitConsole(ctx, from, `n05 boots from its disk`); err != nil {
+		t.Fatal(err)
+	}
+	if show := mimeo(t, ctx, r, "node", "show", "n05"); !strings.Contains(show, "NEW-1") || !strings.Contains(show, "52:54:00:77:04:01") {
+		t.Errorf("n05 is:\n%s", show)
+	}
+	mimeo(t, ctx, r, "power", "n05", "off", "--yes")
+	if b, err := os.ReadFile(disk); err != nil || strings.Trim(string(b), "\x00") != "" {
+		t.Errorf("its disk was written to: %v", err)
+	}
+}

@@ -69,7 +69,10 @@ type agent struct {
 	srv *upstream.Server
 
 	shells *shells // what TaskShell has started; nil before
-	stayed string  // key of the stateless task that has been run
+	asked  bool    // whether there is a BMC
+	bmc    *api.HardwareBMC
+	said   string // by the server, with its last TaskNone
+	stayed string // key of the stateless task that has been run
 }
 
 // Run works until a task or the server says how to go on.
@@ -144,6 +147,10 @@ func (a *agent) do(ctx context.Context, t api.Task) (Action, time.Duration) {
 	}
 	switch t.Kind {
 	case api.TaskNone:
+		if t.Say != a.said {
+			a.said = t.Say
+			a.Log("%s", t.Say)
+		}
 	case api.TaskReboot:
 		if a.Service {
 			a.Log("the server has something else for the next boot of this node")
@@ -199,6 +206,10 @@ func (a *agent) ask(ctx context.Context) (api.Task, error) {
 // hardware reports the machine, with the disks that this agent would use.
 func (a *agent) hardware() api.Hardware {
 	h := hwinfo.Read("/", a.BootMAC)
+	if a.Own && !a.asked { // once a boot: some take seconds to answer
+		a.asked, a.bmc = true, hwinfo.BMC("/")
+	}
+	h.BMC = a.bmc
 	if a.Images != nil {
 		h.Disks = []api.Disk{}
 		disks, err := a.disks()

@@ -17,7 +17,7 @@ func bootCmd(t *terminal) *cobra.Command {
 	req := api.BootSet{}
 	var keyFile string
 	c := &cobra.Command{
-		Use:   "boot RANGE [disk | shell | stateless] [PROFILE]",
+		Use:   "boot RANGE [disk | shell | stateless | memtest | discover] [PROFILE]",
 		Short: "Show or change what nodes boot next",
 		Long: `Show or change what nodes boot next, and from then on:
 
@@ -25,12 +25,17 @@ func bootCmd(t *terminal) *cobra.Command {
   shell      the stateless image, with a shell on its console and by SSH, for rescue
   stateless  the system in RAM of PROFILE, or of the node's own profile, with its
              mounts and postscripts: how nodes without disks live
+  memtest    memtest86+ (amd64), until another state is set and the node restarted;
+             what it finds is on the node's screen and serial console alone
+  discover   the stateless image, to report its hardware anew; with --once it goes
+             back to its disk then
 
 Nodes are not restarted unless --cycle says so.`,
 		Example: `  mimeo boot n07                       # what does it boot?
   mimeo boot n07 shell --cycle --ssh-key ~/.ssh/id_ed25519.pub
   mimeo boot n07 disk --cycle
   mimeo boot "n[01-40]" stateless compute --cycle
+  mimeo boot n07 discover --once --cycle
   mimeo boot explain n07               # what would it be offered now, and why?`,
 		Args: cobra.RangeArgs(1, 3),
 		RunE: func(cmd *cobra.Command, args []string) error {
@@ -60,7 +65,11 @@ Nodes are not restarted unless --cycle says so.`,
 					}
 				}
 			}
-			return t.nodes(cmd, http.MethodPost, "/v1/boot", req)
+			err := t.nodes(cmd, http.MethodPost, "/v1/boot", req)
+			if err == nil && req.State == node.BootMemtest {
+				fmt.Fprintln(t.err, "what memtest86+ finds is on the nodes' screens and serial consoles alone: Mimeo does not learn it")
+			}
+			return err
 		},
 	}
 	c.Flags().BoolVar(&req.Once, "once", false, "for one boot, then disk again")

@@ -225,7 +225,7 @@ func (t *terminal) started(cmd *cobra.Command, jobs []api.Job, watch bool) error
 			failed++
 			text = ": failed"
 		}
-		fmt.Fprintf(t.out, "%s\t%s %s of %s%s\n", j.ID, j.Kind, j.Image, j.Node, text)
+		fmt.Fprintf(t.out, "%s\t%s of %s%s\n", j.ID, strings.TrimSpace(string(j.Kind)+" "+j.Image), j.Node, text)
 	}
 	what := jobs[0].ID
 	if jobs[0].Batch != "" {

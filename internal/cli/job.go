@@ -291,7 +291,7 @@ func (t *terminal) sayJobs(jobs []api.Job) error {
 		return t.printJSON(jobs)
 	}
 	for _, j := range jobs {
-		fmt.Fprintf(t.out, "%s\t%s %s of %s: %s\n", j.ID, j.Kind, imageRev(j), j.Node, j.Phase)
+		fmt.Fprintf(t.out, "%s\t%s of %s: %s\n", j.ID, strings.TrimSpace(string(j.Kind)+" "+imageRev(j)), j.Node, j.Phase)
 	}
 	return nil
 }

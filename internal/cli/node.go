@@ -23,7 +23,7 @@ import (
 
 func nodeCmd(t *terminal) *cobra.Command {
 	c := &cobra.Command{Use: "node", Short: "Add, list, show and change nodes; see what happened to them"}
-	c.AddCommand(nodeAddCmd(t), nodeListCmd(t), nodeShowCmd(t), nodeSetCmd(t), nodeRmCmd(t), nodeEventsCmd(t))
+	c.AddCommand(nodeAddCmd(t), nodeListCmd(t), nodeShowCmd(t), nodeSetCmd(t), nodeRmCmd(t), nodeEventsCmd(t), nodeDiscoveredCmd(t), nodeAcceptCmd(t))
 	return c
 }
 

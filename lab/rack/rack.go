@@ -38,6 +38,9 @@ type Rack struct {
 	// stateless image is built from packages that come from outside. Nodes are served inside only.
 	Outside bool
 
+	// Configured says that a configuration which StartServer is given names the interface; else it is served as "full".
+	Configured bool
+
 	nodes  []*Node
 	bmcs   int
 	args   []string // of mimeod, as it was started
@@ -111,8 +114,11 @@ func (r *Rack) StartServer(ctx context.Context, args ...string) error {
 		return err
 	}
 	defer log.Close()
-	cmd := r.Net.Command(context.Background(), filepath.Join(r.Bin, "mimeod"),
-		append([]string{"--state", r.State, "--interface", r.Net.Bridge + "=full"}, args...)...)
+	own := []string{"--state", r.State}
+	if !r.Configured {
+		own = append(own, "--interface", r.Net.Bridge+"=full")
+	}
+	cmd := r.Net.Command(context.Background(), filepath.Join(r.Bin, "mimeod"), append(own, args...)...)
 	if r.Outside {
 		cmd = exec.Command(filepath.Join(r.Bin, "mimeod"), append([]string{"--state", r.State, "--http", "127.0.0.1:0", "--https", "127.0.0.1:0"}, args...)...)
 	}

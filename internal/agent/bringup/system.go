@@ -65,7 +65,8 @@ func System(ctx context.Context, p Params, log func(string, ...any)) (wait func(
 	<-ready
 	start := time.Now()
 	n := drivers.Coldplug(ctx, "/sys")
-	drivers.Load("sd_mod") // built in where it is not a module
+	drivers.Load("sd_mod")       // built in where it is not a module
+	drivers.Load("ipmi_devintf") // no device asks for it: /dev/ipmi0, where there is a BMC
 	settle(ctx, drivers, log)
 	log("%d drivers loaded, disks settled after %v", n, time.Since(start).Round(10*time.Millisecond))
 

@@ -43,6 +43,9 @@ func Print(w io.Writer, h api.Hardware) error {
 	line("firmware", firmware, when(h.SecureBoot, "Secure Boot"), h.BIOS)
 	line("processor", string(h.Arch), h.CPU, fmt.Sprintf("%d online", h.CPUs))
 	line("memory", fmt.Sprintf("%d MiB", h.Memory>>20))
+	if h.BMC != nil {
+		line("BMC", h.BMC.Addr, h.BMC.MAC)
+	}
 	for _, n := range h.NICs {
 		line("card "+n.Name, n.MAC, n.Driver, when(n.Link, "link"), when(!n.Link, "no link"), when(n.Mbits > 0, fmt.Sprintf("%d Mbit/s", n.Mbits)), when(n.Booted, "booted from"))
 	}

@@ -1,7 +1,7 @@
 // Package dhcp answers DHCP and ProxyDHCP for known nodes.
 //
 // A Server serves one interface. In mode Full it gives addresses and boot files, in mode Proxy it stands beside
-// somebody else's DHCP server and adds the boot file alone. It never answers a network card that Lookup does not know.
+// somebody else's DHCP server and adds the boot file alone. It never answers a network card that neither Lookup nor Unknown knows.
 // It follows RFC 2131 and 2132, 3046 (relays), 4578 and the PXE specification 2.1 (boot), 6842 (client identifier).
 package dhcp
 
@@ -109,6 +109,8 @@ type Server struct {
 
 	// Lookup says which node a network card (lower case, colons) belongs to.
 	Lookup func(ctx context.Context, mac string) (n node.Node, ok bool, err error)
+	// Unknown says what to take a network card for that belongs to no node; nil means that none is answered.
+	Unknown func(r Request) (n node.Node, ok bool)
 	// Decide says what n boots, when r asks.
 	Decide func(ctx context.Context, n node.Node, r Request) Answer
 	Leases Leases      // mode Full; nil means kept in memory

@@ -358,3 +358,36 @@ func FuzzHandle(f *testing.F) {
 		}
 	})
 }
+
+// A network card that belongs to no node is answered where Unknown takes it for something, and nowhere else; it gets an
+// address and a boot file like the others.
+func TestUnknown(t *testing.T) {
+	discover, err := dhcpv4.NewDiscovery([]byte{0x52, 0x54, 0, 0x99, 0, 1}, dhcpv4.WithOption(dhcpv4.OptClassIdentifier("PXEClient:Arch:00007:UNDI:003000")))
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, mode := range []Mode{Full, Proxy} {
+		s := testServer(t, mode)
+		if _, err := s.handle(t.Context(), packet{port: portServer, msg: discover}); !errors.As(err, &ignored{}) {
+			t.Errorf("%s: a stranger gets an answer: %v", mode, err)
+		}
+		take := true
+		s.Unknown = func(r Request) (node.Node, bool) {
+			if r.MAC != "52:54:00:99:00:01" || !r.Netboot() || r.Interface != "br0" {
+				t.Errorf("%+v", r)
+			}
+			return node.Node{Boot: node.BootDiscover}, take
+		}
+		ans, err := s.handle(t.Context(), packet{port: portServer, msg: discover})
+		if err != nil {
+			t.Fatal(err)
+		}
+		if ans.ev.Node != "" || ans.ev.MAC != "52:54:00:99:00:01" || ans.ev.File != "snponly.efi" || ans.msg.YourIPAddr.IsUnspecified() != (mode == Proxy) {
+			t.Errorf("%s: %+v, %s", mode, ans.ev, ans.msg.Summary())
+		}
+		take = false
+		if _, err := s.handle(t.Context(), packet{port: portServer, msg: discover}); !errors.As(err, &ignored{}) {
+			t.Errorf("%s: a stranger that is not taken gets an answer: %v", mode, err)
+		}
+	}
+}

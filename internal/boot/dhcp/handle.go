@@ -69,6 +69,9 @@ func (s *Server) handle(ctx context.Context, p packet) (*answer, error) {
 	if err != nil {
 		return nil, fmt.Errorf("look up network card %s: %w", r.MAC, err)
 	}
+	if !ok && s.Unknown != nil {
+		n, ok = s.Unknown(r)
+	}
 	if !ok {
 		return nil, ignore("unknown network card")
 	}
@@ -115,8 +118,8 @@ func addrOf(ip net.IP) netip.Addr {
 	return a
 }
 
-// isNetboot says whether a firmware asks, and not an operating system.
-func isNetboot(r Request) bool {
+// Netboot says whether a firmware asks, and not an operating system.
+func (r Request) Netboot() bool {
 	return strings.HasPrefix(r.VendorClass, "PXEClient") || strings.HasPrefix(r.VendorClass, "HTTPClient") || r.HasIPXE
 }
 
@@ -126,7 +129,7 @@ func (s *Server) handleProxy(ctx context.Context, p packet, n node.Node, r Reque
 	if p.msg.MessageType() != dhcpv4.MessageTypeDiscover {
 		return nil, ignore("%s is for the server that gives addresses", r.Type)
 	}
-	if !isNetboot(r) {
+	if !r.Netboot() {
 		return nil, ignore("not a firmware that asks for a boot file")
 	}
 	a := s.Decide(ctx, n, r)
@@ -146,7 +149,7 @@ func (s *Server) handlePXE(ctx context.Context, p packet, n node.Node, r Request
 	default:
 		return nil, ignore("%s on port %d", r.Type, portPXE)
 	}
-	if !isNetboot(r) {
+	if !r.Netboot() {
 		return nil, ignore("not a firmware that asks for a boot file")
 	}
 	if id := addrOf(p.msg.ServerIdentifier()); id.IsValid() && id != r.Server {

@@ -83,7 +83,7 @@ func (s *Server) networkOptions(m *dhcpv4.DHCPv4, n node.Node, w wish, r Request
 		name = string(n.Name)
 	}
 	// A firmware has no use for a name, and its buffers are small.
-	if name != "" && len(name) <= 255 && !isNetboot(r) {
+	if name != "" && len(name) <= 255 && !r.Netboot() {
 		m.UpdateOption(dhcpv4.OptHostName(name))
 	}
 }

@@ -27,12 +27,44 @@ func (s Script) ipxe() (string, error) {
 		err = s.ipxeStateless(b)
 	case Disk:
 		err = s.ipxeDisk(b)
+	case Memtest:
+		err = s.ipxeMemtest(b)
 	case Wait:
 		err = s.ipxeWait(b)
 	default:
 		err = fmt.Errorf("no script for decision %q", s.Decision)
 	}
 	return b.String(), err
+}
+
+// ipxeMemtest loads the test, which is a kernel to BIOS and a program to UEFI. It prints to the node's serial console,
+// too.
+func (s Script) ipxeMemtest(b *strings.Builder) error {
+	if err := checkURL(s.Kernel); err != nil {
+		return err
+	}
+	fmt.Fprintf(b, "echo Mimeo: %s tests its memory\n", clean(string(s.Node)))
+	b.WriteString("set attempt:int32 0\n:load\nimgfree\n")
+	fmt.Fprintf(b, "kernel --name memtest %s%s || goto failed\nboot || goto failed\n", s.Kernel, memtestConsole(s.Knobs.Console))
+	writeRetry(b)
+	return nil
+}
+
+// memtestConsole is memtest86+'s parameter for a serial console of the kernel: it knows ttyS0 to ttyS3 and a speed, and
+// no parity.
+func memtestConsole(console string) string {
+	tty, rest, _ := strings.Cut(console, ",")
+	if len(tty) != 5 || !strings.HasPrefix(tty, "ttyS") || tty[4] < '0' || tty[4] > '3' {
+		return ""
+	}
+	speed := rest
+	if i := strings.IndexFunc(rest, func(r rune) bool { return r < '0' || r > '9' }); i >= 0 {
+		speed = rest[:i]
+	}
+	if speed == "" {
+		speed = "115200"
+	}
+	return " console=" + tty + "," + speed
 }
 
 // ipxeStateless loads kernel and initrd over HTTP. initrd=initrd.img names the file for kernels that start through
@@ -52,12 +84,17 @@ func (s Script) ipxeStateless(b *strings.Builder) error {
 	fmt.Fprintf(b, "kernel --name vmlinuz %s initrd=initrd.img %s || goto failed\n", s.Kernel, strings.Join(words, " "))
 	fmt.Fprintf(b, "initrd --name initrd.img %s || goto failed\n", s.Initrd)
 	b.WriteString("boot || goto failed\n")
+	writeRetry(b)
+	return nil
+}
+
+// writeRetry is what follows where something could not be loaded.
+func writeRetry(b *strings.Builder) {
 	b.WriteString(":failed\ninc attempt\n")
 	fmt.Fprintf(b, "iseq ${attempt} %d && goto givenup ||\n", tries)
 	fmt.Fprintf(b, "echo Mimeo: loading failed (${attempt} of %d), next try in %d seconds\n", tries, int(pause.Seconds()))
 	fmt.Fprintf(b, "sleep %d\ngoto load\n", int(pause.Seconds()))
 	writeGiveUp(b)
-	return nil
 }
 
 // writeGiveUp ends a script that could not do its work: the machine starts anew, so that it never hangs. An old ROM

@@ -29,6 +29,8 @@ const (
 	LoaderGRUBARM64  = "grubaa64.efi"
 	LoaderGRUBPPC64  = "grub-ieee1275" // GRUB for Open Firmware
 	FileAutoexec     = "autoexec.ipxe" // fetched by iPXE in UEFI from the folder that it came from
+	FileMemtestBIOS  = "memtest.bin"   // memtest86+, which an iPXE loads by HTTP
+	FileMemtestUEFI  = "memtest.efi"
 	FileGRUBConfig   = "grub/grub.cfg" // fetched by a signed GRUB from the TFTP root
 	DefaultProfile   = "imaging"
 	KnobLoaderSecure = "shim" // node.Knobs.Loader: shim and a signed GRUB instead of iPXE
@@ -53,6 +55,7 @@ type Decision string
 const (
 	Disk      Decision = "disk"
 	Stateless Decision = "stateless"
+	Memtest   Decision = "memtest"
 	Ignore    Decision = "ignore" // nothing to boot: DHCP gives at most an address
 	Wait      Decision = "wait"   // ask again later; the server's to say, Decide never does
 )
@@ -135,12 +138,38 @@ func (o *Offer) decideWhat(n node.Node) {
 	case node.BootCapture, node.BootDeploy, node.BootWipe, node.BootShell, node.BootStateless, node.BootDiscover:
 		o.Decision, o.Profile = Stateless, profile
 		o.Why = "boot state is " + string(n.Boot)
+	case node.BootMemtest:
+		o.Decision, o.Why = Memtest, "boot state is memtest"
+		if why := NoMemtest(o.Firmware, o.Arch, n.Knobs); why != "" {
+			o.Decision, o.Why = Disk, "boot state is memtest, and "+why
+		}
 	case "":
 		o.Decision, o.Why = Disk, "no boot state is set"
 	default:
 		// A state from a newer version: the disk is the answer that harms nothing.
 		o.Decision, o.Why = Disk, "boot state "+clean(string(n.Boot))+" is not known here"
 	}
+}
+
+// NoMemtest says in words why a node's memory cannot be tested, or "". What is unknown speaks for it.
+func NoMemtest(fw node.Firmware, arch node.Arch, k node.Knobs) string {
+	switch {
+	case arch != node.ArchUnknown && arch != node.AMD64:
+		return "there is no memory test for " + string(arch)
+	case fw == node.OpenFirmware || fw == node.OPAL:
+		return "there is no memory test for " + string(fw)
+	case k.Loader == KnobLoaderSecure:
+		return "memtest86+ is not signed for Secure Boot (knobs.loader is shim)"
+	}
+	return ""
+}
+
+// MemtestFile is the loader that tests the memory of a machine with this firmware.
+func MemtestFile(fw node.Firmware) string {
+	if fw == node.BIOS {
+		return FileMemtestBIOS
+	}
+	return FileMemtestUEFI
 }
 
 // unable says in words why nothing can be offered, or "".

@@ -16,7 +16,7 @@ import (
 // is missing.
 type Script struct {
 	Kind     Kind
-	Decision Decision // Disk, Stateless, Wait
+	Decision Decision // Disk, Stateless, Memtest, Wait
 	Node     node.Name
 	Why      string // as in Offer; goes into a comment
 	Firmware node.Firmware
@@ -24,7 +24,7 @@ type Script struct {
 	Knobs    node.Knobs
 
 	// Stateless
-	Kernel  string // http URL of vmlinuz
+	Kernel  string // http URL of vmlinuz; Memtest: of the test
 	Initrd  string // http URL of initrd.img
 	RootImg string // http URL of rootimg
 	RootSum string // SHA-256 of rootimg, hexadecimal

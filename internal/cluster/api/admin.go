@@ -85,7 +85,7 @@ type Affected struct {
 // BootSet changes what nodes boot next.
 type BootSet struct {
 	Range   string         `json:"range"`
-	State   node.BootState `json:"state"` // disk, shell, stateless
+	State   node.BootState `json:"state"` // disk, shell, stateless, memtest, discover
 	Profile string         `json:"profile,omitempty"`
 	Once    bool           `json:"once,omitempty"`
 	Cycle   bool           `json:"cycle,omitempty"`    // power-cycle them now

@@ -68,6 +68,7 @@ type Hardware struct {
 	Memory     int64         `json:"memory"` // bytes
 	NICs       []HardwareNIC `json:"nics"`
 	Disks      []Disk        `json:"disks"`
+	BMC        *HardwareBMC  `json:"bmc,omitempty"` // where the machine has one that answers
 }
 
 // HardwareNIC is a network card of the machine.
@@ -133,6 +134,7 @@ type Task struct {
 	Root     []Postscript      `json:"root,omitempty"`     // deploy: in the deployed system's root, before Post
 	SSHKeys  []string          `json:"ssh_keys,omitempty"` // shell, stateless: authorized_keys lines
 	HostKey  string            `json:"host_key,omitempty"` // stateless: the node's SSH host key (Ed25519), in OpenSSH's format
+	Say      string            `json:"say,omitempty"`      // none: for the person at the console
 	RetryMS  int64             `json:"retry_ms,omitempty"`
 }
 

@@ -41,6 +41,7 @@ const (
 	BootShell     BootState = "shell"     // the stateless image, with a shell for a person
 	BootStateless BootState = "stateless" // the stateless image of the node's profile, for good
 	BootWipe      BootState = "wipe"      // the stateless image, to erase its disk
+	BootMemtest   BootState = "memtest"   // a test of its memory, for good
 	BootDiscover  BootState = "discover"  // the stateless image, to report itself
 )
 

@@ -131,6 +131,13 @@ func (c *Config) checkAddresses() error {
 func (c *Config) checkInterface(f *Interface, key string) error {
 	def(&f.DHCP, "full")
 	def(&f.RA, "auto")
+	def(&f.Discovery, "off")
+	switch {
+	case f.Discovery != "on" && f.Discovery != "off":
+		return c.wrong(key+"discovery", "%q: want on or off", f.Discovery)
+	case f.Discovery == "on" && f.DHCP == "off":
+		return c.wrong(key+"discovery", "has no meaning where dhcp is off: nobody answers machines that are not known")
+	}
 	if f.DHCP != "full" && f.DHCP != "proxy" && f.DHCP != "off" {
 		return c.wrong(key+"dhcp", "%q: want full, proxy or off", f.DHCP)
 	}

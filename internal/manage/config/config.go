@@ -53,6 +53,8 @@ type Interface struct {
 	Domain  string   `yaml:"domain"`  // full
 	Lease   Duration `yaml:"lease"`   // full; default 1h
 	RA      string   `yaml:"ra"`      // IPv6 router advertisements: auto, on, off
+
+	Discovery string `yaml:"discovery"` // machines that are not known: on, off
 }
 
 // Limits say how long jobs wait.

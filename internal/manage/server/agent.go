@@ -27,6 +27,7 @@ type caller struct {
 	node node.Name
 	job  string         // "" for a boot without a job
 	boot node.BootState // of a boot without a job: what it was made for
+	new  string         // MAC of a machine that was discovered: it may report its hardware, and nothing else
 }
 
 // agentAuth finds out who calls. A job's token is good for that job and node alone; whether the job is still on is
@@ -48,6 +49,8 @@ func (s *Server) agentAuth(r *http.Request) (caller, error) {
 			return caller{}, denied
 		}
 		return caller{node: rec.Node, job: subject}, nil
+	case tokenNew:
+		return caller{new: subject}, nil
 	case tokenBoot:
 		f, err := s.db.Facts(r.Context(), node.Name(subject))
 		nonce, state, _ := strings.Cut(nonce, "-")
@@ -63,6 +66,9 @@ func (s *Server) agentAuth(r *http.Request) (caller, error) {
 func agentCall[In, Out any](s *Server, f func(ctx context.Context, c caller, r *http.Request, in In) (Out, error)) http.HandlerFunc {
 	return func(w http.ResponseWriter, r *http.Request) {
 		c, err := s.agentAuth(r)
+		if err == nil && c.new != "" && r.URL.Path != api.PathHello {
+			err = &api.Error{Code: "denied", Message: "this token is good for reporting hardware alone"}
+		}
 		if err != nil {
 			writeError(w, err)
 			return
@@ -92,6 +98,9 @@ func agentCall[In, Out any](s *Server, f func(ctx context.Context, c caller, r *
 func (s *Server) hello(ctx context.Context, c caller, r *http.Request, h api.Hello) (api.Task, error) {
 	if h.Version != api.AgentVersion {
 		return api.Task{}, &api.Error{Code: "bad_request", Message: fmt.Sprintf("agent speaks version %d, this server %d", h.Version, api.AgentVersion), Hint: "build the stateless image again: mimeo stateless build"}
+	}
+	if c.new != "" {
+		return s.helloUnknown(ctx, c.new, remoteAddr(r), h)
 	}
 	n, err := s.db.Node(ctx, c.node)
 	if err != nil {
@@ -177,7 +186,9 @@ func (s *Server) bootTask(ctx context.Context, n node.Node, boot node.BootState,
 		}
 		return t, s.furnish(&t, n, master)
 	case node.BootDiscover:
-		t.Kind = api.TaskNone
+		if n.Boot != node.BootDisk { // else it was for once, and hello has kept what it reported
+			t.Kind, t.RetryMS = api.TaskNone, statelessEvery.Milliseconds()
+		}
 	}
 	return t, nil
 }

@@ -64,6 +64,10 @@ func (s *Server) serveScript(w http.ResponseWriter, r *http.Request) {
 		return
 	}
 	remote := remoteAddr(r)
+	if !ok && s.found.has(mac) && s.onDiscovery(remote) && s.mayHave(ctx, n, mac, remote) {
+		s.serveUnknown(w, r, mac)
+		return
+	}
 	if !ok || !s.mayHave(ctx, n, mac, remote) {
 		s.log.Info("boot script refused", "mac", mac, "addr", remote, "known", ok)
 		http.NotFound(w, r)
@@ -155,6 +159,9 @@ func (s *Server) script(ctx context.Context, n node.Node, kind netboot.Kind, ask
 		return "", ev, fmt.Errorf("%s", o.Why)
 	case netboot.Disk:
 		ev.Kind, ev.Text = "told-disk", "boots its disk: "+o.Why
+	case netboot.Memtest:
+		sc.Kernel = s.bootBase(addr) + netboot.PathLoaders + netboot.MemtestFile(o.Firmware)
+		ev.Kind, ev.Text = "script", "boots memtest86+: "+o.Why+"; what it finds is on the node's screen alone"
 	case netboot.Stateless:
 		im, err := stateless.Current(s.cfg.State, o.Profile, o.Arch)
 		if err != nil {
@@ -164,11 +171,7 @@ func (s *Server) script(ctx context.Context, n node.Node, kind netboot.Kind, ask
 		if err != nil {
 			return "", ev, err
 		}
-		files := s.bootBase(addr) + pathStateless + im.Build + "/"
-		sc.Kernel, sc.Initrd, sc.RootImg = files+stateless.FileKernel, files+stateless.FileInitrd, files+stateless.FileRoot
-		sc.RootSum, sc.Build = im.Files[stateless.FileRoot].SHA256, im.Build
-		sc.Server, sc.Pin, sc.Time = s.apiBase(addr), s.pin, time.Now()
-		sc.Knobs.Cmdline = strings.TrimSpace(strings.Join(im.Cmdline, " ") + " " + sc.Knobs.Cmdline)
+		s.bootImage(&sc, im, addr)
 		if active {
 			sc.Token = s.token(tokenJob, rec.ID, string(n.Name))
 		} else {
@@ -192,6 +195,15 @@ func (s *Server) script(ctx context.Context, n node.Node, kind netboot.Kind, ask
 		return "", ev, err
 	}
 	return b.String(), ev, nil
+}
+
+// bootImage fills in where a node finds a stateless image and this server.
+func (s *Server) bootImage(sc *netboot.Script, im stateless.Stateless, addr netip.Addr) {
+	files := s.bootBase(addr) + pathStateless + im.Build + "/"
+	sc.Kernel, sc.Initrd, sc.RootImg = files+stateless.FileKernel, files+stateless.FileInitrd, files+stateless.FileRoot
+	sc.RootSum, sc.Build = im.Files[stateless.FileRoot].SHA256, im.Build
+	sc.Server, sc.Pin, sc.Time = s.apiBase(addr), s.pin, time.Now()
+	sc.Knobs.Cmdline = strings.TrimSpace(strings.Join(im.Cmdline, " ") + " " + sc.Knobs.Cmdline)
 }
 
 // wait is the script for a node whose job is between its agent's last word and its boot state: it asks again.
@@ -236,6 +248,11 @@ func (s *Server) serveLoader(w http.ResponseWriter, r *http.Request) {
 		s.event(r.Context(), api.Event{Node: n.Name, Job: s.jobOf(n.Name), Kind: "loader", Addr: remote.String(), Text: name + " by HTTP"})
 	}
 	http.ServeContent(w, r, name, fi.ModTime(), f)
+	if n, ok := s.nodeAt(r.Context(), remote); ok && n.Boot == node.BootMemtest && n.BootOnce && (name == netboot.FileMemtestBIOS || name == netboot.FileMemtestUEFI) {
+		if err := s.endOnce(context.WithoutCancel(r.Context()), n.Name); err != nil {
+			s.log.Error("boot state is not set", "node", n.Name, "err", err)
+		}
+	}
 }
 
 // serveStateless gives a file of a stateless image, once its bytes are what the build recorded.

@@ -1,6 +1,8 @@
 package server
 
 import (
+	"fmt"
+
 	"mimeo/internal/boot/netboot"
 	"mimeo/internal/cluster/api"
 	"mimeo/internal/cluster/node"
@@ -17,8 +19,17 @@ func (s *Server) canBoot(nodes []node.Node, req api.BootSet) error {
 	if req.State == node.BootDisk {
 		return nil
 	}
+	if req.Profile != "" && req.State == node.BootMemtest {
+		return &api.Error{Code: "bad_request", Message: "memtest has no profile"}
+	}
 	good, read := map[string]bool{}, map[string]bool{}
 	for _, n := range nodes {
+		if req.State == node.BootMemtest {
+			if err := s.canMemtest(n); err != nil {
+				return err
+			}
+			continue
+		}
 		if req.Profile != "" {
 			n.Profile = req.Profile
 		}
@@ -33,6 +44,21 @@ func (s *Server) canBoot(nodes []node.Node, req api.BootSet) error {
 			return err
 		}
 		read[profile] = true
+	}
+	return nil
+}
+
+// canMemtest refuses to test the memory of a node that could not start the test.
+func (s *Server) canMemtest(n node.Node) error {
+	if len(n.NICs) == 0 {
+		return &api.Error{Code: "bad_request", Message: fmt.Sprintf("%s has no network card to boot from", n.Name), Hint: fmt.Sprintf("mimeo node set %s mac=ADDRESS", n.Name)}
+	}
+	if why := netboot.NoMemtest(n.Firmware, n.Arch, n.Knobs); why != "" {
+		return &api.Error{Code: "bad_request", Message: fmt.Sprintf("%s: %s", n.Name, why)}
+	}
+	l, err := stateless.ReadLoaders(s.cfg.State)
+	if _, have := l.Files[netboot.FileMemtestBIOS]; err != nil || !have {
+		return &api.Error{Code: "no_image", Message: "memtest86+ is not among the loaders", Hint: "build a stateless image, which fetches it: mimeo stateless build imaging"}
 	}
 	return nil
 }

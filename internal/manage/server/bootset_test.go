@@ -88,3 +88,60 @@ func TestStatelessForGood(t *testing.T) {
 		t.Errorf("job %s boots:\n%s", id, text)
 	}
 }
+
+// memtest is loaded by iPXE, for good or once, and refused where it could not run.
+func TestMemtest(t *testing.T) {
+	r := start(t)
+	r.fails("POST", "/v1/boot", api.BootSet{Range: "n1", State: node.BootMemtest}, "no_image", "not among the loaders")
+	r.put("loaders/memtest.bin", "a kernel", 0o644)
+	r.put("loaders/loaders.json", `{"version":1,"memtest":"x","files":{"memtest.bin":{"size":8}}}`, 0o644)
+	r.must("POST", "/v1/boot", api.BootSet{Range: "n1", State: node.BootMemtest}, nil)
+	load := func() {
+		t.Helper()
+		code, text := r.get("127.0.0.11", script(1))
+		if code != 200 || !strings.Contains(text, "/loaders/memtest.bin || goto failed") || strings.Contains(text, "mimeo.token") {
+			t.Fatalf("%d\n%s", code, text)
+		}
+		if code, text := r.get("127.0.0.11", "/loaders/memtest.bin"); code != 200 || text != "a kernel" {
+			t.Errorf("%d %s", code, text)
+		}
+	}
+	load()
+	load()
+	if n := r.node("n1"); n.Boot != node.BootMemtest {
+		t.Errorf("%+v", n.Node)
+	}
+	r.must("POST", "/v1/boot", api.BootSet{Range: "n1", State: node.BootMemtest, Once: true}, nil)
+	r.get("127.0.0.11", script(1)) // a script that is fetched twice is no boot
+	load()
+	r.until("its disk", func() bool { return r.node("n1").Boot == node.BootDisk })
+	if code, text := r.get("127.0.0.11", script(1)); code != 200 || !strings.Contains(text, "sanboot") {
+		t.Errorf("%d\n%s", code, text)
+	}
+	var e api.BootExplain
+	r.must("POST", "/v1/boot", api.BootSet{Range: "n1", State: node.BootMemtest}, nil)
+	if r.must("GET", "/v1/nodes/n1/boot", nil, &e); e.Decision != "memtest" || !strings.Contains(e.Script, "memtest.bin") {
+		t.Errorf("%+v", e)
+	}
+	for key, value := range map[string]string{"arch": "arm64", "firmware": "opal", "knobs.loader": "shim"} {
+		r.must("PATCH", "/v1/nodes", api.NodeSet{Range: "n2", Set: map[string]string{"arch": "amd64", "firmware": "uefi", "knobs.loader": ""}}, nil)
+		r.must("PATCH", "/v1/nodes", api.NodeSet{Range: "n2", Set: map[string]string{key: value}}, nil)
+		r.fails("POST", "/v1/boot", api.BootSet{Range: "n2", State: node.BootMemtest}, "bad_request", "n2: ")
+	}
+}
+
+// discover reports the hardware; for once, the node goes back to its disk.
+func TestDiscoverKnown(t *testing.T) {
+	r := start(t)
+	r.must("POST", "/v1/boot", api.BootSet{Range: "n1", State: node.BootDiscover}, nil)
+	if task := r.hello(r.boot(1), "a"); task.Kind != api.TaskNone || r.node("n1").Boot != node.BootDiscover {
+		t.Errorf("%+v", task)
+	}
+	r.must("POST", "/v1/boot", api.BootSet{Range: "n1", State: node.BootDiscover, Once: true}, nil)
+	if task := r.hello(r.boot(1), "b"); task.Kind != api.TaskReboot {
+		t.Errorf("%+v", task)
+	}
+	if n := r.node("n1"); n.Boot != node.BootDisk || n.Hardware == nil || n.Hardware.Product != "box" {
+		t.Errorf("%+v", n)
+	}
+}

@@ -27,6 +27,9 @@ func (s *Server) newDHCP(f iface) (*dhcp.Server, error) {
 		Decide: s.dhcpDecide, Events: s.dhcpEvent,
 		FixedOwner: func(ctx context.Context, a netip.Addr) (string, bool, error) { return s.db.OwnerOf(ctx, a.String()) },
 	}
+	if f.Discovery == "on" {
+		d.Unknown = func(r dhcp.Request) (node.Node, bool) { return s.unknown(f, r) }
+	}
 	switch f.RA {
 	case "on":
 		d.RA = dhcp.RAOn
@@ -84,6 +87,10 @@ func (s *Server) dhcpEvent(e dhcp.Event) {
 	addr := e.MAC
 	if e.Addr.IsValid() {
 		addr = e.Addr.String()
+	}
+	if e.Node == "" { // discovered keeps what is known of it
+		s.found.learn(e.MAC, e.Addr, learnt(e), e.Arch)
+		return
 	}
 	s.event(ctx, api.Event{Time: e.Time, Node: e.Node, Job: s.jobOf(e.Node), Kind: e.Kind, Addr: addr, Text: e.Text})
 	if e.Firmware != "" && e.File != "" {

@@ -107,6 +107,7 @@ func loadSecret(path string) ([]byte, error) {
 const (
 	tokenJob  = "job"  // subject: the job; nonce: the node
 	tokenBoot = "boot" // subject: the node; nonce: of its boot
+	tokenNew  = "new"  // subject: the MAC of a machine that was discovered
 )
 
 func (s *Server) token(kind, subject, nonce string) string {

@@ -153,11 +153,11 @@ func (s *Server) setBoot(r *http.Request) (any, error) {
 		return nil, err
 	}
 	switch req.State {
-	case node.BootDisk, node.BootShell, node.BootStateless:
+	case node.BootDisk, node.BootShell, node.BootStateless, node.BootMemtest, node.BootDiscover:
 	case node.BootCapture, node.BootDeploy, node.BootWipe:
 		return nil, &api.Error{Code: "bad_request", Message: fmt.Sprintf("boot state %s comes with a job", req.State), Hint: fmt.Sprintf(`use "mimeo %s"`, req.State)}
 	default:
-		return nil, &api.Error{Code: "bad_request", Message: fmt.Sprintf("boot state %q is none of disk, shell, stateless", req.State)}
+		return nil, &api.Error{Code: "bad_request", Message: fmt.Sprintf("boot state %q is none of disk, shell, stateless, memtest, discover", req.State)}
 	}
 	nodes, err := s.expand(ctx, req.Range, false)
 	if err != nil {

@@ -67,6 +67,7 @@ type Server struct {
 
 	bodyLimit time.Duration // for a message to arrive
 	loaded    loaders
+	found     discovered
 	boots     sync.Map // node.Name to the boot ID of its last agent
 }
 

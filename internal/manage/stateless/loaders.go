@@ -8,6 +8,7 @@ import (
 	"io/fs"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"syscall"
 	"time"
@@ -23,6 +24,7 @@ type Loaders struct {
 	Fetched time.Time                    `json:"fetched"`
 	Suite   string                       `json:"suite"`   // Debian release that they come from
 	Package string                       `json:"package"` // name=version
+	Memtest string                       `json:"memtest"` // likewise; "none" where the release has none
 	Files   map[string]api.StatelessFile `json:"files"`
 }
 
@@ -37,12 +39,22 @@ const loadersRecord = "loaders.json"
 // its banner for two seconds and waits for IPv6.
 var loaderSuites = []string{"trixie", "bookworm"}
 
-// loaderFiles are the files of Debian's package ipxe and the names that netboot knows them by; need says that a node
-// of today's tests cannot do without.
-var loaderFiles = []struct {
+// memtest is Debian's package of the memory test.
+const memtest = "memtest86+"
+
+// loaderFile is a file of a Debian package and the name that netboot knows it by; need says that a node of today's
+// tests cannot do without.
+type loaderFile struct {
 	name, path string
 	need       bool
-}{
+}
+
+var memtestFiles = []loaderFile{
+	{netboot.FileMemtestBIOS, "boot/memtest86+x64.bin", true},
+	{netboot.FileMemtestUEFI, "boot/memtest86+x64.efi", true},
+}
+
+var loaderFiles = []loaderFile{
 	{netboot.LoaderBIOS, "usr/lib/ipxe/undionly.kpxe", true},
 	{"ipxe.pxe", "usr/lib/ipxe/ipxe.pxe", false}, // BIOS, with drivers of its own, for network cards whose PXE stack is broken
 	{netboot.LoaderUEFIAMD64, "usr/lib/ipxe/snponly.efi", true},
@@ -50,10 +62,11 @@ var loaderFiles = []struct {
 	{netboot.LoaderUEFIARM64, "usr/lib/ipxe/ipxe-arm64.efi", false},
 }
 
-// HaveLoaders tells whether the loaders that nodes need are there.
+// HaveLoaders tells whether the loaders that nodes need are there. Those that were fetched before there was a memory
+// test among them are fetched anew.
 func HaveLoaders(state string) bool {
 	l, err := ReadLoaders(state)
-	if err != nil {
+	if err != nil || l.Memtest == "" {
 		return false
 	}
 	for name, f := range l.Files {
@@ -81,7 +94,7 @@ func ReadLoaders(state string) (Loaders, error) {
 	return l, nil
 }
 
-// FetchLoaders fetches Debian's iPXE into STATE/loaders. Each file takes the place of its predecessor in one step, the
+// FetchLoaders fetches Debian's iPXE, and its memory test, into STATE/loaders. Each file takes the place of its predecessor in one step, the
 // record comes last. progress may be nil.
 func FetchLoaders(ctx context.Context, state string, progress func(string)) error {
 	if progress == nil {
@@ -131,20 +144,23 @@ func fetchLoaders(ctx context.Context, state, suite string) (_ Loaders, err erro
 	if err := a.update(ctx, func(string) {}); err != nil {
 		return none, err
 	}
-	debs, err := a.resolve(ctx, []string{"ipxe"}, false)
+	ipxe, err := a.one(ctx, "ipxe")
 	if err != nil {
 		return none, err
 	}
-	var ipxe []deb
-	for _, d := range debs {
-		if d.name == "ipxe" {
-			ipxe = append(ipxe, d)
-		}
+	test, err := a.one(ctx, memtest) // a mirror may lack it, and no node's job needs it
+	if err != nil && ctx.Err() != nil {
+		return none, err
 	}
-	if len(ipxe) != 1 {
-		return none, errors.New("the package lists have no package ipxe")
+	l := Loaders{Version: LoadersVersion, Fetched: time.Now().UTC().Truncate(time.Second), Suite: suite,
+		Package: ipxe[0].name + "=" + ipxe[0].version, Memtest: "none", Files: map[string]api.StatelessFile{}}
+	files := slices.Clone(loaderFiles)
+	if err == nil {
+		l.Memtest = test[0].name + "=" + test[0].version
+		files = append(files, memtestFiles...)
 	}
-	if _, err := a.fetch(ctx, ipxe); err != nil {
+	all := slices.Concat(ipxe, test)
+	if _, err := a.fetch(ctx, all); err != nil {
 		return none, err
 	}
 	work, err := os.MkdirTemp(a.dir, "unpack-")
@@ -152,19 +168,17 @@ func fetchLoaders(ctx context.Context, state, suite string) (_ Loaders, err erro
 		return none, err
 	}
 	defer func() { err = errors.Join(err, os.RemoveAll(work)) }()
-	if err := unpack(ctx, ipxe, work); err != nil {
+	if err := unpack(ctx, all, work); err != nil {
 		return none, err
 	}
-	l := Loaders{Version: LoadersVersion, Fetched: time.Now().UTC().Truncate(time.Second), Suite: suite,
-		Package: ipxe[0].name + "=" + ipxe[0].version, Files: map[string]api.StatelessFile{}}
-	for _, f := range loaderFiles {
+	for _, f := range files {
 		from := filepath.Join(work, f.path)
 		n, sum, err := hashFile(from)
 		if errors.Is(err, fs.ErrNotExist) && !f.need {
 			continue
 		}
 		if err != nil {
-			return none, fmt.Errorf("package %s: %w", l.Package, err)
+			return none, fmt.Errorf("packages %s, %s: %w", l.Package, l.Memtest, err)
 		}
 		if err := replaceFile(from, filepath.Join(loadersDir(state), f.name)); err != nil {
 			return none, err
@@ -182,8 +196,21 @@ func fetchLoaders(ctx context.Context, state, suite string) (_ Loaders, err erro
 	if err := replaceFile(record, filepath.Join(loadersDir(state), loadersRecord)); err != nil {
 		return none, err
 	}
-	a.tidy(ipxe)
+	a.tidy(all)
 	return l, syncFile(loadersDir(state))
+}
+
+// one finds a package by itself, without what it depends on.
+func (a *aptDir) one(ctx context.Context, name string) ([]deb, error) {
+	debs, err := a.resolve(ctx, []string{name}, false)
+	if err != nil {
+		return nil, err
+	}
+	debs = slices.DeleteFunc(debs, func(d deb) bool { return d.name != name })
+	if len(debs) != 1 {
+		return nil, fmt.Errorf("the package lists have no package %s", name)
+	}
+	return debs, nil
 }
 
 // replaceFile puts a copy of a file in place of another, which is whole before and after.

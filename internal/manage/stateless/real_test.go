@@ -129,10 +129,10 @@ func stillThere(t *testing.T, state string, s Stateless) {
 
 func checkLoaders(t *testing.T, state string) {
 	l, err := ReadLoaders(state)
-	if err != nil || !strings.HasPrefix(l.Package, "ipxe=") {
+	if err != nil || !strings.HasPrefix(l.Package, "ipxe=") || !strings.HasPrefix(l.Memtest, "memtest86+=") {
 		t.Fatalf("%+v, %v", l, err)
 	}
-	for name, magic := range map[string]string{netboot.LoaderBIOS: "", netboot.LoaderUEFIAMD64: "MZ"} {
+	for name, magic := range map[string]string{netboot.LoaderBIOS: "", netboot.LoaderUEFIAMD64: "MZ", netboot.FileMemtestBIOS: "", netboot.FileMemtestUEFI: "MZ"} {
 		b, err := os.ReadFile(filepath.Join(loadersDir(state), name))
 		if err != nil || len(b) < 10_000 || !strings.HasPrefix(string(b), magic) {
 			t.Errorf("%s: %d bytes, %v", name, len(b), err)

@@ -1,0 +1,318 @@
+package server
+
+import (
+	"context"
+	"encoding/json"
+	"fmt"
+	"io"
+	"maps"
+	"net/http"
+	"net/netip"
+	"slices"
+	"strings"
+	"sync"
+	"time"
+
+	"mimeo/internal/boot/dhcp"
+	"mimeo/internal/boot/netboot"
+	"mimeo/internal/cluster/api"
+	"mimeo/internal/cluster/node"
+	"mimeo/internal/manage/config"
+	"mimeo/internal/manage/inventory"
+	"mimeo/internal/manage/stateless"
+)
+
+// Bounds of what machines that nobody knows can make this server keep. A MAC costs nothing to make up.
+const (
+	maxDiscovered = 256
+	foundFor      = 15 * time.Minute // how long one that was not heard of since keeps its place when there is no other
+	maxReport     = 64 << 10         // bytes of a machine's hardware
+	unknownEvery  = 20 * time.Second // how often its agent asks
+)
+
+// discovered are machines that belong to no node. They are in memory alone: after a restart they report anew.
+type discovered struct {
+	mu  sync.Mutex
+	all map[string]*api.Discovered // by MAC
+}
+
+// ask takes note of a firmware that asks, if there is room; most bounds how many an interface may have.
+func (d *discovered) ask(mac, iface string, most int, now time.Time) bool {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	if f := d.all[mac]; f != nil {
+		f.Seen, f.Interface = now, iface
+		return true
+	}
+	here := 0
+	var oldest *api.Discovered
+	for _, f := range d.all {
+		if f.Interface == iface {
+			here++
+			if oldest == nil || f.Seen.Before(oldest.Seen) {
+				oldest = f
+			}
+		}
+	}
+	if here >= most || len(d.all) >= maxDiscovered {
+		if oldest == nil || now.Sub(oldest.Seen) < foundFor {
+			return false
+		}
+		delete(d.all, oldest.MAC)
+	}
+	if d.all == nil {
+		d.all = map[string]*api.Discovered{}
+	}
+	d.all[mac] = &api.Discovered{ID: macID(mac), MAC: mac, Interface: iface, First: now, Seen: now}
+	return true
+}
+
+func (d *discovered) has(mac string) bool {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	return d.all[mac] != nil
+}
+
+// learn keeps what a machine's requests tell.
+func (d *discovered) learn(mac string, addr netip.Addr, fw node.Firmware, arch node.Arch) {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	f := d.all[mac]
+	if f == nil {
+		return
+	}
+	if addr.IsValid() {
+		f.Addr = addr.String()
+	}
+	if fw != "" {
+		f.Firmware = fw
+	}
+	if arch != "" {
+		f.Arch = arch
+	}
+}
+
+// report keeps the hardware of a machine.
+func (d *discovered) report(mac string, addr netip.Addr, h api.Hardware, now time.Time) {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	if f := d.all[mac]; f != nil {
+		f.Seen, f.Addr, f.Hardware = now, addr.String(), &h
+		if h.Arch != "" {
+			f.Arch = h.Arch
+		}
+	}
+}
+
+func (d *discovered) list() []api.Discovered {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	out := []api.Discovered{}
+	for _, f := range d.all {
+		out = append(out, *f)
+	}
+	slices.SortFunc(out, func(a, b api.Discovered) int {
+		if c := b.First.Compare(a.First); c != 0 {
+			return c
+		}
+		return strings.Compare(a.MAC, b.MAC)
+	})
+	return out
+}
+
+func (d *discovered) get(id string) (api.Discovered, bool) {
+	mac, err := netboot.ParseMAC(id)
+	if err != nil {
+		return api.Discovered{}, false
+	}
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	f := d.all[mac]
+	if f == nil {
+		return api.Discovered{}, false
+	}
+	return *f, true
+}
+
+func (d *discovered) forget(mac string) {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	delete(d.all, mac)
+}
+
+func macID(mac string) string { return strings.ReplaceAll(mac, ":", "-") }
+
+// unknown says whether a network card that no node has is answered on an interface with discovery: where its firmware
+// asks for something to boot, or the stateless image that it was given then asks for an address.
+func (s *Server) unknown(f iface, r dhcp.Request) (node.Node, bool) {
+	n := node.Node{Boot: node.BootDiscover, NICs: []node.NIC{{MAC: r.MAC}}}
+	if !r.Netboot() && !s.found.has(r.MAC) {
+		return n, false
+	}
+	most := maxDiscovered
+	if f.DHCP == "full" {
+		most = min(most, max(poolSize(f)/2, 1)) // nodes without a fixed address want some, too
+	}
+	return n, s.found.ask(r.MAC, f.Name, most, time.Now())
+}
+
+// poolSize is how many addresses an interface has to give, or as many as anybody asks for.
+func poolSize(f iface) int {
+	n := 0
+	add := func(from, to netip.Addr) {
+		for a := from; a.IsValid() && !to.Less(a) && n < 2*maxDiscovered; a = a.Next() {
+			n++
+		}
+	}
+	for _, p := range f.Pool {
+		if from, to, err := config.ParseRange(p); err == nil {
+			add(from, to)
+		}
+	}
+	if len(f.Pool) == 0 {
+		r := upperHalf(f.prefix)
+		add(r.From, r.To)
+	}
+	return n
+}
+
+// onDiscovery tells whether an address is of an interface that has discovery on.
+func (s *Server) onDiscovery(a netip.Addr) bool {
+	for _, f := range s.ifaces {
+		if f.prefix.Contains(a) {
+			return f.Discovery == "on"
+		}
+	}
+	return false
+}
+
+// serveUnknown gives a machine that no node is the script of the stateless image, with a token that is good for
+// reporting its hardware alone.
+func (s *Server) serveUnknown(w http.ResponseWriter, r *http.Request, mac string) {
+	text, err := s.unknownScript(r, mac)
+	if err != nil {
+		s.log.Error("boot script of an unknown machine", "mac", mac, "err", err)
+		http.Error(w, "no script: "+err.Error(), http.StatusServiceUnavailable)
+		return
+	}
+	s.log.Info("an unknown machine boots to report itself", "mac", mac, "addr", remoteAddr(r))
+	w.Header().Set("Content-Type", "text/plain; charset=utf-8")
+	w.Header().Set("Cache-Control", "no-store")
+	io.WriteString(w, text) // one that did not get it asks again
+}
+
+func (s *Server) unknownScript(r *http.Request, mac string) (string, error) {
+	kind := netboot.Kind(r.PathValue("kind"))
+	ask := netboot.AskFromQuery(r.URL.Query())
+	ask.MAC, ask.IPXE = mac, kind == netboot.KindIPXE
+	o := netboot.Decide(node.Node{Boot: node.BootDiscover}, ask)
+	if o.Decision != netboot.Stateless {
+		return "", fmt.Errorf("%s", o.Why)
+	}
+	im, err := stateless.Current(s.cfg.State, o.Profile, o.Arch)
+	if err != nil {
+		return "", err
+	}
+	sc := netboot.Script{Kind: kind, Decision: o.Decision, Node: node.Name("new-" + macID(mac)), Why: "it is not known, and reports itself", Firmware: o.Firmware, Arch: o.Arch, MAC: mac,
+		Token: s.token(tokenNew, macID(mac), "report")}
+	s.bootImage(&sc, im, s.addrFor(remoteAddr(r), localAddr(r)))
+	var b strings.Builder
+	err = netboot.Render(&b, sc)
+	return b.String(), err
+}
+
+// helloUnknown keeps the report of a machine that no node is. It waits, until it is one: then it boots anew as that.
+func (s *Server) helloUnknown(ctx context.Context, id string, from netip.Addr, h api.Hello) (api.Task, error) {
+	mac, err := netboot.ParseMAC(id)
+	if err != nil {
+		return api.Task{}, &api.Error{Code: "denied", Message: err.Error()}
+	}
+	n, known, err := s.db.NodeByMAC(ctx, mac)
+	if err != nil {
+		return api.Task{}, err
+	}
+	if known {
+		return api.Task{Kind: api.TaskReboot, Node: n.Name}, nil
+	}
+	b, err := json.Marshal(h.Hardware)
+	if err != nil || len(b) > maxReport {
+		return api.Task{}, &api.Error{Code: "bad_request", Message: fmt.Sprintf("a report of %d bytes, over %d", len(b), maxReport)}
+	}
+	if !s.found.has(mac) { // this server was started anew meanwhile, or had forgotten it
+		f, ok := s.ifaceOf(from)
+		if !ok || f.Discovery != "on" || !s.found.ask(mac, f.Name, maxDiscovered, time.Now()) {
+			return api.Task{Kind: api.TaskReboot}, nil
+		}
+	}
+	s.found.report(mac, from, h.Hardware, time.Now())
+	return api.Task{Kind: api.TaskNone, RetryMS: unknownEvery.Milliseconds(),
+		Say: fmt.Sprintf("this machine is not known; it waits for: mimeo node accept %s NAME", macID(mac))}, nil
+}
+
+func (s *Server) ifaceOf(a netip.Addr) (iface, bool) {
+	for _, f := range s.ifaces {
+		if f.prefix.Contains(a) {
+			return f, true
+		}
+	}
+	return iface{}, false
+}
+
+func (s *Server) listDiscovered(*http.Request) (any, error) { return s.found.list(), nil }
+
+func (s *Server) forgetDiscovered(r *http.Request) (any, error) {
+	f, ok := s.found.get(r.PathValue("id"))
+	if !ok {
+		return nil, notDiscovered(r.PathValue("id"))
+	}
+	s.found.forget(f.MAC)
+	return api.Affected{Names: []string{f.ID}}, nil
+}
+
+func notDiscovered(id string) error {
+	return &api.Error{Code: "not_found", Message: fmt.Sprintf("no machine %q was discovered", id), Hint: `"mimeo node discovered" shows all`}
+}
+
+// acceptDiscovered makes a machine a node, with its network cards, the one that it booted from first, and its BMC.
+func (s *Server) acceptDiscovered(r *http.Request) (any, error) {
+	ctx := r.Context()
+	req, err := read[api.DiscoveredAccept](r)
+	if err != nil {
+		return nil, err
+	}
+	f, ok := s.found.get(req.ID)
+	if !ok {
+		return nil, notDiscovered(req.ID)
+	}
+	set := map[string]string{"mac": f.MAC}
+	if h := f.Hardware; h != nil {
+		for _, n := range h.NICs {
+			mac, err := netboot.ParseMAC(n.MAC)
+			if err != nil || mac == f.MAC || mac == "00:00:00:00:00:00" {
+				continue
+			}
+			if _, taken, err := s.db.NodeByMAC(ctx, mac); err == nil && !taken && !strings.Contains(set["mac"], mac) {
+				set["mac"] += "," + mac
+			}
+		}
+		if h.BMC != nil && h.BMC.Addr != "" {
+			set["bmc"] = "ipmi://" + h.BMC.Addr
+		}
+	}
+	maps.Copy(set, req.Set)
+	e := inventory.Edits{Nodes: []inventory.Edit{{Name: string(req.Name), Set: set, Make: inventory.MustMake}}}
+	if _, err := s.change(ctx, e, false, ""); err != nil {
+		return nil, err
+	}
+	if err := s.db.Learn(ctx, req.Name, f.Firmware, f.Arch); err != nil {
+		return nil, err
+	}
+	if f.Hardware != nil {
+		if err := s.db.SetHardware(ctx, req.Name, *f.Hardware); err != nil {
+			return nil, err
+		}
+	}
+	s.event(ctx, api.Event{Node: req.Name, Kind: "accepted", Addr: f.Addr, Text: fmt.Sprintf("discovered on %s as %s; it boots anew within %s, as this node", f.Interface, f.MAC, unknownEvery)})
+	s.found.forget(f.MAC)
+	return s.again(ctx, []node.Node{{Name: req.Name}})
+}
