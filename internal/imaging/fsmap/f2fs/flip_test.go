@@ -72,12 +72,12 @@ func TestFlippedBits(t *testing.T) {
 			places := metadata(t, fs)
 			bits := journals(fs)
 			for i := range int64(128 * 8) {
-				if i%3 == 0 {
+				if i%5 == 0 {
 					bits = append(bits, superOff*8+i)
 				}
 			}
 			r := rand.New(rand.NewPCG(5, 6))
-			for range 900 {
+			for range 400 {
 				e := places[r.IntN(len(places))]
 				bits = append(bits, e.Off*8+r.Int64N(e.Len*8))
 			}
