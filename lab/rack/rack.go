@@ -85,6 +85,11 @@ func (r *Rack) AddBMC(ctx context.Context, m vbmc.Machine) (string, error) {
 		return "", err
 	}
 	bmc := vbmc.New(m, BMCUser, BMCPassword)
+	if c, ok := m.(interface{ ConsolePath() string }); ok {
+		bmc.Serial = func(ctx context.Context) (io.ReadWriteCloser, error) {
+			return (&net.Dialer{}).DialContext(ctx, "unix", c.ConsolePath())
+		}
+	}
 	var pc net.PacketConn
 	var ln net.Listener
 	err := r.Net.Do(func() (err error) {
