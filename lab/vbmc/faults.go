@@ -103,8 +103,10 @@ type RedfishWays struct {
 	Systems    int      // how many there are, all the same machine; 0 means one
 	SystemID   string   // of the first; empty means 1
 
-	SettingsObject bool   // the next boot is written to @Redfish.Settings, and the system itself takes no PATCH
-	OldLED         bool   // the identify light is the chassis' IndicatorLED, not the system's LocationIndicatorActive
-	Sensors        string // how they are given: "" as Thermal and Power, "sensors" one by one, "expand" at one go, "subsystem" as ThermalSubsystem
-	LogOfManager   bool   // the event log is the manager's, beside another one; its entries come as links, in pages, the newest first
+	Console          map[string]any // SerialConsole of the system
+	ConsoleOfManager map[string]any // of the manager
+	SettingsObject   bool           // the next boot is written to @Redfish.Settings, and the system itself takes no PATCH
+	OldLED           bool           // the identify light is the chassis' IndicatorLED, not the system's LocationIndicatorActive
+	Sensors          string         // how they are given: "" as Thermal and Power, "sensors" one by one, "expand" at one go, "subsystem" as ThermalSubsystem
+	LogOfManager     bool           // the event log is the manager's, beside another one; its entries come as links, in pages, the newest first
 }

@@ -154,6 +154,9 @@ func (b *BMC) system(id string) object {
 	if !b.Redfish.OldLED {
 		sys["LocationIndicatorActive"] = b.LED() != 0
 	}
+	if b.Redfish.Console != nil {
+		sys["SerialConsole"] = b.Redfish.Console
+	}
 	if !b.Redfish.LogOfManager {
 		sys["LogServices"] = ref(id + "/LogServices")
 	}

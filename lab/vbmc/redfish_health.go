@@ -46,6 +46,9 @@ func (b *BMC) health(mux *http.ServeMux, get func(string, func() object), collec
 		if b.Redfish.LogOfManager {
 			m["LogServices"] = ref(manager + "/LogServices")
 		}
+		if b.Redfish.ConsoleOfManager != nil {
+			m["SerialConsole"] = b.Redfish.ConsoleOfManager
+		}
 		return m
 	})
 	ways := b.Redfish.Sensors
