@@ -157,6 +157,10 @@ const statelessEvery = time.Minute
 // otherwise.
 func (s *Server) bootTask(ctx context.Context, n node.Node, boot node.BootState, master netip.Addr) (api.Task, error) {
 	t := api.Task{Node: n.Name, Kind: api.TaskReboot, RetryMS: (5 * time.Second).Milliseconds()}
+	if n.BootOnce && n.Boot == boot {
+		s.booted(ctx, n)
+		n.Boot = node.BootDisk
+	}
 	over := n.Boot != boot && !(n.BootOnce && n.Boot == node.BootDisk)
 	if boot == node.BootStateless {
 		t.RetryMS = statelessEvery.Milliseconds()
@@ -308,6 +312,7 @@ func envName(s string) string {
 
 // endOnce puts a node that boots something once back to its disk.
 func (s *Server) endOnce(ctx context.Context, n node.Name) error {
+	s.once.Delete(n)
 	return s.db.Update(ctx, func(t *inventory.Tx) error {
 		nn, err := t.Node(n)
 		if err != nil {

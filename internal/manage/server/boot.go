@@ -152,6 +152,12 @@ func (s *Server) script(ctx context.Context, n node.Node, kind netboot.Kind, ask
 		// Cannot be, as both are written together; the disk is the answer that harms nothing.
 		n.Boot = node.BootDisk
 	}
+	if take && !active && s.onceOver(n) {
+		if err := s.endOnce(ctx, n.Name); err != nil {
+			return "", ev, err
+		}
+		n.Boot = node.BootDisk
+	}
 	o := netboot.Decide(n, ask)
 	sc := netboot.Script{Kind: kind, Decision: o.Decision, Node: n.Name, Why: o.Why, Firmware: o.Firmware, Arch: o.Arch, Knobs: n.Knobs, MAC: ask.MAC}
 	switch o.Decision {
@@ -184,11 +190,6 @@ func (s *Server) script(ctx context.Context, n node.Node, kind netboot.Kind, ask
 			sc.Init = im.Init // jobs and shells have the agent in its place
 		}
 		ev.Kind, ev.Text = "script", fmt.Sprintf("boots stateless image %s %s, build %.12s: %s", o.Profile, o.Arch, im.Build, o.Why)
-		if take && n.BootOnce && !active {
-			if err := s.endOnce(ctx, n.Name); err != nil {
-				return "", ev, err
-			}
-		}
 	}
 	var b strings.Builder
 	if err := netboot.Render(&b, sc); err != nil {
@@ -248,9 +249,9 @@ func (s *Server) serveLoader(w http.ResponseWriter, r *http.Request) {
 		s.event(r.Context(), api.Event{Node: n.Name, Job: s.jobOf(n.Name), Kind: "loader", Addr: remote.String(), Text: name + " by HTTP"})
 	}
 	http.ServeContent(w, r, name, fi.ModTime(), f)
-	if n, ok := s.nodeAt(r.Context(), remote); ok && n.Boot == node.BootMemtest && n.BootOnce && (name == netboot.FileMemtestBIOS || name == netboot.FileMemtestUEFI) {
-		if err := s.endOnce(context.WithoutCancel(r.Context()), n.Name); err != nil {
-			s.log.Error("boot state is not set", "node", n.Name, "err", err)
+	if name == netboot.FileMemtestBIOS || name == netboot.FileMemtestUEFI {
+		if n, ok := s.nodeAt(r.Context(), remote); ok && n.Boot == node.BootMemtest {
+			s.booted(r.Context(), n)
 		}
 	}
 }
@@ -296,6 +297,9 @@ func (s *Server) serveStateless(w http.ResponseWriter, r *http.Request) {
 	defer c.done()
 	http.ServeContent(c, r, name, im.Created, f)
 	note(fmt.Sprintf("%s: %d of %d bytes in %d ms", name, c.n, want.Size, time.Since(start).Milliseconds()))
+	if known && name == stateless.FileKernel && n.Boot != node.BootMemtest {
+		s.booted(ctx, n)
+	}
 }
 
 // byBuild finds a stateless image by its build's ID.

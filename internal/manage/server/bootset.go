@@ -1,7 +1,9 @@
 package server
 
 import (
+	"context"
 	"fmt"
+	"time"
 
 	"mimeo/internal/boot/netboot"
 	"mimeo/internal/cluster/api"
@@ -61,4 +63,27 @@ func (s *Server) canMemtest(n node.Node) error {
 		return &api.Error{Code: "no_image", Message: "memtest86+ is not among the loaders", Hint: "build a stateless image, which fetches it: mimeo stateless build imaging"}
 	}
 	return nil
+}
+
+// onceAgain is how long a node that boots something once may ask for its script again: loaders do so where an answer was
+// lost, and that is no second boot.
+const onceAgain = 20 * time.Second
+
+// onceOver tells whether a node that asks for its script has had what it boots once, though nobody saw it load that.
+func (s *Server) onceOver(n node.Node) bool {
+	if !n.BootOnce || n.Boot == node.BootDisk {
+		return false
+	}
+	first, again := s.once.LoadOrStore(n.Name, time.Now())
+	return again && time.Since(first.(time.Time)) > onceAgain
+}
+
+// booted takes note that a node has loaded what it boots once: the next time it boots its disk.
+func (s *Server) booted(ctx context.Context, n node.Node) {
+	if _, active := s.jobs.OfNode(n.Name); active || !n.BootOnce || n.Boot == node.BootDisk {
+		return
+	}
+	if err := s.endOnce(context.WithoutCancel(ctx), n.Name); err != nil {
+		s.log.Error("boot state is not set", "node", n.Name, "err", err)
+	}
 }

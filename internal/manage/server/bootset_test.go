@@ -3,6 +3,7 @@ package server
 import (
 	"strings"
 	"testing"
+	"time"
 
 	"golang.org/x/crypto/ssh"
 
@@ -138,10 +139,36 @@ func TestDiscoverKnown(t *testing.T) {
 		t.Errorf("%+v", task)
 	}
 	r.must("POST", "/v1/boot", api.BootSet{Range: "n1", State: node.BootDiscover, Once: true}, nil)
-	if task := r.hello(r.boot(1), "b"); task.Kind != api.TaskReboot {
+	r.boot(1) // a script that is fetched twice is no boot
+	token := r.boot(1)
+	if code, _ := r.get("127.0.0.11", "/boot/stateless/"+build+"/vmlinuz"); code != 200 {
+		t.Errorf("vmlinuz: %d", code)
+	}
+	r.until("its disk", func() bool { return r.node("n1").Boot == node.BootDisk })
+	if task := r.hello(token, "b"); task.Kind != api.TaskReboot {
 		t.Errorf("%+v", task)
 	}
 	if n := r.node("n1"); n.Boot != node.BootDisk || n.Hardware == nil || n.Hardware.Product != "box" {
 		t.Errorf("%+v", n)
 	}
+}
+
+// A node that fetches its script and is not seen to load anything does not boot the same for ever.
+func TestOnceEnds(t *testing.T) {
+	r := start(t)
+	r.must("POST", "/v1/boot", api.BootSet{Range: "n1", State: node.BootShell, Once: true}, nil)
+	r.boot(1)
+	r.boot(1)
+	r.once.Store(node.Name("n1"), time.Now().Add(-2*onceAgain))
+	if code, text := r.get("127.0.0.11", script(1)); code != 200 || !strings.Contains(text, "sanboot") || r.node("n1").Boot != node.BootDisk {
+		t.Errorf("%d %s", code, text)
+	}
+	// Asked for anew, it counts anew.
+	r.once.Store(node.Name("n1"), time.Now().Add(-2*onceAgain))
+	r.must("POST", "/v1/boot", api.BootSet{Range: "n1", State: node.BootShell, Once: true}, nil)
+	r.boot(1)
+	// For good is for good.
+	r.must("POST", "/v1/boot", api.BootSet{Range: "n2", State: node.BootShell}, nil)
+	r.once.Store(node.Name("n2"), time.Now().Add(-2*onceAgain))
+	r.boot(2)
 }

@@ -89,7 +89,7 @@ func (s *Server) dhcpEvent(e dhcp.Event) {
 		addr = e.Addr.String()
 	}
 	if e.Node == "" { // discovered keeps what is known of it
-		s.found.learn(e.MAC, e.Addr, learnt(e), e.Arch)
+		s.found.learn(e.MAC, e.Addr, e.Firmware, e.Arch, e.IPXE)
 		return
 	}
 	s.event(ctx, api.Event{Time: e.Time, Node: e.Node, Job: s.jobOf(e.Node), Kind: e.Kind, Addr: addr, Text: e.Text})

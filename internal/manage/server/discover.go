@@ -73,8 +73,9 @@ func (d *discovered) has(mac string) bool {
 	return d.all[mac] != nil
 }
 
-// learn keeps what a machine's requests tell.
-func (d *discovered) learn(mac string, addr netip.Addr, fw node.Firmware, arch node.Arch) {
+// learn keeps what a machine's requests tell. An iPXE, as in the ROM of a card, knows less of the firmware than that
+// itself.
+func (d *discovered) learn(mac string, addr netip.Addr, fw node.Firmware, arch node.Arch, ipxe bool) {
 	d.mu.Lock()
 	defer d.mu.Unlock()
 	f := d.all[mac]
@@ -84,7 +85,7 @@ func (d *discovered) learn(mac string, addr netip.Addr, fw node.Firmware, arch n
 	if addr.IsValid() {
 		f.Addr = addr.String()
 	}
-	if fw != "" {
+	if fw != "" && (!ipxe || f.Firmware == "") {
 		f.Firmware = fw
 	}
 	if arch != "" {

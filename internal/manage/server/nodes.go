@@ -166,6 +166,9 @@ func (s *Server) setBoot(r *http.Request) (any, error) {
 	if err := s.canBoot(nodes, req); err != nil {
 		return nil, err
 	}
+	for _, n := range nodes {
+		s.once.Delete(n.Name)
+	}
 	err = s.db.Update(ctx, func(t *inventory.Tx) error {
 		for _, n := range nodes {
 			if id, err := t.ActiveJob(n.Name); err != nil {

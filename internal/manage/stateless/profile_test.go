@@ -3,6 +3,7 @@ package stateless
 import (
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"testing"
 	"time"
@@ -197,4 +198,36 @@ func FuzzParseProfile(f *testing.F) {
 			}
 		}
 	})
+}
+
+// An init of its own must be in the rootimg, also by a link; a profile inherits it.
+func TestInit(t *testing.T) {
+	p, err := LoadProfile(t.TempDir(), "compute")
+	if err != nil || p.Init != "/sbin/init" || !slices.Contains(p.Cmdline, "net.ifnames=0") || slices.Contains(p.Packages, "dropbear-bin") || slices.Contains(p.Exclude, "/usr/share/zoneinfo") {
+		t.Fatalf("%+v, %v", p, err)
+	}
+	if got := over(p, Profile{}).Init; got != "/sbin/init" {
+		t.Errorf("a child's init is %q", got)
+	}
+	dir := t.TempDir()
+	if err := os.MkdirAll(filepath.Join(dir, "etc"), 0o755); err != nil {
+		t.Fatal(err)
+	}
+	if err := finishRoot(dir, p, 0); err == nil || !strings.Contains(err.Error(), "/sbin/init is not in its rootimg") {
+		t.Error(err)
+	}
+	if err := os.MkdirAll(filepath.Join(dir, "sbin"), 0o755); err != nil {
+		t.Fatal(err)
+	}
+	if err := os.Symlink("/lib/systemd/systemd", filepath.Join(dir, "sbin/init")); err != nil {
+		t.Fatal(err)
+	}
+	if err := finishRoot(dir, p, 0); err != nil {
+		t.Error(err)
+	}
+	for _, bad := range []string{"init", "/", "/sbin/../init", "/sbin/in it"} {
+		if _, err := ParseProfile([]byte("init: \"" + bad + "\"\n")); err == nil || !strings.Contains(err.Error(), "init") {
+			t.Errorf("init %q: %v", bad, err)
+		}
+	}
 }
