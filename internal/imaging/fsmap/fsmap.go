@@ -12,6 +12,7 @@ import (
 	"mimeo/internal/imaging/fsmap/ext4"
 	"mimeo/internal/imaging/fsmap/f2fs"
 	"mimeo/internal/imaging/fsmap/fact"
+	"mimeo/internal/imaging/fsmap/fixed"
 	"mimeo/internal/imaging/fsmap/lvm"
 	"mimeo/internal/imaging/fsmap/ntfs"
 	"mimeo/internal/imaging/fsmap/swap"
@@ -49,6 +50,7 @@ var readers = []reader{
 	{exfat.Is, exfat.Used},
 	{f2fs.Is, f2fs.Used},
 	{swap.Is, swap.Used},
+	{fixed.Is, fixed.Used},
 	{vfat.Is, vfat.Used}, // last: other kinds of filesystem may leave the boot sector of an older FAT as it was
 }
 

@@ -270,6 +270,44 @@ func TestF2FSOnVolume(t *testing.T) {
 	}
 }
 
+// TestFixedOnVolume has a hash tree of dm-verity behind a filesystem of its own length, and the remains of others on it.
+func TestFixedOnVolume(t *testing.T) {
+	dir := t.TempDir()
+	if err := os.WriteFile(filepath.Join(dir, "file"), bytes.Repeat([]byte("file"), 70_000), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	path := filepath.Join(t.TempDir(), "img")
+	for _, c := range []struct{ typ, cmd string }{
+		{"squashfs", "mksquashfs " + dir + " " + path + " -quiet -no-progress -noappend"},
+		{"iso9660", "genisoimage -quiet -V disc -o " + path + " " + dir},
+		{"erofs", "mkfs.erofs " + path + " " + dir},
+	} {
+		os.Remove(path)
+		args := strings.Fields(c.cmd)
+		run(t, args[0], args[1:]...)
+		if err := os.Truncate(path, 32*mib); err != nil {
+			t.Fatal(err)
+		}
+		u, _ := mapFile(t, path)
+		if u.Type != c.typ || u.Method != manifest.MethodUsed || u.Used.Bytes() > mib {
+			t.Errorf("%+v", u)
+		}
+		f, err := os.OpenFile(path, os.O_RDWR, 0)
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer f.Close()
+		f.WriteAt([]byte("verity"), 5*mib)
+		if u, _ := mapFile(t, path); u.Method != manifest.MethodUsed || !u.Used.Contains(5*mib) {
+			t.Errorf("%+v", u)
+		}
+		f.WriteAt([]byte("_BHRfS_M"), 0x10040)
+		if u, size := mapFile(t, path); u.Method != manifest.MethodWhole || u.Used.Bytes() != size {
+			t.Errorf("%+v", u)
+		}
+	}
+}
+
 func FuzzMap(f *testing.F) {
 	for _, m := range magics {
 		b := make([]byte, m.off+len(m.bytes))

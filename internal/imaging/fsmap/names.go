@@ -66,11 +66,19 @@ func name(head []byte) string {
 	return "unknown"
 }
 
-// another tells whether a FAT, btrfs or F2FS has the magic number of another kind of content, too; "" where it has not.
-// Programs that format leave much as it was: of a FAT in both directions, and the superblocks of a btrfs at 64 KiB and of
-// an F2FS at 1 KiB may outlive what came after them. Which one is in use cannot be told.
+// outlived are the kinds of filesystem whose magic number may outlive them, or that of another kind them: programs that
+// format leave much as it was. Which one is in use cannot be told.
+var outlived = map[string]bool{
+	"vfat":  true, // in both directions
+	"btrfs": true, // its superblock lies at 64 KiB
+	"f2fs":  true, // its superblock lies at 1 KiB
+	// What is copied to a volume as it is, and may be as short.
+	"squashfs": true, "erofs": true, "iso9660": true,
+}
+
+// another tells whether such a filesystem has the magic number of another kind of content, too; "" where it has not.
 func another(head []byte, typ string) string {
-	if typ != "vfat" && typ != "btrfs" && typ != "f2fs" {
+	if !outlived[typ] {
 		return ""
 	}
 	for _, m := range magics {
