@@ -310,16 +310,16 @@ func envName(s string) string {
 	}, s)
 }
 
-// endOnce puts a node that boots something once back to its disk.
-func (s *Server) endOnce(ctx context.Context, n node.Name) error {
-	s.once.Delete(n)
+// endOnce puts a node that boots something once back to its disk, unless somebody has said otherwise meanwhile.
+func (s *Server) endOnce(ctx context.Context, was node.Node) error {
+	s.once.Delete(was.Name)
 	return s.db.Update(ctx, func(t *inventory.Tx) error {
-		nn, err := t.Node(n)
-		if err != nil {
+		n, err := t.Node(was.Name)
+		if err != nil || !n.BootOnce || n.Boot != was.Boot {
 			return err
 		}
-		nn.Boot = node.BootDisk
-		return t.PutNode(nn) // BootOnce stays set until the next change: this boot's agent still finds its shell
+		n.Boot = node.BootDisk
+		return t.PutNode(n) // BootOnce stays set until the next change: this boot's agent still finds its shell
 	})
 }
 

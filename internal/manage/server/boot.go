@@ -153,7 +153,7 @@ func (s *Server) script(ctx context.Context, n node.Node, kind netboot.Kind, ask
 		n.Boot = node.BootDisk
 	}
 	if take && !active && s.onceOver(n) {
-		if err := s.endOnce(ctx, n.Name); err != nil {
+		if err := s.endOnce(ctx, n); err != nil {
 			return "", ev, err
 		}
 		n.Boot = node.BootDisk

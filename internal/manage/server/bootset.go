@@ -83,7 +83,7 @@ func (s *Server) booted(ctx context.Context, n node.Node) {
 	if _, active := s.jobs.OfNode(n.Name); active || !n.BootOnce || n.Boot == node.BootDisk {
 		return
 	}
-	if err := s.endOnce(context.WithoutCancel(ctx), n.Name); err != nil {
+	if err := s.endOnce(context.WithoutCancel(ctx), n); err != nil {
 		s.log.Error("boot state is not set", "node", n.Name, "err", err)
 	}
 }

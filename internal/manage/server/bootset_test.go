@@ -167,6 +167,16 @@ func TestOnceEnds(t *testing.T) {
 	r.once.Store(node.Name("n1"), time.Now().Add(-2*onceAgain))
 	r.must("POST", "/v1/boot", api.BootSet{Range: "n1", State: node.BootShell, Once: true}, nil)
 	r.boot(1)
+	// What was said meanwhile is not undone by a boot that was under way.
+	was, err := r.db.Node(t.Context(), "n1")
+	if err != nil {
+		t.Fatal(err)
+	}
+	r.must("POST", "/v1/boot", api.BootSet{Range: "n1", State: node.BootStateless}, nil)
+	r.booted(t.Context(), was)
+	if got := r.node("n1").Boot; got != node.BootStateless {
+		t.Errorf("boot state %s", got)
+	}
 	// For good is for good.
 	r.must("POST", "/v1/boot", api.BootSet{Range: "n2", State: node.BootShell}, nil)
 	r.once.Store(node.Name("n2"), time.Now().Add(-2*onceAgain))
