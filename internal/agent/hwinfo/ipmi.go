@@ -45,11 +45,11 @@ type ipmiAddr struct {
 }
 
 const (
-	ipmiSystem   = 0x0c // IPMI_SYSTEM_INTERFACE_ADDR_TYPE
-	ipmiBMC      = 0x0f // IPMI_BMC_CHANNEL
-	ipmiSend     = 0x8028690d
-	ipmiReceive  = 0xc030690b // IPMICTL_RECEIVE_MSG_TRUNC
-	netfnLAN     = 0x0c       // transport, IPMI 2.0 section 23
+	ipmiSystem   = 0x0c                                 // IPMI_SYSTEM_INTERFACE_ADDR_TYPE
+	ipmiBMC      = 0x0f                                 // IPMI_BMC_CHANNEL
+	ipmiSend     = unix.BLKBSZGET&0xe0000000 | 0x28690d // IPMICTL_SEND_COMMAND; the mark of a request that reads differs between architectures
+	ipmiReceive  = 0xc030690b                           // IPMICTL_RECEIVE_MSG_TRUNC
+	netfnLAN     = 0x0c                                 // transport, IPMI 2.0 section 23
 	cmdGetLAN    = 0x02
 	lanIP        = 3
 	lanMAC       = 5

@@ -8,6 +8,8 @@ import (
 	"runtime"
 	"time"
 	"unsafe"
+
+	"golang.org/x/sys/unix"
 )
 
 // nvmeCmd is struct nvme_passthru_cmd of linux/nvme_ioctl.h.
@@ -31,10 +33,11 @@ type nvmeCmd struct {
 	result      uint32
 }
 
-// Requests of linux/nvme_ioctl.h.
+// Requests of linux/nvme_ioctl.h. How a request without data is marked differs between architectures: the mark is taken
+// from BLKFLSBUF, which has none either. Both ways together look the same on all.
 const (
-	nvmeIoctlID    = 0x4e40     // NVME_IOCTL_ID
-	nvmeIoctlAdmin = 0xc0484e41 // NVME_IOCTL_ADMIN_CMD
+	nvmeIoctlID    = unix.BLKFLSBUF&^0xffff | 0x4e40 // NVME_IOCTL_ID
+	nvmeIoctlAdmin = 0xc0484e41                      // NVME_IOCTL_ADMIN_CMD
 )
 
 // Admin commands, NVM Express Base Specification 2.0 section 5.
