@@ -53,7 +53,12 @@ func TestConsole(t *testing.T) {
 	// The first line may be gone before the BMC has the machine's port, which opens with its power.
 	screen.wait(t, ctx, "starting execution", nil)
 	screen.wait(t, ctx, "iPXE>", func() { io.WriteString(keys, "\x02") })
-	io.WriteString(keys, "echo typed at ${manufacturer}\r")
+	for _, word := range []string{"echo ", "typed ", "at ", "${manu", "facturer}"} { // iPXE has room for 16 characters
+		mark := screen.size()
+		io.WriteString(keys, word)
+		screen.waitFrom(t, ctx, mark, word, nil)
+	}
+	io.WriteString(keys, "\r")
 	screen.wait(t, ctx, "typed at Mimeo", nil)
 	if out := mimeo(t, ctx, r, "power", "n01", "status"); !strings.Contains(out, "on") {
 		t.Errorf("power status beside the console: %q", out)

@@ -13,6 +13,7 @@ import (
 	"strconv"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -151,7 +152,7 @@ func TestNoConsole(t *testing.T) {
 
 // sshBMC is a BMC's SSH service with a command line: "console" leads to an echo.
 type sshBMC struct {
-	key    ssh.Signer
+	key    atomic.Value // ssh.Signer
 	breaks chan uint32
 	conns  chan net.Conn
 }
@@ -200,7 +201,7 @@ func (b *sshBMC) one(c net.Conn) {
 		}
 		return nil, nil
 	}}
-	config.AddHostKey(b.key)
+	config.AddHostKey(b.key.Load().(ssh.Signer))
 	_, chans, reqs, err := ssh.NewServerConn(c, config)
 	if err != nil {
 		return
@@ -250,7 +251,8 @@ func (b *sshBMC) one(c net.Conn) {
 
 func TestSSH(t *testing.T) {
 	const host = "127.83.79.80"
-	s := &sshBMC{key: newKey(t), breaks: make(chan uint32, 1), conns: make(chan net.Conn, 10)}
+	s := &sshBMC{breaks: make(chan uint32, 1), conns: make(chan net.Conn, 10)}
+	s.key.Store(newKey(t))
 	port := s.serve(t, host)
 	b := newBMC(t, host, func(b *vbmc.BMC) {
 		b.Redfish.Console = map[string]any{"SSH": map[string]any{"ServiceEnabled": true, "Port": port, "SharedWithManagerCLI": true, "ConsoleEntryCommand": "console com2"}}
@@ -299,7 +301,7 @@ func TestSSH(t *testing.T) {
 	}
 	fails("wrong", "denied", `refused user "ops"`)
 	// Another key may be somebody in between, who must not be told the password.
-	s.key = newKey(t)
+	s.key.Store(newKey(t))
 	fails("secret", "denied", "another SSH host key than before: SHA256:")
 	file := filepath.Join(dir, "ssh-host-key")
 	if st, err := os.Stat(file); err != nil || st.Mode().Perm() != 0o600 {
