@@ -138,7 +138,8 @@ func (b *session) peerRestore() error {
 	s, err := b.pipe(exec.CommandContext(b.ctx, "zstd", "-q", "-dc", b.path("disk.partclone.zst")),
 		exec.CommandContext(b.ctx, "partclone.restore", "-s", "-", "-o", target, "-C", "-q", "-L", b.path("partclone.log")))
 	if err != nil {
-		return err
+		said, _ := os.ReadFile(b.path("partclone.log"))
+		return fmt.Errorf("%w; partclone's log: %s", err, bytes.TrimSpace(said))
 	}
 	b.add(peerRestore, s)
 	return os.Remove(target)
