@@ -137,7 +137,7 @@ func (b *session) peerRestore() error {
 		return err
 	}
 	s, err := b.pipe(exec.CommandContext(b.ctx, "zstd", "-q", "-dc", b.path("disk.partclone.zst")),
-		exec.CommandContext(b.ctx, "partclone.restore", "-s", "-", "-o", target, "-C", "-q", "-L", b.path("partclone.log")))
+		exec.CommandContext(b.ctx, "partclone.restore", "-s", "-", "-O", target, "-C", "-q", "-L", b.path("partclone.log")))
 	if err != nil {
 		said, _ := os.ReadFile(b.path("partclone.log"))
 		return fmt.Errorf("%w; partclone's log: %s", err, bytes.TrimSpace(said))
