@@ -126,6 +126,9 @@ func volumes(d hwinfo.Disk, m *manifest.Manifest) ([]volume, error) {
 			return nil, fmt.Errorf("volume of partition %d (%d bytes at %d) does not lie on disk %s", v.Partition, vol.Len, vol.Off, d.Name)
 		}
 		out = append(out, vol)
+		if vol.Type != "LVM2_member" {
+			continue // one disk of a RAID is not written to: the others would not know
+		}
 		inner, err := fsmap.Inside(io.NewSectionReader(f, vol.Off, vol.Len), vol.Len, vol.Type)
 		if err != nil {
 			return nil, fmt.Errorf("read what lies in partition %d: %w", v.Partition, err)

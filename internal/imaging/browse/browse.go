@@ -100,7 +100,7 @@ func (i *Image) Volume(partition int) (*Volume, error) {
 }
 
 // readable tells whether files may be found in a volume of that type.
-func readable(typ string) bool { return fsmap.HasTree(typ) || typ == "LVM2_member" }
+func readable(typ string) bool { return fsmap.HasTree(typ) || fsmap.Holds(typ) }
 
 // open opens the filesystem of a partition, or those of the volumes inside it.
 func (i *Image) open(v manifest.Volume) ([]*Volume, error) {

@@ -13,7 +13,6 @@ import (
 	"mimeo/internal/imaging/fsmap/f2fs"
 	"mimeo/internal/imaging/fsmap/fact"
 	"mimeo/internal/imaging/fsmap/fixed"
-	"mimeo/internal/imaging/fsmap/lvm"
 	"mimeo/internal/imaging/fsmap/ntfs"
 	"mimeo/internal/imaging/fsmap/swap"
 	"mimeo/internal/imaging/fsmap/tree"
@@ -131,8 +130,10 @@ func mapVolume(r io.ReaderAt, size int64, depth int) (Usage, error) {
 	}
 	// What is around a filesystem goes before it: a volume may carry the remains of an older one.
 	u := Usage{Type: name(head)}
-	if lvm.Is(head) && depth < maxInside {
-		return mapContainer(r, size, depth)
+	for _, c := range containers {
+		if depth < maxInside && c.is(head, r, size) {
+			return mapContainer(c, head, r, size, depth)
+		}
 	}
 	if around[u.Type] {
 		u.Reason = unread(u.Type)
@@ -212,8 +213,8 @@ func addPieces(r io.ReaderAt, size int64, typ string, add func(fact.Piece)) erro
 		return err
 	}
 	for _, in := range inner {
-		if in.Method != manifest.MethodUsed {
-			continue
+		if in.Method != manifest.MethodUsed || Holds(in.Type) {
+			continue // what is inside comes by itself
 		}
 		if err := addPieces(in.Reader(r), in.Size, in.Type, func(f fact.Piece) {
 			in.Outer(f.Off, f.Len, func(at, off, n int64) { add(fact.Piece{Off: off, Len: n, At: f.At + at - f.Off}) })

@@ -2,7 +2,6 @@ package fsmap
 
 import (
 	"bytes"
-	"encoding/binary"
 	"math/rand/v2"
 	"os"
 	"os/exec"
@@ -329,28 +328,4 @@ func FuzzMap(f *testing.F) {
 			t.Fatalf("%+v of %d bytes", u, size)
 		}
 	})
-}
-
-// TestMDAround is a RAID of version 1.0, whose superblock lies behind the filesystem.
-func TestMDAround(t *testing.T) {
-	const size = 17 * mib
-	path := makeFS(t, 16*mib, "mke2fs", "-q", "-F")
-	if err := os.Truncate(path, size); err != nil {
-		t.Fatal(err)
-	}
-	f, err := os.OpenFile(path, os.O_RDWR, 0)
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer f.Close()
-	var sb [256]byte
-	binary.LittleEndian.PutUint32(sb[:], 0xa92b4efc)
-	binary.LittleEndian.PutUint32(sb[4:], 1)
-	if _, err := f.WriteAt(sb[:], size-8<<10); err != nil {
-		t.Fatal(err)
-	}
-	u, _ := mapFile(t, path)
-	if u.Method != manifest.MethodUsed || !u.Used.ContainsAll(extent.Extent{Off: size - 8<<10, Len: 256}) {
-		t.Errorf("%+v", u)
-	}
 }

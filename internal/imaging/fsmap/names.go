@@ -69,9 +69,10 @@ func name(head []byte) string {
 // outlived are the kinds of filesystem whose magic number may outlive them, or that of another kind them: programs that
 // format leave much as it was. Which one is in use cannot be told.
 var outlived = map[string]bool{
-	"vfat":  true, // in both directions
-	"btrfs": true, // its superblock lies at 64 KiB
-	"f2fs":  true, // its superblock lies at 1 KiB
+	"vfat":              true, // in both directions
+	"btrfs":             true, // its superblock lies at 64 KiB
+	"f2fs":              true, // its superblock lies at 1 KiB
+	"linux_raid_member": true, // mdadm wipes nothing, and what formats may leave its superblock
 	// What is copied to a volume as it is, and may be as short.
 	"squashfs": true, "erofs": true, "iso9660": true,
 }

@@ -27,6 +27,7 @@ type Span struct {
 // Container is a volume that holds others.
 type Container struct {
 	UUID  string
+	Label string
 	Meta  extent.List // what belongs to no part and must be captured
 	Parts []Part
 	Notes []string
@@ -104,4 +105,14 @@ func (p Part) All() extent.List {
 		out = append(out, extent.Extent{Off: s.Off, Len: s.Len})
 	}
 	return extent.FromUnsorted(out)
+}
+
+// Within returns the part of a part as a part of what is around both.
+func (p Part) Within(outer Part) Part {
+	var spans []Span
+	for _, s := range p.Spans {
+		outer.Outer(s.Off, s.Len, func(at, off, n int64) { spans = append(spans, Span{At: s.At + at - s.Off, Off: off, Len: n}) })
+	}
+	p.Spans = spans
+	return p
 }
