@@ -78,7 +78,7 @@ func mkfs(t testing.TB, size int64, args string) string {
 	img := sparse(t, size*mib)
 	dir := t.TempDir()
 	sampleTree(t, dir, int(size*mib/12), 1)
-	all := []string{"-q", "-f", "-L", "Grüße  ", "-U", "0b1c2d3e-4f50-6172-8394-a5b6c7d8e9fa", "--rootdir", dir}
+	all := []string{"-q", "-f", "-L", "Grüße  ", "--rootdir", dir}
 	tool(t, "mkfs.btrfs", append(append(all, strings.Fields(args)...), img)...)
 	return img
 }

@@ -7,6 +7,7 @@ import (
 	"os/exec"
 	"path/filepath"
 	"regexp"
+	"slices"
 	"strconv"
 	"strings"
 	"testing"
@@ -110,8 +111,24 @@ func mounted(t testing.TB, img string, f func(dir string)) {
 				}
 				time.Sleep(20 * time.Millisecond)
 			}
+			// Its program runs in the background, and writes what is left after that.
+			for start := time.Now(); open(dev); time.Sleep(20 * time.Millisecond) {
+				if time.Since(start) > 20*time.Second {
+					t.Errorf("%s is still open", dev)
+					break
+				}
+			}
 		}()
 		f(dir)
+	})
+}
+
+// open tells whether a process has a device open.
+func open(dev string) bool {
+	links, _ := filepath.Glob("/proc/[0-9]*/fd/*")
+	return slices.ContainsFunc(links, func(l string) bool {
+		to, err := os.Readlink(l)
+		return err == nil && to == dev
 	})
 }
 
