@@ -112,7 +112,7 @@ func mounted(t testing.TB, img string, f func(dir string)) {
 				time.Sleep(20 * time.Millisecond)
 			}
 			// Its program runs in the background, and writes what is left after that.
-			for start := time.Now(); open(dev); time.Sleep(20 * time.Millisecond) {
+			for start := time.Now(); busy(dev); time.Sleep(20 * time.Millisecond) {
 				if time.Since(start) > 20*time.Second {
 					t.Errorf("%s is still open", dev)
 					break
@@ -123,8 +123,8 @@ func mounted(t testing.TB, img string, f func(dir string)) {
 	})
 }
 
-// open tells whether a process has a device open.
-func open(dev string) bool {
+// busy tells whether a process has a device open.
+func busy(dev string) bool {
 	links, _ := filepath.Glob("/proc/[0-9]*/fd/*")
 	return slices.ContainsFunc(links, func(l string) bool {
 		to, err := os.Readlink(l)
