@@ -22,7 +22,7 @@ const (
 	versionSector = 0x0800 // other sectors than 512 bytes
 	versionDirV2  = 0x2000
 	versionMore   = 0x8000 // features2 counts
-	version4Known = 0xbff0 &^ versionShared
+	version4Known = 0xfff0 &^ versionShared
 
 	more4Known = 0x2 | 0x8 | 0x80 | 0x200 // lazy counters, attributes of version 2, 32-bit project IDs, types in folders
 	moreFtype  = 0x200
