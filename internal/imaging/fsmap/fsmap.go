@@ -17,6 +17,7 @@ import (
 	"mimeo/internal/imaging/fsmap/swap"
 	"mimeo/internal/imaging/fsmap/tree"
 	"mimeo/internal/imaging/fsmap/vfat"
+	"mimeo/internal/imaging/fsmap/xfs"
 	"mimeo/internal/imaging/manifest"
 )
 
@@ -45,6 +46,7 @@ type reader struct {
 var readers = []reader{
 	{ext4.Is, ext4.Used}, // before btrfs, which keeps its superblock where mke2fs may leave an older one
 	{btrfs.Is, btrfs.Used},
+	{xfs.Is, xfs.Used},
 	{ntfs.Is, ntfs.Used},
 	{exfat.Is, exfat.Used},
 	{f2fs.Is, f2fs.Used},

@@ -20,29 +20,29 @@ const (
 type stretch struct{ from, n uint32 }
 
 // mapGroup adds what is in use of an allocation group. It returns how many blocks the superblock counts as free for it:
-// free ones, those kept for the trees of free space, and what these trees use. known gets what must be in use.
-func (fs *filesystem) mapGroup(group uint32, used *fact.Gather, known *[]extent.Extent) (uint64, error) {
+// free ones, those kept for the trees of free space, and what these trees use. known are those that must be in use.
+func (fs *filesystem) mapGroup(group uint32, used *fact.Gather) (blocks uint64, known []extent.Extent, err error) {
 	ss := fs.sectorSize
 	heads := make([]byte, 4*ss) // superblock, free space, inodes, list of kept blocks
 	at := fs.bytes(group, 0, 1).Off
 	if err := fs.read(heads, at); err != nil {
-		return 0, fmt.Errorf("read its headers: %w", err)
+		return 0, nil, fmt.Errorf("read its headers: %w", err)
 	}
 	length := fs.groupLen(group)
 	f := heads[ss : 2*ss]
 	if err := fs.checkHead(f, group, groupMagic, groupSum, 8, 64); err != nil {
-		return 0, prefixed(err, "header")
+		return 0, nil, prefixed(err, "header")
 	}
 	if v, n := be.Uint32(f[4:]), be.Uint32(f[12:]); v != 1 || n != length {
-		return 0, damaged("header: version %d, %d blocks, the superblock says %d", v, n, length)
+		return 0, nil, damaged("header: version %d, %d blocks, the superblock says %d", v, n, length)
 	}
 	free, longest := be.Uint32(f[52:]), be.Uint32(f[56:])
 	headBlocks := (4*ss + fs.blockSize - 1) / fs.blockSize
-	*known = append(*known, fs.bytes(group, 0, headBlocks))
-	seen := func(e extent.Extent) { *known = append(*known, e) }
+	known = append(known, fs.bytes(group, 0, headBlocks))
+	seen := func(e extent.Extent) { known = append(known, e) }
 	kept, err := fs.readKept(group, f, heads[3*ss:], seen)
 	if err != nil {
-		return 0, err
+		return 0, nil, err
 	}
 
 	// The tree by length says the same in another order: it must have as many stretches, blocks, and the same sum.
@@ -57,7 +57,7 @@ func (fs *filesystem) mapGroup(group uint32, used *fact.Gather, known *[]extent.
 		return lengths.add(s, length)
 	})
 	if err != nil {
-		return 0, err
+		return 0, nil, err
 	}
 	next := uint32(0) // behind the stretch before
 	placeBlocks, err := fs.walk(byPlace, group, agBlock(be.Uint32(f[16:])), be.Uint32(f[28:]), seen, func(b []byte) error {
@@ -75,27 +75,27 @@ func (fs *filesystem) mapGroup(group uint32, used *fact.Gather, known *[]extent.
 		return nil
 	})
 	if err != nil {
-		return 0, err
+		return 0, nil, err
 	}
 	if next < length {
 		used.Add(fs.bytes(group, agBlock(next), int64(length-next)))
 	}
 	switch {
 	case places != lengths:
-		return 0, damaged("the trees of free space by place and by length do not agree")
+		return 0, nil, damaged("the trees of free space by place and by length do not agree")
 	case places.blocks != uint64(free) || last.n != longest:
-		return 0, damaged("the header counts %d free blocks, %d in one piece, the trees %d and %d", free, longest, places.blocks, last.n)
+		return 0, nil, damaged("the header counts %d free blocks, %d in one piece, the trees %d and %d", free, longest, places.blocks, last.n)
 	}
 	// The roots have their place since the group was made; all other blocks of these trees came from free space.
 	trees := uint64(placeBlocks-1) + uint64(lengthBlocks-1)
 	if fs.rmap {
 		n := be.Uint32(f[80:])
 		if n == 0 || n > length {
-			return 0, damaged("header: %d blocks in the tree of owners", n)
+			return 0, nil, damaged("header: %d blocks in the tree of owners", n)
 		}
 		trees += uint64(n - 1)
 	}
-	return places.blocks + uint64(kept) + trees, nil
+	return places.blocks + uint64(kept) + trees, known, nil
 }
 
 // tally sums up stretches in any order.

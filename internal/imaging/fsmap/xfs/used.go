@@ -66,25 +66,26 @@ func (fs *filesystem) used() (extent.List, error) {
 		return nil, err
 	}
 	var g fact.Gather
-	known := []extent.Extent{fs.logExtent()} // what must be in use
 	free := uint64(0)
 	for n := range fs.agCount {
-		blocks, err := fs.mapGroup(n, &g, &known)
+		blocks, known, err := fs.mapGroup(n, &g)
 		if err != nil {
 			return nil, prefixed(err, "allocation group %d", n)
+		}
+		for _, e := range known {
+			if !g.List().ContainsAll(e) {
+				return nil, damaged("what lies at %v is in use, and free in the trees of free space", e)
+			}
 		}
 		free += blocks
 	}
 	if free != fs.free {
 		return nil, damaged("the superblock counts %d free blocks, the allocation groups %d: xfs_repair it", fs.free, free)
 	}
-	used := g.List()
-	for _, e := range known {
-		if !used.ContainsAll(e) {
-			return nil, damaged("what lies at %v is in use, and free in a tree of free space", e)
-		}
+	if e := fs.logExtent(); !g.List().ContainsAll(e) {
+		return nil, damaged("the log lies at %v, which is free in the trees of free space", e)
 	}
-	return used, nil
+	return g.List(), nil
 }
 
 // prefixed says where the damage is.
