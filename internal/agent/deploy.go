@@ -48,7 +48,7 @@ func (j *job) write(ctx context.Context, m *manifest.Manifest) (err error) {
 	}
 	j.report.enter(api.PhaseMapping)
 	opts := deploy.Options{
-		Compare: j.task.Compare, Grow: grow,
+		Compare: j.task.Compare, Grow: grow, Discard: j.task.Discard,
 		Progress: func(p deploy.Progress) { j.written(p.Counts, m, p.Done, p.Total) },
 		// The server knows before the first write: from then on a cancel leaves half an image, and says so.
 		Commit: func(ctx context.Context) error { return j.report.told(ctx, api.PhaseWriting) },
@@ -60,6 +60,9 @@ func (j *job) write(ctx context.Context, m *manifest.Manifest) (err error) {
 	}
 	if err != nil {
 		return j.deployError(err)
+	}
+	if res.CannotDiscard {
+		j.report.say(fmt.Sprintf("disk %s cannot discard: blocks that the image leaves free stay as they were", j.disk.Name))
 	}
 	return nil
 }
@@ -80,6 +83,9 @@ func mustBeEmpty(r io.ReaderAt, d hwinfo.Disk) error {
 // written passes the numbers on.
 func (j *job) written(c deploy.Counts, m *manifest.Manifest, done, total int64) {
 	counts := map[string]int64{"used": m.Content.Used, "written": c.Written, "skipped": c.Skipped, "zeroed": c.Zeroed, "fetched": c.Fetched}
+	if j.task.Discard {
+		counts["discarded"] = c.Discarded
+	}
 	j.counts = counts
 	j.report.numbers(done, total, counts)
 }

@@ -81,6 +81,9 @@ func openSink(d hwinfo.Disk, m *manifest.Manifest) (*sink, error) {
 // Zero implements deploy.Target.
 func (s *sink) Zero(off, n int64) error { return deploy.ZeroFile(s.File(), off, n) }
 
+// Discard implements deploy.Discarder.
+func (s *sink) Discard(off, n int64) error { return deploy.DiscardFile(s.File(), off, n) }
+
 // FitTable implements deploy.Target.
 func (s *sink) FitTable(grow bool) error {
 	fit := disk.Fit{}

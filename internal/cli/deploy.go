@@ -106,6 +106,7 @@ when it is time ("mimeo schedule --help").`,
 	f.DurationVar(&within, "within", 0, "nodes whose turn has not come after `TIME` (as 30m, 2h) fail")
 	f.BoolVar(&req.FailFast, "fail-fast", false, "begin no more once one has failed")
 	f.StringVar(&req.Grow, "grow", "last", "what grows on a larger disk: last (the last volume) or none")
+	f.BoolVar(&req.Discard, "discard", false, "tell the disk (SSD, thin volume) which of its blocks the image leaves free (TRIM)")
 	f.BoolVar(&req.Full, "full", false, "write everything, without reading the disk first")
 	f.IntVar(&req.Tries, "tries", 0, "netboots before giving up (3)")
 	f.StringVar(&req.Key, "key", "", "the same key twice gives the same jobs (for scripts)")

@@ -23,22 +23,24 @@ type deployFlags struct {
 	workers int
 	force   bool
 	whole   bool
+	discard bool
 	verify  bool
 	json    bool
 }
 
 // deployed is what "mimeo-agent deploy --json" prints. Fields are only ever added.
 type deployed struct {
-	Image   string  `json:"image"`
-	Rev     int     `json:"rev"`
-	ID      string  `json:"id"`   // of the manifest
-	Used    int64   `json:"used"` // bytes of the disk that the image holds
-	Written int64   `json:"written"`
-	Skipped int64   `json:"skipped"` // the disk had them already
-	Zeroed  int64   `json:"zeroed"`
-	Fetched int64   `json:"fetched"` // read from the store, compressed
-	Grown   string  `json:"grown,omitempty"`
-	Seconds float64 `json:"seconds"`
+	Image     string  `json:"image"`
+	Rev       int     `json:"rev"`
+	ID        string  `json:"id"`   // of the manifest
+	Used      int64   `json:"used"` // bytes of the disk that the image holds
+	Written   int64   `json:"written"`
+	Skipped   int64   `json:"skipped"` // the disk had them already
+	Zeroed    int64   `json:"zeroed"`
+	Fetched   int64   `json:"fetched"`             // read from the store, compressed
+	Discarded int64   `json:"discarded,omitempty"` // given back
+	Grown     string  `json:"grown,omitempty"`
+	Seconds   float64 `json:"seconds"`
 }
 
 // DeployCmd returns "mimeo-agent deploy".
@@ -71,6 +73,7 @@ image; 4 refused, and the disk is as it was; 130 interrupted.`,
 	fl.IntVar(&f.workers, "workers", 0, "goroutines that fetch and check (default two more than cores)")
 	fl.BoolVar(&f.force, "force", false, "write onto a disk that is not empty; all that it holds is lost")
 	fl.BoolVar(&f.whole, "whole", false, "write all, without reading first what the disk holds")
+	fl.BoolVar(&f.discard, "discard", false, "give back the blocks that the image leaves free (TRIM); in a file, punch holes")
 	fl.BoolVar(&f.verify, "verify", false, "read all back before the partition table is written")
 	fl.BoolVar(&f.json, "json", false, "print JSON, whose fields stay as they are")
 	return cmd
@@ -111,7 +114,7 @@ func runDeploy(cmd *cobra.Command, ref, path string, f deployFlags) (err error) 
 	bar := newMeter(cmd.ErrOrStderr())
 	defer bar.close()
 	res, err := deploy.Run(ctx, st, m, t, deploy.Options{
-		Workers: f.workers, Compare: !f.whole && !t.fresh, Verify: f.verify, Grow: f.grow,
+		Workers: f.workers, Compare: !f.whole && !t.fresh, Verify: f.verify, Grow: f.grow, Discard: f.discard,
 		Progress: func(p deploy.Progress) { bar.show(p.Phase, p.Done, p.Total) },
 	})
 	if err != nil {
@@ -124,7 +127,10 @@ func runDeploy(cmd *cobra.Command, ref, path string, f deployFlags) (err error) 
 	}
 	out := deployed{
 		Image: rev.Image, Rev: rev.Rev, ID: rev.ID.String(), Used: m.Content.Used, Written: res.Written, Skipped: res.Skipped,
-		Zeroed: res.Zeroed, Fetched: res.Fetched,
+		Zeroed: res.Zeroed, Fetched: res.Fetched, Discarded: res.Discarded,
+	}
+	if res.CannotDiscard {
+		fmt.Fprintf(cmd.ErrOrStderr(), "warning: %s cannot discard: blocks that the image leaves free stay as they were\n", path)
 	}
 	if f.grow == deploy.GrowLast {
 		if out.Grown, err = growLast(ctx, cmd.ErrOrStderr(), path, m, res.Table); err != nil {

@@ -126,6 +126,7 @@ type Task struct {
 	KeepAll  bool              `json:"keep_all,omitempty"`  // capture: swap, page and hibernation files, too
 	Method   string            `json:"method,omitempty"`    // wipe: one of WipeMethods
 	AllDisks bool              `json:"all_disks,omitempty"` // wipe: every fixed disk, whatever Disk says
+	Discard  bool              `json:"discard,omitempty"`   // deploy: tell the disk which blocks the image leaves free
 	Compare  bool              `json:"compare"`             // deploy: read the disk first and write only what differs
 	Attrs    map[string]string `json:"attrs,omitempty"`     // environment of the postscripts
 	Mounts   []Mount           `json:"mounts,omitempty"`

@@ -36,6 +36,7 @@ type JobNew struct {
 	Grow     string   `json:"grow,omitempty"`      // deploy: "last" (default) or "none"
 	Tries    int      `json:"tries,omitempty"`     // netboots before giving up; 0 means 3
 	Full     bool     `json:"full,omitempty"`      // deploy: write all, do not compare first
+	Discard  bool     `json:"discard,omitempty"`   // deploy: tell the disk which blocks the image leaves free
 	Verify   bool     `json:"verify,omitempty"`    // capture: read every chunk back before publishing
 	LeaveOut []string `json:"leave_out,omitempty"` // capture: files to take as zeros
 	KeepAll  bool     `json:"keep_all,omitempty"`  // capture: swap, page and hibernation files, too

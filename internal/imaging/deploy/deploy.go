@@ -57,10 +57,11 @@ type Progress struct {
 
 // Counts are the numbers of a deploy, in bytes.
 type Counts struct {
-	Written int64 `json:"written"` // to the disk
-	Skipped int64 `json:"skipped"` // the disk had them already
-	Zeroed  int64 `json:"zeroed"`  // made to read as zeros
-	Fetched int64 `json:"fetched"` // read from the store, compressed
+	Written   int64 `json:"written"`   // to the disk
+	Skipped   int64 `json:"skipped"`   // the disk had them already
+	Zeroed    int64 `json:"zeroed"`    // made to read as zeros
+	Fetched   int64 `json:"fetched"`   // read from the store, compressed
+	Discarded int64 `json:"discarded"` // given back, as no part of the image lies there
 }
 
 // Options say how to deploy. The zero value writes all, and leaves partitions as they are.
@@ -68,6 +69,7 @@ type Options struct {
 	Workers  int                         // goroutines that fetch, check and compare; 0 means two more than cores, at most 16
 	Memory   int64                       // bytes of all buffers; 0 means DefaultMemory
 	Compare  bool                        // read the disk first and write only what differs
+	Discard  bool                        // tell the disk which of its blocks the image leaves free
 	Verify   bool                        // read all back and compare it before the table is written
 	Grow     string                      // GrowNone or GrowLast; "" means GrowNone
 	Progress func(Progress)              // called from one goroutine, a few times a second; nil means none
@@ -80,8 +82,9 @@ const DefaultMemory = 64 << 20
 // Result is what a deploy did. It is returned with an error as well.
 type Result struct {
 	Counts
-	Touched bool           // the disk was written to; without, it is as it was
-	Table   manifest.Table // as it is now on the disk; meaningful without an error only
+	CannotDiscard bool           // Discard was asked for, and this disk cannot
+	Touched       bool           // the disk was written to; without, it is as it was
+	Table         manifest.Table // as it is now on the disk; meaningful without an error only
 }
 
 // SizeError says that the image does not fit.
@@ -121,7 +124,7 @@ func Run(ctx context.Context, from store.Reader, m *manifest.Manifest, t Target,
 	if cause := context.Cause(ctx); err != nil && cause != nil && errors.Is(err, context.Canceled) {
 		err = cause
 	}
-	return &Result{Counts: r.counts(), Touched: r.touched.Load(), Table: r.table}, err
+	return &Result{Counts: r.counts(), Touched: r.touched.Load(), CannotDiscard: r.cannotDiscard, Table: r.table}, err
 }
 
 func (r *run) all(ctx context.Context) error {
@@ -142,6 +145,11 @@ func (r *run) all(ctx context.Context) error {
 	}
 	if err := r.t.Sync(); err != nil {
 		return fmt.Errorf("make the written data durable: %w", err)
+	}
+	if r.opts.Discard {
+		if err := r.discard(ctx); err != nil {
+			return err
+		}
 	}
 	if r.opts.Verify {
 		r.enter(PhaseVerifying)

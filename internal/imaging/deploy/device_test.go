@@ -1,6 +1,7 @@
 package deploy
 
 import (
+	"bytes"
 	"math/rand/v2"
 	"os/exec"
 	"strconv"
@@ -8,7 +9,10 @@ import (
 	"testing"
 
 	"mimeo/internal/imaging/capture"
+	"mimeo/internal/imaging/chunk"
 	"mimeo/internal/imaging/disk"
+	"mimeo/internal/imaging/extent"
+	"mimeo/internal/imaging/manifest"
 	"mimeo/internal/imaging/store/mem"
 )
 
@@ -44,6 +48,7 @@ func TestBlockDevices(t *testing.T) {
 			t.Fatalf("sectors of %s: captured %+v %+v", sector, m.Table, m.Volumes)
 		}
 
+		discards(t, rng, st, m, sector)
 		to := imageFile(t, 48, "")
 		fill(t, rng, to, 48)
 		target, detach := loop(t, to, sector)
@@ -106,5 +111,50 @@ func TestGoesOn(t *testing.T) {
 	checkDisk(t, d.data, want, l.Used)
 	if most := l.Used.Bytes() + l.Used.Bytes()/2 + 4<<20; written > most {
 		t.Errorf("%d bytes were written in all, of %d used", written, l.Used.Bytes())
+	}
+}
+
+// discards deploys onto a disk full of other bytes, of a larger size and of the same: what the image leaves free is given back, and
+// nothing else.
+func discards(t *testing.T, rng *rand.Rand, st *mem.Store, m *manifest.Manifest, sector string) {
+	t.Helper()
+	for _, mib := range []int64{48, m.Disk.Size >> 20} {
+		plain, given := imageFile(t, mib, ""), imageFile(t, mib, "")
+		fill(t, rng, plain, int(mib))
+		command(t, "", "cp", plain, given)
+		var res *Result
+		for _, path := range []string{plain, given} {
+			target, detach := loop(t, path, sector)
+			res = deployed(t, target, st, m, Options{Discard: path == given, Verify: true, Grow: GrowLast})
+			detach()
+		}
+		used := extent.List{{Len: manifest.HeadLen}}
+		for e, err := range manifest.Entries(t.Context(), st, m) {
+			if err != nil {
+				t.Fatal(err)
+			}
+			used.Add(extent.Extent{Off: e.Off, Len: e.Len})
+		}
+		a, b := read(t, plain), read(t, given)
+		table := int64(len(a)) - m.BackupLen()
+		if !bytes.Equal(a[table:], b[table:]) {
+			t.Fatalf("%d MiB, sectors of %s: the backup table is not what it should be", mib, sector)
+		}
+		for off := int64(0); off+4096 <= table; off += 4096 {
+			x, y := a[off:off+4096], b[off:off+4096]
+			if bytes.Equal(x, y) {
+				continue
+			}
+			if len(used.Clip(extent.Extent{Off: off, Len: 4096})) > 0 || !chunk.IsZero(y) {
+				t.Fatalf("%d MiB, sectors of %s: the block at %d is not what it should be", mib, sector, off)
+			}
+		}
+		if free := mib<<20 - used.Bytes(); res.CannotDiscard || res.Discarded < free/2 || res.Discarded > free {
+			t.Errorf("%d MiB, sectors of %s: %d bytes discarded, %d are free", mib, sector, res.Discarded, free)
+		}
+	}
+	disk := &fakeDisk{data: make([]byte, m.Disk.Size), sector: m.Disk.SectorSize}
+	if res, err := Run(t.Context(), st, m, disk, Options{Discard: true}); err != nil || !res.CannotDiscard || res.Discarded != 0 {
+		t.Errorf("a disk that cannot discard: %+v, %v", res, err)
 	}
 }

@@ -29,6 +29,8 @@ type run struct {
 	phase                             atomic.Value // string
 	done                              atomic.Int64 // bytes of the phase
 	written, skipped, zeroed, fetched atomic.Int64
+	discarded                         atomic.Int64
+	cannotDiscard                     bool
 	compared, equal                   atomic.Int64
 }
 
@@ -48,7 +50,7 @@ func (r *run) enter(phase string) {
 }
 
 func (r *run) counts() Counts {
-	return Counts{Written: r.written.Load(), Skipped: r.skipped.Load(), Zeroed: r.zeroed.Load(), Fetched: r.fetched.Load()}
+	return Counts{Written: r.written.Load(), Skipped: r.skipped.Load(), Zeroed: r.zeroed.Load(), Fetched: r.fetched.Load(), Discarded: r.discarded.Load()}
 }
 
 // report starts the calls of Progress; stop makes the last one and ends them.

@@ -233,7 +233,7 @@ func (s *Server) trouble(ctx context.Context, c caller, r *http.Request, t api.T
 
 // jobTask is the task of a job.
 func (s *Server) jobTask(n node.Node, r job.Record, master netip.Addr) (api.Task, error) {
-	t := api.Task{Kind: r.Kind, Job: r.ID, Node: n.Name, Disk: n.Disk, Image: r.Image, Rev: r.Rev, Compare: !r.Request.Full}
+	t := api.Task{Kind: r.Kind, Job: r.ID, Node: n.Name, Disk: n.Disk, Image: r.Image, Rev: r.Rev, Compare: !r.Request.Full, Discard: r.Request.Discard}
 	if r.Kind == api.TaskDeploy {
 		t.Manifest, t.Force, t.Grow = r.Manifest.String(), true, r.Request.Grow
 	}
