@@ -8,6 +8,8 @@ import (
 	"time"
 
 	"golang.org/x/term"
+
+	"mimeo/internal/cluster/storetext"
 )
 
 // meter shows how far a capture or deploy is: one live line on a terminal, a line now and then elsewhere.
@@ -73,23 +75,7 @@ func (m *meter) close() {
 	}
 }
 
-// size writes bytes as people read them: powers of 1024, three digits.
-func size(n int64) string {
-	if n < 1024 {
-		return fmt.Sprintf("%d B", n)
-	}
-	f, unit := float64(n)/1024, 0
-	for f >= 999.5 && unit < 4 {
-		f, unit = f/1024, unit+1
-	}
-	digits := 2
-	if f >= 99.95 {
-		digits = 0
-	} else if f >= 9.995 {
-		digits = 1
-	}
-	return fmt.Sprintf("%.*f %s", digits, f, []string{"KiB", "MiB", "GiB", "TiB", "PiB"}[unit])
-}
+func size(n int64) string { return storetext.Size(n) }
 
 // span writes a duration shortly.
 func span(d time.Duration) string {

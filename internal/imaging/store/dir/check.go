@@ -5,7 +5,12 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"io/fs"
+	"runtime"
 	"slices"
+	"sync"
+
+	"golang.org/x/sync/errgroup"
 
 	"mimeo/internal/imaging/chunk"
 	"mimeo/internal/imaging/manifest"
@@ -21,15 +26,18 @@ type Report struct {
 	Dead      int64            `json:"dead"`     // bytes of packs that belong to no chunk of the index
 	Damaged   int64            `json:"damaged"`  // chunks
 	Problems  []string         `json:"problems"` // one line each, the first maxProblems
+	Notes     []string         `json:"notes"`    // what is not as it should be and costs nothing but time, the first maxProblems
 	Revisions []RevisionReport `json:"revisions"`
 }
 
 // RevisionReport says whether a revision is whole.
 type RevisionReport struct {
 	store.Revision
-	Missing int64  `json:"missing"`         // entries and segments whose chunk is not there
-	Damaged int64  `json:"damaged"`         // entries whose chunk is damaged, as far as chunks were read
-	Error   string `json:"error,omitempty"` // why its chunk list or its manifest cannot be read
+	Missing int64           `json:"missing"`          // entries and segments whose chunk is not there
+	Damaged int64           `json:"damaged"`          // entries whose chunk is damaged, as far as chunks were read
+	Lost    int64           `json:"lost"`             // bytes of the disk that cannot be read back
+	Losses  []manifest.Loss `json:"losses,omitempty"` // places on the disk, the first maxLosses
+	Error   string          `json:"error,omitempty"`  // why its chunk list or its manifest cannot be read
 }
 
 // OK tells whether the revision can be deployed.
@@ -40,13 +48,35 @@ func (r *Report) OK() bool {
 	return len(r.Problems) == 0 && !slices.ContainsFunc(r.Revisions, func(v RevisionReport) bool { return !v.OK() })
 }
 
-// maxProblems bounds Report.Problems.
-const maxProblems = 1000
+const (
+	maxProblems = 1000 // bounds Report.Problems and Report.Notes
+	maxLosses   = 20   // bounds RevisionReport.Losses
+)
 
-func (r *Report) problem(format string, args ...any) {
-	if len(r.Problems) < maxProblems {
-		r.Problems = append(r.Problems, fmt.Sprintf(format, args...))
+// ErrBusy says that the store is being checked, counted, cleaned or repaired already.
+var ErrBusy = errors.New("the store is being checked, counted, cleaned up or repaired already")
+
+// begin lets one at a time go over the whole store. Captures and deploys are none of these.
+func (s *Store) begin() (end func(), err error) {
+	if !s.work.TryLock() {
+		return nil, ErrBusy
 	}
+	return s.work.Unlock, nil
+}
+
+// checking is a Check under way.
+type checking struct {
+	s        *Store
+	readData bool
+	progress func(done, total int64)
+	last     uint32 // greatest number of a pack
+
+	mu    sync.Mutex // guards what follows: packs are looked at side by side
+	r     *Report
+	bad   map[chunk.ID]bool
+	why   map[chunk.ID]string // of the first maxProblems in bad
+	done  int64
+	total int64
 }
 
 // Check looks whether packs, index, manifests and revisions fit together and, where readData is set, reads every chunk
@@ -54,100 +84,293 @@ func (r *Report) problem(format string, args ...any) {
 // bytes of the packs are done. What is wrong with the store is in the report; an error says that the check itself
 // could not go on.
 func (s *Store) Check(ctx context.Context, readData bool, progress func(done, total int64)) (*Report, error) {
-	r := new(Report)
-	places := s.places()
-	r.Chunks = int64(len(places))
-	bad := make(map[chunk.ID]bool)
-	if err := s.checkPacks(ctx, r, places, bad); err != nil {
-		return r, err
-	}
-	if readData {
-		if err := s.checkData(ctx, r, places, bad, progress); err != nil {
-			return r, err
-		}
-	}
-	r.Damaged = int64(len(bad))
-	revs, err := s.all(ctx, func(err error) { r.problem("%v", err) })
+	end, err := s.begin()
 	if err != nil {
-		return r, err
+		return nil, err
+	}
+	defer end()
+	c := &checking{s: s, readData: readData, progress: progress, r: new(Report), bad: make(map[chunk.ID]bool), why: make(map[chunk.ID]string)}
+	sizes, err := c.list()
+	if err != nil {
+		return c.r, err
+	}
+	if err := c.bounds(ctx, sizes); err != nil {
+		return c.r, err
+	}
+	if err := c.packs(ctx, sizes); err != nil {
+		return c.r, err
+	}
+	c.r.Damaged = int64(len(c.bad))
+	revs, err := s.all(ctx, func(err error) { c.problem("%v", err) })
+	if err != nil {
+		return c.r, err
 	}
 	for _, rev := range revs {
 		v := RevisionReport{Revision: rev}
-		if err := s.checkRevision(ctx, &v, bad); err != nil {
-			return r, err
+		if err := c.revision(ctx, &v); err != nil {
+			return c.r, err
 		}
-		r.Revisions = append(r.Revisions, v)
+		c.r.Revisions = append(c.r.Revisions, v)
 	}
-	return r, nil
+	return c.r, nil
 }
 
-// places returns all chunks in the order of the packs.
-func (s *Store) places() []indexed {
-	s.imu.RLock()
-	defer s.imu.RUnlock()
-	all := make([]indexed, 0, s.index.count)
-	s.index.each(func(id chunk.ID, l loc) bool {
-		all = append(all, indexed{id, l})
-		return true
-	})
-	slices.SortFunc(all, byPlace)
-	return all
+func (c *checking) problem(format string, args ...any) {
+	if len(c.r.Problems) < maxProblems {
+		c.r.Problems = append(c.r.Problems, fmt.Sprintf(format, args...))
+	}
 }
 
-// checkPacks looks at the length and head of every pack.
-func (s *Store) checkPacks(ctx context.Context, r *Report, places []indexed, bad map[chunk.ID]bool) error {
-	list, err := s.fs.ReadDir(packsDir)
+func (c *checking) note(format string, args ...any) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if len(c.r.Notes) < maxProblems {
+		c.r.Notes = append(c.r.Notes, fmt.Sprintf(format, args...))
+	}
+}
+
+// lose counts a chunk that cannot be read.
+func (c *checking) lose(id chunk.ID, format string, args ...any) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if c.bad[id] {
+		return
+	}
+	c.bad[id] = true
+	if len(c.why) < maxProblems {
+		c.why[id] = fmt.Sprintf(format, args...)
+		c.problem("chunk %s: %s", id, c.why[id])
+	}
+}
+
+// list returns the packs that are there, and their lengths.
+func (c *checking) list() (map[uint32]int64, error) {
+	list, err := c.s.fs.ReadDir(packsDir)
 	if err != nil {
-		return fmt.Errorf("list packs: %w", err)
+		return nil, fmt.Errorf("list packs: %w", err)
 	}
-	sizes := make(map[uint32]int64)
+	sizes := make(map[uint32]int64, len(list))
 	for _, e := range list {
-		if err := ctx.Err(); err != nil {
-			return err
-		}
 		number, ok := packNumber(e.name, ".pack")
 		if !ok {
-			r.problem("%s: not a pack of this store", s.path(packsDir+"/"+e.name))
+			c.problem("%s: not a pack of this store", c.s.path(packsDir+"/"+e.name))
 			continue
 		}
 		sizes[number] = e.size
-		r.Packs++
-		r.Bytes += e.size
-		r.Dead += max(0, e.size-packHead)
-		head := make([]byte, packHead)
-		h, err := s.files.get(number)
-		if err == nil {
-			var n int
-			n, err = h.ReadAt(head, 0)
-			s.files.put(h)
-			if _, perr := parsePackHead(head[:n], number); perr != nil && (err == nil || err == io.EOF) {
-				err = perr
-			}
-		}
-		if err != nil {
-			r.problem("%s: %v", s.path(packName(number)), err)
-		}
+		c.last = max(c.last, number)
+		c.r.Packs++
+		c.r.Bytes += e.size
+		c.r.Dead += max(0, e.size-packHead)
 	}
-	var last indexed
-	for _, it := range places {
+	c.total = c.r.Bytes
+	return sizes, nil
+}
+
+// bounds holds the whole index against the lengths of the packs.
+func (c *checking) bounds(ctx context.Context, sizes map[uint32]int64) error {
+	return c.s.eachItem(ctx, func(_ uint32, it indexed) {
+		c.r.Chunks++
 		size, ok := sizes[it.pack]
 		switch {
+		case ok && it.end() <= size, c.s.moved(it), c.s.grew(it):
 		case !ok:
-			r.problem("chunk %s: its pack %s is not there", it.id, s.path(packName(it.pack)))
-		case it.end() > size && !s.grew(it):
-			r.problem("chunk %s: %s ends at %d, before the chunk's end at %d", it.id, s.path(packName(it.pack)), size, it.end())
-		case it.pack == last.pack && int64(it.off) < last.end():
-			r.problem("chunk %s: overlaps chunk %s in %s", it.id, last.id, s.path(packName(it.pack)))
+			c.lose(it.id, "its pack %s is not there", c.s.path(packName(it.pack)))
+			return
 		default:
-			r.Dead -= it.end() - int64(it.off)
-			last = it
-			continue
+			c.lose(it.id, "%s ends at %d, before the chunk's end at %d", c.s.path(packName(it.pack)), size, it.end())
+			return
 		}
-		bad[it.id] = true
-		last = it
+		c.r.Dead -= it.end() - int64(it.off)
+	})
+}
+
+// packs looks at all packs, some side by side: half of the processors are left to captures and deploys.
+func (c *checking) packs(ctx context.Context, sizes map[uint32]int64) error {
+	numbers := make([]uint32, 0, len(sizes))
+	for n := range sizes {
+		numbers = append(numbers, n)
 	}
-	r.Dead = max(0, r.Dead)
-	return nil
+	slices.Sort(numbers)
+	g, ctx := errgroup.WithContext(ctx)
+	g.SetLimit(max(1, runtime.GOMAXPROCS(0)/2))
+	for _, n := range numbers {
+		g.Go(func() error {
+			if err := ctx.Err(); err != nil {
+				return err
+			}
+			read, err := c.pack(ctx, n, sizes[n])
+			if err == nil {
+				c.tell(0, sizes[n]-read)
+			}
+			return err
+		})
+	}
+	err := g.Wait()
+	c.r.Dead = max(0, c.r.Dead)
+	return err
+}
+
+// tell says how far the check is: read bytes were read and checked, other bytes need not be.
+func (c *checking) tell(read, other int64) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	c.r.Read += read
+	c.done = min(c.done+read+other, c.total)
+	if c.progress != nil {
+		c.progress(c.done, c.total)
+	}
+}
+
+// pack looks at a pack's head and its index file and, where data is to be read, at every chunk that lies in it. It
+// returns how many bytes it told to have read.
+func (c *checking) pack(ctx context.Context, number uint32, size int64) (read int64, err error) {
+	h, err := c.s.files.get(number)
+	if errors.Is(err, fs.ErrNotExist) {
+		return 0, nil // its chunks are told of by bounds, where they lie nowhere else
+	}
+	if err == nil {
+		head := make([]byte, packHead)
+		var n int
+		n, err = h.ReadAt(head, 0)
+		if now, serr := h.Size(); serr == nil {
+			size = now // it may have been written to since it was listed
+		}
+		c.s.files.put(h)
+		if _, perr := parsePackHead(head[:n], number); perr != nil && (err == nil || err == io.EOF) {
+			err = perr
+		}
+	}
+	if err != nil {
+		c.mu.Lock()
+		c.problem("%s: %v", c.s.path(packName(number)), err)
+		c.mu.Unlock()
+	}
+	items, err := c.s.packItems(number, size)
+	var bad *indexFileError
+	if errors.As(err, &bad) && !c.open(number, bad) {
+		c.note("%v: it is made again from its pack at the next start", bad)
+	} else if err != nil && bad == nil {
+		c.mu.Lock()
+		c.problem("%s: %v", c.s.path(packName(number)), err)
+		c.mu.Unlock()
+	}
+	if !c.readData {
+		return 0, nil
+	}
+	items = c.s.current(items)
+	var buf, raw []byte
+	for len(items) > 0 {
+		if err := ctx.Err(); err != nil {
+			return read, err
+		}
+		n := run(items)
+		var did int64
+		buf, err = c.s.read(items[:n], buf, func(it indexed, e chunk.Encoded, err error) error {
+			if err == nil {
+				if out, derr := chunk.Decode(e, raw); derr == nil {
+					raw = out
+				} else {
+					err = &store.DamagedError{ID: it.id, Where: fmt.Sprintf("%s, offset %d", c.s.path(packName(it.pack)), it.off), Err: derr}
+				}
+			}
+			var damaged *store.DamagedError
+			if errors.As(err, &damaged) && !c.s.moved(it) {
+				c.s.markBad(it)
+				c.lose(it.id, "damaged (%s): %v", damaged.Where, damaged.Err)
+			}
+			did += it.end() - int64(it.off)
+			return nil
+		})
+		if err != nil && !errors.Is(err, fs.ErrNotExist) {
+			return read, err
+		}
+		read += did
+		c.tell(did, 0)
+		items = items[n:]
+	}
+	return read, nil
+}
+
+// open tells whether a pack that has no index file is the one that another process writes to just now.
+func (c *checking) open(number uint32, err error) bool {
+	return c.s.readOnly && number == c.last && errors.Is(err, fs.ErrNotExist)
+}
+
+// moved tells whether a chunk lies elsewhere than at it by now, or nowhere: another process may have cleaned up.
+func (s *Store) moved(it indexed) bool {
+	s.imu.RLock()
+	l, ok := s.index.get(it.id)
+	s.imu.RUnlock()
+	return !ok || l != it.loc
+}
+
+// current returns those of items that the index says lie there.
+func (s *Store) current(items []indexed) []indexed {
+	s.imu.RLock()
+	defer s.imu.RUnlock()
+	return slices.DeleteFunc(items, func(it indexed) bool {
+		l, ok := s.index.get(it.id)
+		return !ok || l != it.loc
+	})
+}
+
+// indexFileError says that a pack has no index file that fits it.
+type indexFileError struct{ err error }
+
+func (e *indexFileError) Error() string { return e.err.Error() }
+func (e *indexFileError) Unwrap() error { return e.err }
+
+// packItems returns what lies in a pack: as its index file says or, where that is missing or wrong, as the pack itself
+// says; then there is an *indexFileError as well.
+func (s *Store) packItems(number uint32, size int64) ([]indexed, error) {
+	s.wmu.Lock()
+	if p := s.cur; p != nil && p.number == number {
+		items := slices.Clone(p.items)
+		s.wmu.Unlock()
+		return items, nil
+	}
+	s.wmu.Unlock()
+	b, err := s.readFile(indexName(number), size+indexHead+indexSum)
+	if err == nil {
+		_, items, perr := parseIndex(b, number, size)
+		if perr == nil {
+			return items, nil
+		}
+		err = fmt.Errorf("%s: %w", s.path(indexName(number)), perr)
+	}
+	f, ferr := s.fs.Open(packName(number), false)
+	if ferr != nil {
+		return nil, ferr
+	}
+	defer f.Close()
+	sc, serr := scan(f, number, size)
+	if serr != nil {
+		return nil, serr
+	}
+	return sc.items, &indexFileError{err}
+}
+
+// eachItem calls fn with every chunk of the index and the number of its item, in no order. What is added meanwhile may
+// be left out.
+func (s *Store) eachItem(ctx context.Context, fn func(n uint32, it indexed)) error {
+	var buf []item
+	for k := 0; ; k++ {
+		if err := ctx.Err(); err != nil {
+			return err
+		}
+		s.imu.RLock()
+		if k == len(s.index.slabs) {
+			s.imu.RUnlock()
+			return nil
+		}
+		buf = append(buf[:0], s.index.slabs[k]...)
+		s.imu.RUnlock()
+		for i := range buf {
+			if buf[i].rawCodec != 0 {
+				fn(uint32(k<<slabBits+i), indexed{buf[i].id, buf[i].loc()})
+			}
+		}
+	}
 }
 
 // grew tells whether a pack reaches to the end of it by now: it may have been written to since it was listed.
@@ -161,54 +384,20 @@ func (s *Store) grew(it indexed) bool {
 	return err == nil && size >= it.end()
 }
 
-// checkData reads every chunk.
-func (s *Store) checkData(ctx context.Context, r *Report, places []indexed, bad map[chunk.ID]bool, progress func(done, total int64)) error {
-	var buf, raw []byte
-	for len(places) > 0 {
-		if err := ctx.Err(); err != nil {
-			return err
-		}
-		n := run(places)
-		if bad[places[0].id] {
-			places = places[1:]
-			continue
-		}
-		var err error
-		buf, err = s.read(places[:n], buf, func(it indexed, c chunk.Encoded, err error) error {
-			if err == nil {
-				if raw2, derr := chunk.Decode(c, raw); derr == nil {
-					raw = raw2
-				} else {
-					err = &store.DamagedError{ID: it.id, Where: fmt.Sprintf("%s, offset %d", s.path(packName(it.pack)), it.off), Err: derr}
-				}
-			}
-			if err != nil && !bad[it.id] {
-				bad[it.id] = true
-				s.markBad(it)
-				r.problem("%v", err)
-			}
-			r.Read += it.end() - int64(it.off)
-			return nil
-		})
-		if err != nil {
-			return err
-		}
-		if progress != nil {
-			progress(r.Read, max(r.Read, r.Bytes))
-		}
-		places = places[n:]
-	}
-	return nil
-}
-
-// checkRevision reads a revision's entries and looks each chunk up.
-func (s *Store) checkRevision(ctx context.Context, v *RevisionReport, bad map[chunk.ID]bool) error {
-	m, err := s.Manifest(ctx, v.ID)
+// revision reads a revision's entries and looks each chunk up.
+func (c *checking) revision(ctx context.Context, v *RevisionReport) error {
+	m, err := c.s.Manifest(ctx, v.ID)
 	if err != nil {
 		v.Error = err.Error()
 		return ctx.Err()
 	}
-	for e, err := range manifest.Entries(ctx, s, m) {
+	lose := func(e manifest.Entry, why string) {
+		v.Lost += e.Len
+		if len(v.Losses) < maxLosses {
+			v.Losses = append(v.Losses, manifest.Loss{Off: e.Off, Len: e.Len, ID: e.ID, Why: why})
+		}
+	}
+	for e, err := range manifest.Entries(ctx, c.s, m) {
 		var missing *store.MissingError
 		switch {
 		case errors.As(err, &missing):
@@ -217,11 +406,16 @@ func (s *Store) checkRevision(ctx context.Context, v *RevisionReport, bad map[ch
 		case err != nil:
 			v.Error = err.Error()
 		case e.Zero:
-		case bad[e.ID]:
+		case c.bad[e.ID]:
 			v.Damaged++
-		case !s.there(e.ID):
+			lose(e, c.why[e.ID])
+		case !c.s.there(e.ID):
 			v.Missing++
+			lose(e, "not in the store")
 		}
+	}
+	if v.Error != "" {
+		v.Lost = m.Content.Used // what of it could be read is not known
 	}
 	return ctx.Err()
 }

@@ -70,6 +70,7 @@ type Store struct {
 	buf []byte     // records on their way to cur
 
 	pmu    sync.Mutex // publishing
+	work   sync.Mutex // going over the whole store: one at a time
 	files  *handles
 	reload sync.Mutex // reading what another process wrote
 }

@@ -154,14 +154,3 @@ func (x *index) rehash() {
 		}
 	}
 }
-
-// each calls fn with every chunk, in no order, until fn returns false.
-func (x *index) each(fn func(chunk.ID, loc) bool) {
-	for _, ref := range x.table {
-		if ref >= firstRef {
-			if it := x.item(ref - firstRef); !fn(it.id, it.loc()) {
-				return
-			}
-		}
-	}
-}

@@ -1,6 +1,7 @@
 package dir
 
 import (
+	"context"
 	"encoding/binary"
 	"math/rand/v2"
 	"runtime"
@@ -42,12 +43,13 @@ func TestIndexAgainstMap(t *testing.T) {
 			raw += int64(m[number(n)].raw)
 		}
 		seen := 0
-		x.each(func(id chunk.ID, l loc) bool {
-			if seen++; m[id] != l {
-				t.Fatalf("each gives %s at %+v", id, l)
+		if err := (&Store{index: x}).eachItem(context.Background(), func(n uint32, it indexed) {
+			if seen++; m[it.id] != it.loc || x.item(n).id != it.id {
+				t.Fatalf("item %d is %s at %+v", n, it.id, it.loc)
 			}
-			return true
-		})
+		}); err != nil {
+			t.Fatal(err)
+		}
 		if x.count != int64(len(m)) || seen != len(m) || x.raw != raw {
 			t.Fatalf("count %d, %d by each, want %d; raw %d, want %d", x.count, seen, len(m), x.raw, raw)
 		}

@@ -1,0 +1,71 @@
+package api
+
+import (
+	"encoding/json"
+	"time"
+)
+
+// The work on the store as a whole. One of these at a time, else "busy"; captures and deploys go on beside them.
+//
+//	POST   /v1/maintenance/check?read_data=1  → text/event-stream of StoreProgress; the last has Finished, and a StoreCheck
+
+// StoreProgress is how far the work on the store is.
+type StoreProgress struct {
+	Done     int64           `json:"done"` // bytes of packs
+	Total    int64           `json:"total"`
+	Finished bool            `json:"finished"`
+	Result   json.RawMessage `json:"result,omitempty"` // StoreCheck and its like: whatever was asked for
+	Error    *Error          `json:"error,omitempty"`
+}
+
+// StoreCheck is what a check of the store has found.
+type StoreCheck struct {
+	Packs     int                  `json:"packs"`
+	Chunks    int64                `json:"chunks"`
+	Bytes     int64                `json:"bytes"`    // of all packs
+	Read      int64                `json:"read"`     // bytes of packs that were read and checked
+	Dead      int64                `json:"dead"`     // bytes of packs that belong to no chunk
+	Damaged   int64                `json:"damaged"`  // chunks
+	Problems  []string             `json:"problems"` // one line each, the first thousand
+	Notes     []string             `json:"notes"`    // what costs nothing but time
+	Revisions []StoreCheckRevision `json:"revisions"`
+}
+
+// StoreCheckRevision says whether a revision is whole.
+type StoreCheckRevision struct {
+	Image    string      `json:"image"`
+	Rev      int         `json:"rev"`
+	ID       string      `json:"id"`
+	Created  time.Time   `json:"created"`
+	Used     int64       `json:"used"`
+	DiskSize int64       `json:"disk_size"`
+	Missing  int64       `json:"missing"`          // pieces of the disk whose chunk is not there
+	Damaged  int64       `json:"damaged"`          // pieces of the disk whose chunk is damaged
+	Lost     int64       `json:"lost"`             // bytes of the disk that cannot be read back
+	Losses   []StoreLoss `json:"losses,omitempty"` // the first twenty
+	Error    string      `json:"error,omitempty"`  // why its manifest or chunk list cannot be read
+}
+
+// StoreLoss is a place on a captured disk that cannot be read back.
+type StoreLoss struct {
+	Off int64  `json:"off"` // bytes from the start of the disk
+	Len int64  `json:"len"`
+	ID  string `json:"id"` // of the chunk
+	Why string `json:"why"`
+}
+
+// OK tells whether the revision can be deployed.
+func (r StoreCheckRevision) OK() bool { return r.Missing == 0 && r.Damaged == 0 && r.Error == "" }
+
+// Hurt returns the revisions that are not whole.
+func (c *StoreCheck) Hurt() (hurt []StoreCheckRevision) {
+	for _, r := range c.Revisions {
+		if !r.OK() {
+			hurt = append(hurt, r)
+		}
+	}
+	return hurt
+}
+
+// OK tells whether nothing is wrong.
+func (c *StoreCheck) OK() bool { return len(c.Problems) == 0 && len(c.Hurt()) == 0 }

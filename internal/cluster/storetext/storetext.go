@@ -1,0 +1,83 @@
+// Package storetext says in words what work on the store as a whole has found and done.
+package storetext
+
+import (
+	"fmt"
+	"io"
+
+	"mimeo/internal/cluster/api"
+)
+
+// Size writes bytes as people read them: powers of 1024, three digits.
+func Size(n int64) string {
+	if n < 1024 {
+		return fmt.Sprintf("%d B", n)
+	}
+	f, unit := float64(n)/1024, 0
+	for f >= 999.5 && unit < 4 {
+		f, unit = f/1024, unit+1
+	}
+	digits := 2
+	if f >= 99.95 {
+		digits = 0
+	} else if f >= 9.995 {
+		digits = 1
+	}
+	return fmt.Sprintf("%.*f %s", digits, f, []string{"KiB", "MiB", "GiB", "TiB", "PiB"}[unit])
+}
+
+// maxLines bounds the problems and losses that are written out; all that are known are in the JSON.
+const maxLines = 20
+
+// Check writes what a check has found. readData says that chunks were to be read.
+func Check(w io.Writer, c *api.StoreCheck, readData bool) {
+	fmt.Fprintf(w, "%d packs of %s, %d chunks, %d revisions\n", c.Packs, Size(c.Bytes), c.Chunks, len(c.Revisions))
+	if readData {
+		fmt.Fprintf(w, "%s read and checked\n", Size(c.Read))
+	}
+	for i, p := range c.Problems {
+		if i == maxLines {
+			fmt.Fprintf(w, "... and %d problems more (see --json)\n", len(c.Problems)-i)
+			break
+		}
+		fmt.Fprintln(w, "problem:", p)
+	}
+	for i, n := range c.Notes {
+		if i == maxLines {
+			fmt.Fprintf(w, "... and %d notes more (see --json)\n", len(c.Notes)-i)
+			break
+		}
+		fmt.Fprintln(w, "note:", n)
+	}
+	for _, r := range c.Hurt() {
+		fmt.Fprintf(w, "%s@%d of %s is NOT whole: %d pieces missing, %d damaged, %s of its disk lost\n", r.Image, r.Rev, r.Created.Format("2006-01-02"), r.Missing, r.Damaged, Size(r.Lost))
+		if r.Error != "" {
+			fmt.Fprintf(w, "  %s\n", r.Error)
+		}
+		for _, l := range r.Losses {
+			fmt.Fprintf(w, "  disk offset %d, %d bytes: chunk %.16s: %s\n", l.Off, l.Len, l.ID, l.Why)
+		}
+	}
+	switch {
+	case !c.OK():
+	case readData:
+		fmt.Fprintln(w, "all is whole: every chunk was read and is what its name says")
+	default:
+		fmt.Fprintln(w, "all fits together; what the chunks hold was not read (--read-data reads it)")
+	}
+}
+
+// CheckError is the error that a check with such a result ends in, nil where all is whole.
+func CheckError(c *api.StoreCheck, repair string) error {
+	if c.OK() {
+		return nil
+	}
+	hurt := c.Hurt()
+	e := &api.Error{Code: "damaged", Message: fmt.Sprintf("the store is damaged: %d problems, %d of %d revisions are not whole", len(c.Problems), len(hurt), len(c.Revisions)),
+		Hint: fmt.Sprintf("%q shows what it would set aside; capturing the same disk again then stores anew what is lost of it", repair)}
+	if len(hurt) == 0 {
+		e.Message = fmt.Sprintf("the store is damaged: %d problems, but every revision is whole", len(c.Problems))
+		e.Hint = fmt.Sprintf("%q puts it in order", repair)
+	}
+	return e
+}
