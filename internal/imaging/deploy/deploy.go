@@ -161,6 +161,9 @@ func (r *run) all(ctx context.Context) error {
 	if err := ctx.Err(); err != nil {
 		return err
 	}
+	if err := r.renew(); err != nil {
+		return err
+	}
 	return r.finish()
 }
 

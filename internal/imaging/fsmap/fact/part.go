@@ -2,6 +2,7 @@ package fact
 
 import (
 	"errors"
+	"fmt"
 	"io"
 	"slices"
 
@@ -67,6 +68,28 @@ func (r partReader) ReadAt(b []byte, off int64) (int, error) {
 		}
 	}
 	return done, end
+}
+
+// Writer writes the part within the volume around it.
+func (p Part) Writer(w io.WriterAt) io.WriterAt { return partWriter{p, w} }
+
+type partWriter struct {
+	p Part
+	w io.WriterAt
+}
+
+func (w partWriter) WriteAt(b []byte, off int64) (done int, err error) {
+	if off < 0 || off > w.p.Size || int64(len(b)) > w.p.Size-off {
+		return 0, fmt.Errorf("write %d bytes at offset %d of a part of %d", len(b), off, w.p.Size)
+	}
+	w.p.Outer(off, int64(len(b)), func(at, outer, n int64) {
+		if err == nil {
+			var k int
+			k, err = w.w.WriteAt(b[at-off:][:n], outer)
+			done += k
+		}
+	})
+	return done, err
 }
 
 // span returns the first span that ends behind off.

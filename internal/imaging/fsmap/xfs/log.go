@@ -40,16 +40,20 @@ func (fs *filesystem) checkLog() error {
 	if n := fs.logBlocks; !ok || n == 0 || n > fs.groupLen(group)-uint32(at) || int64(n)*fs.blockSize > maxLog {
 		return damaged("superblock: a log of %d blocks at block %#x", n, fs.logStart)
 	}
-	e := fs.logExtent()
-	l := &ring{fs: fs, off: e.Off, n: e.Len / sector}
+	l := fs.ring()
 	head, err := l.head()
 	if err == nil {
-		err = l.unmounted(head)
+		_, err = l.unmount(head)
 	}
 	if err != nil && !errors.Is(err, notReplayed) {
 		return prefixed(err, "log")
 	}
 	return err
+}
+
+func (fs *filesystem) ring() *ring {
+	e := fs.logExtent()
+	return &ring{fs: fs, off: e.Off, n: e.Len / sector}
 }
 
 // ring is the log.
@@ -122,29 +126,29 @@ func (l *ring) head() (int64, error) {
 	return head, nil
 }
 
-// unmounted returns notReplayed unless the last record in front of head says that the filesystem was unmounted.
-func (l *ring) unmounted(head int64) error {
+// unmount returns the last record in front of head, and notReplayed unless it says that the filesystem was unmounted.
+func (l *ring) unmount(head int64) ([]byte, error) {
 	const most = (maxRecordSize + maxRecordSize/recordCycles*sector) / sector // of a record and its headers
 	window := min(l.n, most)
 	b, err := l.read(head-window, window)
 	if err != nil {
-		return err
+		return nil, err
 	}
 	at := window - 1
 	for at >= 0 && be.Uint32(b[at*sector:]) != recordMagic {
 		at--
 	}
 	if at < 0 {
-		return damaged("there is no record in front of sector %d", head)
+		return nil, damaged("there is no record in front of sector %d", head)
 	}
 	b = b[at*sector:]
 	n := (head - window + at + l.n) % l.n
 	round := roundOf(b)
 	if got := be.Uint64(b[16:]); got != uint64(round)<<32|uint64(n) {
-		return damaged("the record at sector %d is one of %#x", n, got)
+		return nil, damaged("the record at sector %d is one of %#x", n, got)
 	}
 	if id := b[304:320]; !bytes.Equal(id, l.fs.uuid) && !bytes.Equal(id, make([]byte, 16)) {
-		return damaged("it is of another filesystem")
+		return nil, damaged("it is of another filesystem")
 	}
 	version, size := be.Uint32(b[8:]), int64(be.Uint32(b[320:]))
 	headers := int64(1)
@@ -153,15 +157,15 @@ func (l *ring) unmounted(head int64) error {
 	}
 	content := int64(be.Uint32(b[12:]))
 	if size > maxRecordSize || content <= 0 || content > maxRecordSize || int64(len(b)) != (headers+(content+sector-1)/sector)*sector {
-		return notReplayed // something was to follow
+		return nil, notReplayed // something was to follow
 	}
 	if be.Uint32(b[40:]) != 1 || b[headers*sector+9]&unmountFlag == 0 {
-		return notReplayed
+		return nil, notReplayed
 	}
 	if sum := binary.LittleEndian.Uint32(b[32:]); l.fs.version == 5 && sum != 0 && !recordChecked(b, headers, content, sum) {
-		return damaged("the checksum of the record at sector %d is wrong", n)
+		return nil, damaged("the checksum of the record at sector %d is wrong", n)
 	}
-	return nil
+	return b, nil
 }
 
 // recordChecked tells whether the checksum of a record is good: of its header, what the further ones hold, and content.

@@ -214,8 +214,7 @@ func TestAgainstKernel(t *testing.T) {
 			dup := judge(t, img)
 			if v.name == "small-log" {
 				fs := open(t, img)
-				e := fs.logExtent()
-				l := &ring{fs: fs, off: e.Off, n: e.Len / sector}
+				l := fs.ring()
 				if _, err := l.head(); err != nil || l.round < 2 {
 					t.Errorf("the log is in round %d: %v", l.round, err)
 				}

@@ -1,0 +1,53 @@
+package fsmap
+
+import (
+	"fmt"
+	"io"
+	"time"
+
+	"mimeo/internal/imaging/fsmap/xfs"
+	"mimeo/internal/imaging/manifest"
+)
+
+// Volume is what is written.
+type Volume interface {
+	io.ReaderAt
+	io.WriterAt
+}
+
+// renewFrom is when rounds of logs begin to be counted.
+var renewFrom = time.Date(2020, 1, 1, 0, 0, 0, 0, time.UTC)
+
+// Renew prepares a volume that was written by its used blocks at the time now for what may lie in its free space: the
+// leavings of the same filesystem, from when the disk was in use. Of XFS that is a danger after a crash, and its log is
+// made to begin anew, see xfs.RenewLog; also in logical volumes. All other filesystems stay as they are, and so does
+// what lies on a RAID, whose disks must stay equal.
+//
+// A round of the log for each second since 2020: no disk writes its log around that fast for all of its life. So the
+// round is later than any that the disk has seen, whatever was on it in between.
+func Renew(v Volume, size int64, typ string, now time.Time) error {
+	switch typ {
+	case "xfs":
+		return xfs.RenewLog(v, size, uint32(max(now.Sub(renewFrom)/time.Second, 1)))
+	case "LVM2_member":
+	default:
+		return nil
+	}
+	inner, err := Inside(v, size, typ)
+	if err != nil {
+		return err
+	}
+	for _, in := range inner {
+		if in.Type != "xfs" || in.Method != manifest.MethodUsed {
+			continue
+		}
+		part := struct {
+			io.ReaderAt
+			io.WriterAt
+		}{in.Reader(v), in.Writer(v)}
+		if err := Renew(part, in.Size, in.Type, now); err != nil {
+			return fmt.Errorf("%s: %w", in.Name, err)
+		}
+	}
+	return nil
+}

@@ -1,0 +1,104 @@
+package xfs
+
+import (
+	"fmt"
+	"io"
+	"maps"
+	"os"
+	"path/filepath"
+	"strings"
+	"testing"
+)
+
+// manyFolders makes n folders with many files each.
+func manyFolders(t testing.TB, dir string, n int) {
+	t.Helper()
+	for i := range n {
+		d := filepath.Join(dir, fmt.Sprint(i))
+		if err := os.MkdirAll(d, 0o755); err != nil {
+			t.Fatal(err)
+		}
+		for j := range 40 {
+			if err := os.WriteFile(filepath.Join(d, fmt.Sprintf("a-rather-long-name-so-that-it-takes-space-%d", j)), nil, 0o644); err != nil {
+				t.Fatal(err)
+			}
+		}
+	}
+}
+
+// TestRenewLog writes an image onto a disk that held the same filesystem, and was in use since, and lets it crash.
+func TestRenewLog(t *testing.T) {
+	for _, args := range []string{"-l size=4m -b size=1024", "-l size=16m,su=256k -b size=1024 -d agcount=2", "-l size=5m -s size=4096"} {
+		for _, renew := range []bool{true, false} {
+			t.Run(fmt.Sprint(args, renew), func(t *testing.T) {
+				t.Parallel()
+				img := mkfs(t, 96*mib, args)
+				mounted(t, img, "rw", func(dir, _ string) { manyFolders(t, dir+"/1", 5) })
+				image := snapshot(t, img)
+				_, used := mapImage(t, image)
+				mounted(t, img, "rw", func(dir, _ string) {
+					for range 15 {
+						torn(t, dir+"/torn", 4096, 500)
+					}
+					manyFolders(t, dir+"/2", 60)
+				})
+				src, err := os.Open(image)
+				if err != nil {
+					t.Fatal(err)
+				}
+				defer src.Close()
+				dst, err := os.OpenFile(img, os.O_RDWR, 0)
+				if err != nil {
+					t.Fatal(err)
+				}
+				defer dst.Close()
+				for _, e := range used {
+					if _, err := io.Copy(io.NewOffsetWriter(dst, e.Off), io.NewSectionReader(src, e.Off, e.Len)); err != nil {
+						t.Fatal(err)
+					}
+				}
+				if renew {
+					if err := RenewLog(dst, 96*mib, 200_000_000); err != nil {
+						t.Fatal(err)
+					}
+					judge(t, img)
+				}
+				var crashed string
+				mounted(t, img, "rw", func(dir, _ string) {
+					manyFolders(t, dir+"/3", 50)
+					tool(t, "sync", "-f", dir)
+					crashed = snapshot(t, img)
+				})
+				check(t, img)
+				judge(t, img)
+				if !renew { // this is what it is for
+					if out, err := mountOnce(t, crashed); err == nil {
+						t.Errorf("without a new log it can be mounted, too: %s", out)
+					}
+					return
+				}
+				mounted(t, crashed, "rw", func(string, string) {})
+				judge(t, crashed)
+				if want, got := filesOf(t, img), filesOf(t, crashed); len(got) < 2000 || !maps.Equal(got, want) {
+					t.Errorf("%d files, after the crash %d, and they are not the same", len(want), len(got))
+				}
+			})
+		}
+	}
+}
+
+// mountOnce tries to mount an image.
+func mountOnce(t testing.TB, img string) (out string, err error) {
+	t.Helper()
+	alone(t, func() {
+		dir := t.TempDir()
+		loop := strings.TrimSpace(string(tool(t, "losetup", "--find", "--show", img)))
+		defer tool(t, "losetup", "-d", loop)
+		var b []byte
+		if b, err = command("mount", "-t", "xfs", "-o", "nouuid", loop, dir).CombinedOutput(); err == nil {
+			unmount(t, dir)
+		}
+		out = string(b)
+	})
+	return out, err
+}
