@@ -5,6 +5,7 @@ import (
 	"encoding/json"
 	"fmt"
 	"net/http"
+	"net/url"
 	"time"
 
 	"github.com/spf13/cobra"
@@ -14,10 +15,10 @@ import (
 )
 
 func storeCmd(t *terminal) *cobra.Command {
-	c := &cobra.Command{Use: "store", Short: "Check the store that keeps all images",
+	c := &cobra.Command{Use: "store", Short: "Look after the store that keeps all images: check, stats",
 		Long: `The store keeps the chunks of all images and revisions, each once. These commands
 look after it as a whole. Captures and deploys go on beside them.`}
-	c.AddCommand(storeCheckCmd(t))
+	c.AddCommand(storeCheckCmd(t), storeStatsCmd(t))
 	return c
 }
 
@@ -96,4 +97,48 @@ On a store that no mimeod serves just now: mimeo-agent store check --store dir:P
 	}
 	c.Flags().BoolVar(&readData, "read-data", false, "read every chunk, too")
 	return c
+}
+
+func storeStatsCmd(t *terminal) *cobra.Command {
+	return &cobra.Command{
+		Use: "stats [IMAGE]", Short: "Show what each image and revision takes in the store",
+		Long: `Shows of the whole store, or of one image, how large the disks are, how much of
+them is in use, and what that takes in the store: compressed, each chunk counted
+once. UNIQUE is what no other revision (of an image: no other image) has: what
+"mimeo image rm" and "mimeo store gc" would free. SHARED others have, too.`,
+		Example: `  mimeo store stats
+  mimeo store stats rocky9`,
+		Args: cobra.MaximumNArgs(1),
+		RunE: func(cmd *cobra.Command, args []string) error {
+			c, err := connect()
+			if err != nil {
+				return err
+			}
+			path := "/v1/maintenance/usage"
+			if len(args) > 0 {
+				path += "?image=" + url.QueryEscape(args[0])
+			}
+			var u api.StoreUsage
+			if err := c.Do(cmd.Context(), http.MethodGet, path, nil, &u); err != nil {
+				return err
+			}
+			if t.json {
+				return t.printJSON(u)
+			}
+			rows := [][]string{{"IMAGE", "DISK", "IN USE", "STORED", "UNIQUE", "SHARED"}}
+			for _, im := range u.Images {
+				rows = append(rows, []string{im.Image, size(im.DiskSize), size(im.Used), size(im.Stored), size(im.Unique), size(im.Shared)})
+				for _, r := range im.Revisions {
+					row := []string{fmt.Sprintf("  %s@%d", r.Image, r.Rev), size(r.DiskSize), size(r.Used), size(r.Stored), size(r.Unique), size(r.Shared)}
+					if r.Error != "" {
+						row = append(row, "cannot be read: "+r.Error)
+					}
+					rows = append(rows, row)
+				}
+			}
+			table(t.out, rows)
+			fmt.Fprintf(t.out, "\nall %d revisions: %s of %s in use, kept in %d packs of %s; %s of these no revision names\n", u.Revisions, size(u.Used), size(u.DiskSize), u.Packs, size(u.PackBytes), size(u.Unnamed))
+			return nil
+		},
+	}
 }

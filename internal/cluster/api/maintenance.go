@@ -8,6 +8,7 @@ import (
 // The work on the store as a whole. One of these at a time, else "busy"; captures and deploys go on beside them.
 //
 //	POST   /v1/maintenance/check?read_data=1  → text/event-stream of StoreProgress; the last has Finished, and a StoreCheck
+//	GET    /v1/maintenance/usage?image=NAME   → StoreUsage
 
 // StoreProgress is how far the work on the store is.
 type StoreProgress struct {
@@ -69,3 +70,44 @@ func (c *StoreCheck) Hurt() (hurt []StoreCheckRevision) {
 
 // OK tells whether nothing is wrong.
 func (c *StoreCheck) OK() bool { return len(c.Problems) == 0 && len(c.Hurt()) == 0 }
+
+// StoreUsage says what takes how much room in the store. Stored, unique and shared bytes are those of packs: compressed,
+// each chunk counted once.
+type StoreUsage struct {
+	Packs     int               `json:"packs"`
+	PackBytes int64             `json:"pack_bytes"`
+	Chunks    int64             `json:"chunks"`
+	Raw       int64             `json:"raw"`       // bytes of all chunks, raw
+	Named     int64             `json:"named"`     // bytes of packs that some revision names
+	Unnamed   int64             `json:"unnamed"`   // bytes of packs that none names: garbage, and captures under way
+	Revisions int               `json:"revisions"` // of all images
+	DiskSize  int64             `json:"disk_size"` // of all revisions
+	Used      int64             `json:"used"`      // of all revisions
+	Images    []StoreUsageImage `json:"images"`
+}
+
+// StoreUsageImage is the part of an image.
+type StoreUsageImage struct {
+	Image     string               `json:"image"`
+	DiskSize  int64                `json:"disk_size"`
+	Used      int64                `json:"used"`
+	Stored    int64                `json:"stored"`
+	Unique    int64                `json:"unique"` // removing the image would free them
+	Shared    int64                `json:"shared"` // with other images
+	Revisions []StoreUsageRevision `json:"revisions"`
+}
+
+// StoreUsageRevision is the part of a revision.
+type StoreUsageRevision struct {
+	Image    string    `json:"image"`
+	Rev      int       `json:"rev"`
+	ID       string    `json:"id"`
+	Created  time.Time `json:"created"`
+	Used     int64     `json:"used"`
+	DiskSize int64     `json:"disk_size"`
+	Chunks   int64     `json:"chunks"`
+	Stored   int64     `json:"stored"`
+	Unique   int64     `json:"unique"` // removing the revision would free them
+	Shared   int64     `json:"shared"` // with other revisions
+	Error    string    `json:"error,omitempty"`
+}

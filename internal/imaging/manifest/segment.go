@@ -139,34 +139,43 @@ func (r *EntryReader) Next(ctx context.Context) (Entry, error) {
 }
 
 func (r *EntryReader) load(ctx context.Context) error {
-	s := r.m.Content.Segments[r.next]
+	raw, err := ReadSegment(ctx, r.from, r.m.Content.Segments[r.next], r.raw)
+	if err != nil {
+		return fmt.Errorf("segment %d of the manifest: %w", r.next, err)
+	}
+	r.raw, r.buf = raw, raw
+	r.next++
+	return nil
+}
+
+// ReadSegment returns the records of a segment, one after the other, for DecodeEntry. It uses buf where that is large
+// enough.
+func ReadSegment(ctx context.Context, from Getter, s Segment, buf []byte) ([]byte, error) {
 	if s.Len <= 0 || s.Len > MaxSegment || s.Len%EntrySize != 0 {
-		return fmt.Errorf("%w: segment %d: length %d", ErrContent, r.next, s.Len)
+		return nil, fmt.Errorf("%w: length %d", ErrContent, s.Len)
 	}
 	got := false
-	err := r.from.Get(ctx, []chunk.ID{s.ID}, func(c chunk.Encoded) error {
+	err := from.Get(ctx, []chunk.ID{s.ID}, func(c chunk.Encoded) error {
 		if c.ID != s.ID {
 			return fmt.Errorf("asked for chunk %s, got %s", s.ID, c.ID)
 		}
 		got = true
-		raw, err := chunk.Decode(c, r.raw)
+		raw, err := chunk.Decode(c, buf)
 		if err != nil {
 			return fmt.Errorf("%w: %w", ErrContent, err)
 		}
-		r.raw = raw
+		buf = raw
 		return nil
 	})
 	switch {
 	case err != nil:
-		return fmt.Errorf("read segment %d of the manifest: %w", r.next, err)
+		return nil, fmt.Errorf("read it: %w", err)
 	case !got:
-		return fmt.Errorf("read segment %d of the manifest: the store gave no chunk %s", r.next, s.ID)
-	case len(r.raw) != s.Len:
-		return fmt.Errorf("%w: segment %d: %d bytes, the manifest says %d", ErrContent, r.next, len(r.raw), s.Len)
+		return nil, fmt.Errorf("the store gave no chunk %s", s.ID)
+	case len(buf) != s.Len:
+		return nil, fmt.Errorf("%w: %d bytes, the manifest says %d", ErrContent, len(buf), s.Len)
 	}
-	r.buf = r.raw
-	r.next++
-	return nil
+	return buf, nil
 }
 
 func (r *EntryReader) totals() error {

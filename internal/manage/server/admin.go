@@ -105,6 +105,7 @@ func (s *Server) apiHandler() http.Handler {
 	admin.HandleFunc("GET /v1/images/{name}/{rev}/content", s.imageContent)
 	admin.HandleFunc("GET /v1/images/{name}/{rev}/diff", s.imageDiff)
 	admin.HandleFunc("POST /v1/maintenance/check", s.maintain(s.checkStore))
+	route("GET /v1/maintenance/usage", s.storeUsage)
 	route("GET /v1/stateless", s.listStateless)
 	route("GET /v1/stateless/{profile}", s.showStateless)
 	admin.HandleFunc("POST /v1/stateless", s.buildStateless)

@@ -46,3 +46,18 @@ func storeError(err error) *api.Error {
 func (s *Server) checkStore(ctx context.Context, r *http.Request, progress func(done, total int64)) (any, error) {
 	return s.store.Check(ctx, r.FormValue("read_data") != "", progress)
 }
+
+func (s *Server) storeUsage(r *http.Request) (any, error) {
+	u, err := s.store.Usage(r.Context())
+	if err != nil {
+		return nil, storeError(err)
+	}
+	if name := r.FormValue("image"); name != "" {
+		im, ok := u.Of(name)
+		if !ok {
+			return nil, noImage(name)
+		}
+		u.Images = []dir.ImageUsage{im}
+	}
+	return u, nil
+}

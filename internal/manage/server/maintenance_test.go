@@ -80,3 +80,25 @@ func TestStoreCheck(t *testing.T) {
 		t.Errorf("a viewer: %d %v", code, e)
 	}
 }
+
+func TestStoreUsage(t *testing.T) {
+	r := start(t)
+	r.published("web", func(piece int) uint64 { return uint64(piece) })
+	r.published("db", func(piece int) uint64 { return uint64(5 + piece) })
+	var raw json.RawMessage
+	r.must("GET", "/v1/maintenance/usage", nil, &raw)
+	d := json.NewDecoder(bytes.NewReader(raw))
+	d.DisallowUnknownFields()
+	var u api.StoreUsage
+	if err := d.Decode(&u); err != nil {
+		t.Fatal(err)
+	}
+	if len(u.Images) != 2 || u.Images[0].Image != "db" || u.Images[0].Unique == 0 || u.Images[0].Shared == 0 || u.Revisions != 2 || u.Unnamed != 0 {
+		t.Errorf("%+v", u)
+	}
+	r.must("GET", "/v1/maintenance/usage?image=web", nil, &u)
+	if len(u.Images) != 1 || u.Images[0].Image != "web" || u.Revisions != 2 {
+		t.Errorf("%+v", u)
+	}
+	r.fails("GET", "/v1/maintenance/usage?image=none", nil, "not_found", "none")
+}
