@@ -117,7 +117,7 @@ func (b *buffer) String() string {
 }
 
 // start runs a program until the test ends.
-func start(t *testing.T, out *buffer, args ...string) {
+func start(t *testing.T, out *buffer, args ...string) *os.Process {
 	t.Helper()
 	cmd := exec.Command(args[0], args[1:]...)
 	cmd.Stdout, cmd.Stderr = out, out
@@ -129,6 +129,7 @@ func start(t *testing.T, out *buffer, args ...string) {
 		cmd.Process.Kill()
 		cmd.Wait()
 	})
+	return cmd.Process
 }
 
 // waitFor waits until the program printed want.
@@ -182,8 +183,9 @@ func newSite(t *testing.T, mode dhcp.Mode, nodes ...node.Node) *site {
 			defer s.mu.Unlock()
 			s.ev = append(s.ev, e)
 		},
-		Log:  slog.New(slog.NewTextHandler(s.log, &slog.HandlerOptions{Level: slog.LevelDebug})),
-		Pool: []dhcp.Range{{From: netip.MustParseAddr("10.77.0.100"), To: netip.MustParseAddr("10.77.0.110")}},
+		Log: slog.New(slog.NewTextHandler(s.log, &slog.HandlerOptions{Level: slog.LevelDebug})),
+		Subnets: []dhcp.Subnet{{Prefix: netip.MustParsePrefix("10.77.0.0/24"), Server: netip.MustParseAddr("10.77.0.1"),
+			Pool: []dhcp.Range{{From: netip.MustParseAddr("10.77.0.100"), To: netip.MustParseAddr("10.77.0.110")}}}},
 	}
 	return s
 }

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"net/netip"
+	"strings"
 	"sync"
 	"time"
 
@@ -41,12 +42,34 @@ type wish struct {
 	node      node.Name
 	fixed     netip.Addr // zero where the node has none
 	requested netip.Addr // by the node; a hint
-	subnet    Subnet
-	reserved  []netip.Addr // of the subnet, never to be given: ours, the gateway
+	subnets   []Subnet   // of the wire that it is on, in the order in which their pools are used
+	relay     netip.Addr // zero where there is none
 }
 
-// errNoAddress says why no address can be given.
-var errNoAddress = errors.New("no address to give")
+// subnet is the one of w that addr is in.
+func (w wish) subnet(addr netip.Addr) (Subnet, bool) {
+	for _, n := range w.subnets {
+		if n.Prefix.Contains(addr) {
+			return n, true
+		}
+	}
+	return Subnet{}, false
+}
+
+// networks names the subnets for people.
+func (w wish) networks() string {
+	var all []string
+	for _, n := range w.subnets {
+		all = append(all, n.Prefix.String())
+	}
+	return strings.Join(all, ", ")
+}
+
+// errNoAddress says why no address can be given; errExhausted, beside it, that a larger pool would help.
+var (
+	errNoAddress = errors.New("no address to give")
+	errExhausted = errors.New("pool exhausted")
+)
 
 // load reads the leases from the store.
 func (b *book) load(ctx context.Context) error {
@@ -96,7 +119,7 @@ func (b *book) lease(ctx context.Context, w wish, addr netip.Addr, d time.Durati
 		return fmt.Errorf("keep lease of %s: %w", addr, err)
 	}
 	b.leases[addr] = l
-	delete(b.offers, addr)
+	b.drop(w.mac)
 	return b.endOthers(ctx, w, addr)
 }
 
@@ -105,7 +128,10 @@ func (b *book) lease(ctx context.Context, w wish, addr netip.Addr, d time.Durati
 func (b *book) endOthers(ctx context.Context, w wish, keep netip.Addr) error {
 	now := b.now()
 	for a, l := range b.leases {
-		if a == keep || l.MAC != w.mac || l.Declined || !now.Before(l.Expires) || !w.subnet.Prefix.Contains(a) {
+		if a == keep || l.MAC != w.mac || l.Declined || !now.Before(l.Expires) {
+			continue
+		}
+		if _, here := w.subnet(a); !here {
 			continue
 		}
 		l.Expires = now
@@ -146,44 +172,50 @@ func (b *book) choose(ctx context.Context, w wish) (netip.Addr, error) {
 	}
 	var oldest netip.Addr
 	var oldestEnd time.Time
-	for _, r := range w.subnet.Pool {
-		for a := r.From; a.IsValid() && a.Compare(r.To) <= 0; a = a.Next() {
-			l, known := b.leases[a]
-			if known && oldest.IsValid() && !l.Expires.Before(oldestEnd) {
-				continue
+	pools := false
+	for _, n := range w.subnets {
+		for _, r := range n.Pool {
+			pools = true
+			for a := r.From; a.IsValid() && a.Compare(r.To) <= 0; a = a.Next() {
+				l, known := b.leases[a]
+				if known && oldest.IsValid() && !l.Expires.Before(oldestEnd) {
+					continue
+				}
+				if b.may(ctx, w, a) != nil {
+					continue
+				}
+				if !known {
+					return a, nil
+				}
+				oldest, oldestEnd = a, l.Expires
 			}
-			if b.may(ctx, w, a) != nil {
-				continue
-			}
-			if !known {
-				return a, nil
-			}
-			oldest, oldestEnd = a, l.Expires
 		}
 	}
-	if oldest.IsValid() {
+	switch {
+	case oldest.IsValid():
 		return oldest, nil
+	case !pools:
+		return netip.Addr{}, fmt.Errorf("%w: the card has no fixed address, and %s has no pool", errNoAddress, w.networks())
 	}
-	return netip.Addr{}, fmt.Errorf("%w: the pool of %s is empty or all in use", errNoAddress, w.subnet.Prefix)
+	return netip.Addr{}, fmt.Errorf("%w: %w: the pool of %s is all in use", errNoAddress, errExhausted, w.networks())
 }
 
 // may says whether w can have addr now; nil means yes.
 func (b *book) may(ctx context.Context, w wish, addr netip.Addr) error {
 	now := b.now()
+	sub, here := w.subnet(addr)
 	switch {
-	case !addr.Is4() || !w.subnet.Prefix.Contains(addr):
-		return fmt.Errorf("%w: %s is not in %s", errNoAddress, addr, w.subnet.Prefix)
+	case !addr.Is4() || !here:
+		return fmt.Errorf("%w: %s is not in %s", errNoAddress, addr, w.networks())
 	case w.fixed.IsValid() && addr != w.fixed:
 		return fmt.Errorf("%w: %s is not its fixed address %s", errNoAddress, addr, w.fixed)
-	case !w.fixed.IsValid() && !inPool(w.subnet.Pool, addr):
+	case !w.fixed.IsValid() && !inPool(sub.Pool, addr):
 		return fmt.Errorf("%w: %s is not in the pool", errNoAddress, addr)
 	}
-	for _, r := range w.reserved {
-		if r == addr {
-			return fmt.Errorf("%w: %s is the management node's or the gateway's", errNoAddress, addr)
-		}
+	if addr == sub.Server || addr == sub.Gateway || addr == w.relay {
+		return fmt.Errorf("%w: %s is the management node's, the gateway's or the relay's", errNoAddress, addr)
 	}
-	if p := w.subnet.Prefix; p.Bits() < 31 && (addr == p.Masked().Addr() || addr == broadcast(p)) {
+	if p := sub.Prefix; p.Bits() < 31 && (addr == p.Masked().Addr() || addr == broadcast(p)) {
 		return fmt.Errorf("%w: %s is the network's own", errNoAddress, addr)
 	}
 	if l, ok := b.leases[addr]; ok && now.Before(l.Expires) {
@@ -250,6 +282,10 @@ func (b *book) release(ctx context.Context, mac string, addr netip.Addr) (bool, 
 func (b *book) forget(mac string) {
 	b.mu.Lock()
 	defer b.mu.Unlock()
+	b.drop(mac)
+}
+
+func (b *book) drop(mac string) {
 	for a, o := range b.offers {
 		if o.mac == mac {
 			delete(b.offers, a)

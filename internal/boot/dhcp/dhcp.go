@@ -122,22 +122,28 @@ type Server struct {
 	// nil means that no fixed address lies in a pool.
 	FixedOwner func(ctx context.Context, addr netip.Addr) (mac string, ok bool, err error)
 
-	Addr      netip.Prefix  // ours; zero means the first IPv4 address of the interface
-	Pool      []Range       // for nodes without a fixed address; empty means none
-	Gateway   netip.Addr    // zero means none
-	DNS       []netip.Addr  // empty means none
-	Domain    string        // empty means none
-	LeaseTime time.Duration // 0 means 1 h
-	Relayed   []Subnet      // networks behind relays
-	RA        RAMode
+	Addr    netip.Prefix // ours; zero means the first IPv4 address of the interface
+	Subnets []Subnet     // mode Full: the network of Addr and others, on this wire or behind relays
+	RA      RAMode
 
 	socks *sockets
 	book  *book
 }
 
-// Subnet is a network from which a relay forwards.
+// Subnet is a network in which addresses are given. Zero values mean none, unless it says otherwise.
 type Subnet struct {
-	Prefix  netip.Prefix
-	Gateway netip.Addr // zero means the relay's own address
-	Pool    []Range
+	Prefix    netip.Prefix
+	Server    netip.Addr // ours in it; zero: it is not on this wire, and its requests come through a relay
+	Pool      []Range    // for nodes without a fixed address
+	Gateway   netip.Addr
+	DNS       []netip.Addr
+	Domain    string
+	LeaseTime time.Duration // 0 means 1 h
+}
+
+func (n Subnet) leaseTime() time.Duration {
+	if n.LeaseTime > 0 {
+		return n.LeaseTime
+	}
+	return time.Hour
 }

@@ -26,8 +26,8 @@ func testServer(t testing.TB, mode Mode) *Server {
 	t.Helper()
 	s := &Server{
 		Interface: "br0", Mode: mode, Addr: netip.MustParsePrefix("10.77.0.1/24"),
-		Pool:    []Range{{netip.MustParseAddr("10.77.0.100"), netip.MustParseAddr("10.77.0.102")}},
-		Gateway: netip.MustParseAddr("10.77.0.254"), DNS: []netip.Addr{netip.MustParseAddr("10.77.0.253")}, Domain: "rack.example",
+		Subnets: []Subnet{{Prefix: netip.MustParsePrefix("10.77.0.0/24"), Server: netip.MustParseAddr("10.77.0.1"), Pool: pool("10.77.0.100", "10.77.0.102"),
+			Gateway: netip.MustParseAddr("10.77.0.254"), DNS: []netip.Addr{netip.MustParseAddr("10.77.0.253")}, Domain: "rack.example"}},
 		Lookup: func(_ context.Context, mac string) (node.Node, bool, error) {
 			n := node.Node{Name: node.Name("n" + mac[15:]), NICs: []node.NIC{{MAC: mac}}}
 			switch mac {
@@ -53,6 +53,10 @@ func testServer(t testing.TB, mode Mode) *Server {
 		t.Fatal(err)
 	}
 	return s
+}
+
+func pool(from, to string) []Range {
+	return []Range{{netip.MustParseAddr(from), netip.MustParseAddr(to)}}
 }
 
 // TestRecorded answers recorded requests, in both modes.
@@ -249,30 +253,6 @@ func TestRefusedRequests(t *testing.T) {
 		case err == nil || !strings.Contains(err.Error(), c.want):
 			t.Errorf("%s: answered %v, %v", name, m, err)
 		}
-	}
-}
-
-func TestRelay(t *testing.T) {
-	s := testServer(t, Full)
-	s.Relayed = []Subnet{{Prefix: netip.MustParsePrefix("10.88.0.0/16"), Pool: []Range{{netip.MustParseAddr("10.88.1.1"), netip.MustParseAddr("10.88.1.9")}}}}
-	hw, _ := parseMAC(macA)
-	m, _ := dhcpv4.NewDiscovery(hw, relay("10.88.0.1"), dhcpv4.WithGeneric(dhcpv4.OptionRelayAgentInformation, []byte{1, 2, 'p', '7'}))
-	ans, err := s.handle(context.Background(), packet{port: portServer, msg: m})
-	if err != nil {
-		t.Fatal(err)
-	}
-	r := ans.msg
-	if ans.to.String() != "10.88.0.1:67" || ans.hw != nil || r.YourIPAddr.String() != "10.88.1.1" || r.Router()[0].String() != "10.88.0.1" ||
-		r.SubnetMask().String() != "ffff0000" || string(r.GetOneOption(dhcpv4.OptionRelayAgentInformation)) != "\x01\x02p7" {
-		t.Errorf("to %s: %s", ans.to, r.Summary())
-	}
-	// A relay of our own network: our pool.
-	if got := lease(t, s, macB, relay("10.77.0.7")); got != "10.77.0.100" {
-		t.Errorf("got %s", got)
-	}
-	// The node moved: its lease over there does not count here.
-	if got := lease(t, s, macA); got != "10.77.0.101" {
-		t.Errorf("got %s", got)
 	}
 }
 

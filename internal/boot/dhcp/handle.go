@@ -7,8 +7,8 @@ import (
 	"fmt"
 	"net"
 	"net/netip"
+	"slices"
 	"strings"
-	"time"
 
 	"github.com/insomniacslk/dhcp/dhcpv4"
 	"github.com/insomniacslk/dhcp/iana"
@@ -136,7 +136,7 @@ func (s *Server) handleProxy(ctx context.Context, p packet, n node.Node, r Reque
 	if !a.Boot {
 		return nil, ignore("nothing to boot: %s", a.Why)
 	}
-	m := s.reply(p.msg, dhcpv4.MessageTypeOffer)
+	m := s.reply(p.msg, r, dhcpv4.MessageTypeOffer)
 	s.bootOptions(m, p.msg, r, a)
 	return s.answer(p, m, n, r, a, "dhcp-offer"), nil
 }
@@ -152,14 +152,14 @@ func (s *Server) handlePXE(ctx context.Context, p packet, n node.Node, r Request
 	if !r.Netboot() {
 		return nil, ignore("not a firmware that asks for a boot file")
 	}
-	if id := addrOf(p.msg.ServerIdentifier()); id.IsValid() && id != r.Server {
+	if id := addrOf(p.msg.ServerIdentifier()); id.IsValid() && !s.ours(id) {
 		return nil, ignore("meant for boot server %s", id)
 	}
 	a := s.Decide(ctx, n, r)
 	if !a.Boot {
 		return nil, ignore("nothing to boot: %s", a.Why)
 	}
-	m := s.reply(p.msg, dhcpv4.MessageTypeAck)
+	m := s.reply(p.msg, r, dhcpv4.MessageTypeAck)
 	m.ClientIPAddr = p.msg.ClientIPAddr
 	s.bootOptions(m, p.msg, r, a)
 	ans := s.answer(p, m, n, r, a, "dhcp-ack")
@@ -179,10 +179,11 @@ func (s *Server) handleFull(ctx context.Context, p packet, n node.Node, r Reques
 	case dhcpv4.MessageTypeRequest:
 		return s.requested(ctx, p, n, r, w)
 	case dhcpv4.MessageTypeInform:
+		sub, r := s.at(w, r, addrOf(p.msg.ClientIPAddr))
 		a := s.Decide(ctx, n, r)
-		m := s.reply(p.msg, dhcpv4.MessageTypeAck)
+		m := s.reply(p.msg, r, dhcpv4.MessageTypeAck)
 		m.ClientIPAddr = p.msg.ClientIPAddr
-		s.networkOptions(m, n, w, r)
+		networkOptions(m, n, sub, r)
 		s.bootOptions(m, p.msg, r, a)
 		return s.answer(p, m, n, r, a, "dhcp-ack"), nil
 	case dhcpv4.MessageTypeDecline:
@@ -206,25 +207,13 @@ func (s *Server) handleFull(ctx context.Context, p packet, n node.Node, r Reques
 	return nil, ignore("%s is not a request", r.Type)
 }
 
-// wish gathers what the book must know: the network that the packet came from and the card's fixed address.
+// wish gathers what the book must know: the networks that the packet came from and the card's fixed address.
 func (s *Server) wish(n node.Node, r Request, m *dhcpv4.DHCPv4) (wish, error) {
-	w := wish{mac: r.MAC, node: n.Name, requested: addrOf(m.RequestedIPAddress())}
-	w.subnet = Subnet{Prefix: s.Addr.Masked(), Gateway: s.Gateway, Pool: s.Pool}
-	if r.Relay.IsValid() && !s.Addr.Contains(r.Relay) {
-		found := false
-		for _, sub := range s.Relayed {
-			if sub.Prefix.Contains(r.Relay) {
-				w.subnet, found = sub, true
-				if !sub.Gateway.IsValid() {
-					w.subnet.Gateway = r.Relay
-				}
-			}
-		}
-		if !found {
-			return w, ignore("relay %s is of no configured network", r.Relay)
-		}
+	w := wish{mac: r.MAC, node: n.Name, requested: addrOf(m.RequestedIPAddress()), relay: r.Relay}
+	var err error
+	if w.subnets, err = s.subnets(r.Relay, m); err != nil {
+		return w, err
 	}
-	w.reserved = []netip.Addr{s.Addr.Addr(), w.subnet.Gateway, r.Relay}
 	for _, nic := range n.NICs {
 		if nic.MAC != r.MAC || nic.IP == "" {
 			continue
@@ -238,6 +227,38 @@ func (s *Server) wish(n node.Node, r Request, m *dhcpv4.DHCPv4) (wish, error) {
 	return w, nil
 }
 
+// subnets are those of the wire that a packet came from. A relay names it by its own address there, or in option 82
+// by another one (RFC 3527 section 3). A node behind a relay that renews its lease asks us by itself (RFC 2131 section
+// 4.3.2): then its address says where it is.
+func (s *Server) subnets(relay netip.Addr, m *dhcpv4.DHCPv4) ([]Subnet, error) {
+	at := relay
+	if info := m.RelayAgentInfo(); relay.IsValid() && info != nil {
+		if link := addrOf(info.Get(dhcpv4.LinkSelectionSubOption)); link.IsValid() {
+			at = link
+		}
+	}
+	if ci := addrOf(m.ClientIPAddr); !at.IsValid() && ci.IsValid() {
+		at = ci
+	}
+	var wire []Subnet // networks of one wire belong together
+	found := !at.IsValid()
+	for _, n := range s.Subnets {
+		if n.Server.IsValid() {
+			wire = append(wire, n)
+		}
+		if at.IsValid() && n.Prefix.Contains(at) {
+			if !n.Server.IsValid() {
+				return []Subnet{n}, nil
+			}
+			found = true
+		}
+	}
+	if !found && relay.IsValid() {
+		return nil, ignore("relay %s is of no configured network", at)
+	}
+	return wire, nil
+}
+
 // discover offers an address.
 func (s *Server) discover(ctx context.Context, p packet, n node.Node, r Request, w wish) (*answer, error) {
 	addr, err := s.book.offer(ctx, w)
@@ -248,10 +269,11 @@ func (s *Server) discover(ctx context.Context, p packet, n node.Node, r Request,
 	if err != nil {
 		return nil, err
 	}
+	sub, r := s.at(w, r, addr)
 	a := s.Decide(ctx, n, r)
-	m := s.reply(p.msg, dhcpv4.MessageTypeOffer)
-	s.lease(m, addr)
-	s.networkOptions(m, n, w, r)
+	m := s.reply(p.msg, r, dhcpv4.MessageTypeOffer)
+	leaseOptions(m, addr, sub.leaseTime())
+	networkOptions(m, n, sub, r)
 	s.bootOptions(m, p.msg, r, a)
 	return s.answer(p, m, n, r, a, "dhcp-offer"), nil
 }
@@ -259,7 +281,7 @@ func (s *Server) discover(ctx context.Context, p packet, n node.Node, r Request,
 // requested answers a REQUEST in each of the client's states (RFC 2131 section 4.3.2): selecting names us and the
 // address; init-reboot names the address alone; renewing and rebinding have it in ciaddr.
 func (s *Server) requested(ctx context.Context, p packet, n node.Node, r Request, w wish) (*answer, error) {
-	if id := addrOf(p.msg.ServerIdentifier()); id.IsValid() && id != r.Server {
+	if id := addrOf(p.msg.ServerIdentifier()); id.IsValid() && !s.ours(id) {
 		s.book.forget(r.MAC)
 		return nil, ignore("takes the offer of %s", id)
 	}
@@ -270,12 +292,13 @@ func (s *Server) requested(ctx context.Context, p packet, n node.Node, r Request
 	if !addr.IsValid() {
 		return nil, ignore("REQUEST names no address")
 	}
-	if err := s.book.lease(ctx, w, addr, s.leaseTime()); err != nil {
+	sub, r := s.at(w, r, addr)
+	if err := s.book.lease(ctx, w, addr, sub.leaseTime()); err != nil {
 		if !errors.Is(err, errNoAddress) && !errors.Is(err, ErrTaken) {
 			return nil, err
 		}
 		// The network card is known, and so is its network: we may say no at once, and it starts over.
-		m := s.reply(p.msg, dhcpv4.MessageTypeNak)
+		m := s.reply(p.msg, r, dhcpv4.MessageTypeNak)
 		m.UpdateOption(dhcpv4.OptMessage(err.Error()))
 		ans := s.answer(p, m, n, r, Answer{Why: err.Error()}, "dhcp-nak")
 		ans.hw = nil
@@ -287,10 +310,10 @@ func (s *Server) requested(ctx context.Context, p packet, n node.Node, r Request
 		return ans, nil
 	}
 	a := s.Decide(ctx, n, r)
-	m := s.reply(p.msg, dhcpv4.MessageTypeAck)
+	m := s.reply(p.msg, r, dhcpv4.MessageTypeAck)
 	m.ClientIPAddr = p.msg.ClientIPAddr
-	s.lease(m, addr)
-	s.networkOptions(m, n, w, r)
+	leaseOptions(m, addr, sub.leaseTime())
+	networkOptions(m, n, sub, r)
 	s.bootOptions(m, p.msg, r, a)
 	return s.answer(p, m, n, r, a, "dhcp-ack"), nil
 }
@@ -316,9 +339,19 @@ func (s *Server) answer(p packet, m *dhcpv4.DHCPv4, n node.Node, r Request, a An
 	return ans
 }
 
-func (s *Server) leaseTime() time.Duration {
-	if s.LeaseTime > 0 {
-		return s.LeaseTime
+// at is the subnet of an address, and the request as one to our own address there.
+func (s *Server) at(w wish, r Request, addr netip.Addr) (Subnet, Request) {
+	sub, ok := w.subnet(addr)
+	if !ok && len(w.subnets) > 0 {
+		sub = w.subnets[0]
 	}
-	return time.Hour
+	if sub.Server.IsValid() {
+		r.Server = sub.Server
+	}
+	return sub, r
+}
+
+// ours tells whether an address is one that we sign with.
+func (s *Server) ours(a netip.Addr) bool {
+	return a == s.Addr.Addr() || slices.ContainsFunc(s.Subnets, func(n Subnet) bool { return n.Server == a })
 }

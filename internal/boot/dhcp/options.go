@@ -26,7 +26,7 @@ const (
 )
 
 // reply makes an answer with what all answers have (RFC 2131 table 3, RFC 6842, RFC 3046 section 2.2).
-func (s *Server) reply(req *dhcpv4.DHCPv4, t dhcpv4.MessageType) *dhcpv4.DHCPv4 {
+func (s *Server) reply(req *dhcpv4.DHCPv4, r Request, t dhcpv4.MessageType) *dhcpv4.DHCPv4 {
 	m := &dhcpv4.DHCPv4{
 		OpCode:        dhcpv4.OpcodeBootReply,
 		HWType:        req.HWType,
@@ -40,7 +40,7 @@ func (s *Server) reply(req *dhcpv4.DHCPv4, t dhcpv4.MessageType) *dhcpv4.DHCPv4 
 		Options:       dhcpv4.Options{},
 	}
 	m.UpdateOption(dhcpv4.OptMessageType(t))
-	m.UpdateOption(dhcpv4.OptServerIdentifier(s.Addr.Addr().AsSlice()))
+	m.UpdateOption(dhcpv4.OptServerIdentifier(r.Server.AsSlice()))
 	for _, code := range []dhcpv4.OptionCode{dhcpv4.OptionClientIdentifier, dhcpv4.OptionRelayAgentInformation} {
 		if v := req.GetOneOption(code); v != nil {
 			m.UpdateOption(dhcpv4.OptGeneric(code, v))
@@ -49,9 +49,8 @@ func (s *Server) reply(req *dhcpv4.DHCPv4, t dhcpv4.MessageType) *dhcpv4.DHCPv4 
 	return m
 }
 
-// lease adds the address and its times; T1 and T2 are RFC 2131's half and seven eighths.
-func (s *Server) lease(m *dhcpv4.DHCPv4, addr netip.Addr) {
-	d := s.leaseTime()
+// leaseOptions add the address and its times; T1 and T2 are RFC 2131's half and seven eighths.
+func leaseOptions(m *dhcpv4.DHCPv4, addr netip.Addr, d time.Duration) {
 	m.YourIPAddr = addr.AsSlice()
 	m.UpdateOption(dhcpv4.OptIPAddressLeaseTime(d))
 	m.UpdateOption(dhcpv4.Option{Code: dhcpv4.OptionRenewTimeValue, Value: dhcpv4.Duration((d / 2).Truncate(time.Second))})
@@ -59,24 +58,24 @@ func (s *Server) lease(m *dhcpv4.DHCPv4, addr netip.Addr) {
 }
 
 // networkOptions add what a node must know of its network.
-func (s *Server) networkOptions(m *dhcpv4.DHCPv4, n node.Node, w wish, r Request) {
-	bits := w.subnet.Prefix.Bits()
+func networkOptions(m *dhcpv4.DHCPv4, n node.Node, sub Subnet, r Request) {
+	bits := sub.Prefix.Bits()
 	m.UpdateOption(dhcpv4.OptSubnetMask(net.CIDRMask(bits, 32)))
 	if bits < 31 {
-		m.UpdateOption(dhcpv4.OptBroadcastAddress(broadcast(w.subnet.Prefix).AsSlice()))
+		m.UpdateOption(dhcpv4.OptBroadcastAddress(broadcast(sub.Prefix).AsSlice()))
 	}
-	if w.subnet.Gateway.IsValid() {
-		m.UpdateOption(dhcpv4.OptRouter(w.subnet.Gateway.AsSlice()))
+	if sub.Gateway.IsValid() {
+		m.UpdateOption(dhcpv4.OptRouter(sub.Gateway.AsSlice()))
 	}
-	if len(s.DNS) > 0 {
+	if len(sub.DNS) > 0 {
 		var ips []net.IP
-		for _, a := range s.DNS {
+		for _, a := range sub.DNS {
 			ips = append(ips, a.AsSlice())
 		}
 		m.UpdateOption(dhcpv4.OptDNS(ips...))
 	}
-	if s.Domain != "" {
-		m.UpdateOption(dhcpv4.OptDomainName(s.Domain))
+	if sub.Domain != "" {
+		m.UpdateOption(dhcpv4.OptDomainName(sub.Domain))
 	}
 	name := n.Hostname
 	if name == "" {
@@ -93,15 +92,15 @@ func (s *Server) bootOptions(m, req *dhcpv4.DHCPv4, r Request, a Answer) {
 	if !a.Boot {
 		return
 	}
-	m.ServerIPAddr = s.Addr.Addr().AsSlice()
+	m.ServerIPAddr = r.Server.AsSlice()
 	if a.File != "" {
 		if len(a.File) <= maxFile {
 			m.BootFileName = a.File
 		}
 		m.UpdateOption(dhcpv4.OptBootFileName(a.File))
 		if !strings.Contains(a.File, "://") {
-			m.ServerHostName = s.Addr.Addr().String()
-			m.UpdateOption(dhcpv4.OptTFTPServerName(s.Addr.Addr().String()))
+			m.ServerHostName = r.Server.String()
+			m.UpdateOption(dhcpv4.OptTFTPServerName(r.Server.String()))
 		}
 	}
 	if a.Config != "" {

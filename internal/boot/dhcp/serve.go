@@ -170,7 +170,7 @@ func (s *Server) serve(ctx context.Context, conn *net.UDPConn, port int, from ne
 func (s *Server) send(conn *net.UDPConn, port int, ans *answer) error {
 	b := ans.msg.ToBytes()
 	if ans.hw != nil {
-		return s.socks.sendFrame(netip.AddrPortFrom(s.Addr.Addr(), uint16(port)), ans.to, ans.hw, b)
+		return s.socks.sendFrame(netip.AddrPortFrom(addrOf(ans.msg.ServerIdentifier()), uint16(port)), ans.to, ans.hw, b)
 	}
 	_, err := conn.WriteToUDPAddrPort(b, ans.to)
 	return err

@@ -144,26 +144,76 @@ func (c *Config) checkInterface(f *Interface, key string) error {
 	if f.RA != "auto" && f.RA != "on" && f.RA != "off" {
 		return c.wrong(key+"ra", "%q: want auto, on or off", f.RA)
 	}
-	for k, set := range map[string]bool{"pool": len(f.Pool) > 0, "gateway": f.Gateway != "", "dns": len(f.DNS) > 0, "domain": f.Domain != "", "lease": f.Lease != 0} {
-		if set && f.DHCP != "full" {
-			return c.wrong(key+k, "has no meaning where dhcp is %s: another server gives the addresses", f.DHCP)
+	own := Network{Pool: f.Pool, Gateway: f.Gateway, DNS: f.DNS, Domain: f.Domain, Lease: f.Lease}
+	if err := c.checkNetwork(own, f.DHCP, key); err != nil {
+		return err
+	}
+	return c.checkNetworks(f, key)
+}
+
+// checkNetworks looks at the further networks of an interface.
+func (c *Config) checkNetworks(f *Interface, key string) error {
+	for i := range f.Networks {
+		n := &f.Networks[i]
+		key := fmt.Sprintf("%snetworks[%d].", key, i)
+		p, err := netip.ParsePrefix(n.Network)
+		switch {
+		case n.Network == "":
+			return c.wrong(key+"network", "is missing")
+		case err != nil || !p.Addr().Is4() || p.Bits() == 0 || p.Bits() > 30:
+			return c.wrong(key+"network", "%q: want an IPv4 network like 10.8.0.0/16", n.Network)
+		case p != p.Masked():
+			return c.wrong(key+"network", "%s has bits of an address in it: want %s", p, p.Masked())
+		}
+		for k, other := range f.Networks[:i] {
+			if p.Overlaps(other.Prefix()) {
+				return c.wrong(key+"network", "%s and networks[%d], %s, overlap", p, k, other.Network)
+			}
+		}
+		if err := c.checkNetwork(*n, f.DHCP, key); err != nil {
+			return err
+		}
+		for i, r := range n.Pool {
+			if from, to, err := ParseRange(r); err == nil && (!p.Contains(from) || !p.Contains(to)) {
+				return c.wrong(fmt.Sprintf("%spool[%d]", key, i), "%s is not in %s", r, p)
+			}
+		}
+		if n.Gateway != "" && !p.Contains(netip.MustParseAddr(n.Gateway)) {
+			return c.wrong(key+"gateway", "%s is not in %s", n.Gateway, p)
+		}
+		if len(n.DNS) == 0 {
+			n.DNS = f.DNS
+		}
+		def(&n.Domain, f.Domain)
+		if n.Lease == 0 {
+			n.Lease = f.Lease
 		}
 	}
-	for i, p := range f.Pool {
+	return nil
+}
+
+// checkNetwork looks at what is given with an address.
+func (c *Config) checkNetwork(n Network, mode, key string) error {
+	for k, set := range map[string]bool{"pool": len(n.Pool) > 0, "gateway": n.Gateway != "", "dns": len(n.DNS) > 0, "domain": n.Domain != "", "lease": n.Lease != 0} {
+		if set && mode != "full" {
+			return c.wrong(key+k, "has no meaning where dhcp is %s: another server gives the addresses", mode)
+		}
+	}
+	for i, p := range n.Pool {
 		if _, _, err := ParseRange(p); err != nil {
 			return c.wrong(fmt.Sprintf("%spool[%d]", key, i), "%v", err)
 		}
 	}
-	for i, a := range f.DNS {
+	for i, a := range n.DNS {
 		if !isIPv4(a) {
 			return c.wrong(fmt.Sprintf("%sdns[%d]", key, i), "%q is no IPv4 address", a)
 		}
 	}
-	if f.Gateway != "" && !isIPv4(f.Gateway) {
-		return c.wrong(key+"gateway", "%q is no IPv4 address", f.Gateway)
+	if n.Gateway != "" && !isIPv4(n.Gateway) {
+		return c.wrong(key+"gateway", "%q is no IPv4 address", n.Gateway)
 	}
-	if len(f.Domain) > 253 || strings.ContainsAny(f.Domain, " \t\n/") {
-		return c.wrong(key+"domain", "%q is no domain name", f.Domain)
+	if len(n.Domain) > 253 || strings.ContainsAny(n.Domain, " \t\n/") {
+		return c.wrong(key+"domain", "%q is no domain name", n.Domain)
 	}
 	return nil
 }

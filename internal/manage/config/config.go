@@ -9,6 +9,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"net/netip"
 	"os"
 	"strings"
 	"time"
@@ -55,6 +56,24 @@ type Interface struct {
 	RA      string   `yaml:"ra"`      // IPv6 router advertisements: auto, on, off
 
 	Discovery string `yaml:"discovery"` // machines that are not known: on, off
+
+	Networks []Network `yaml:"networks"` // others than the interface's own, on its wire or behind relays
+}
+
+// Network is a further network of an interface. All but Network is for full alone.
+type Network struct {
+	Network string   `yaml:"network"` // 10.8.0.0/16
+	Pool    []string `yaml:"pool"`    // FROM-TO; default none
+	Gateway string   `yaml:"gateway"`
+	DNS     []string `yaml:"dns"`    // default: the interface's
+	Domain  string   `yaml:"domain"` // default: the interface's
+	Lease   Duration `yaml:"lease"`  // default: the interface's
+}
+
+// Prefix is the network, of which Complete checked the text.
+func (n Network) Prefix() netip.Prefix {
+	p, _ := netip.ParsePrefix(n.Network)
+	return p
 }
 
 // Limits say how long jobs wait.

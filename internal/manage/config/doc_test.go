@@ -15,7 +15,7 @@ func TestDescribed(t *testing.T) {
 		t.Fatal(err)
 	}
 	page := string(b)
-	for _, typ := range []reflect.Type{reflect.TypeFor[Config](), reflect.TypeFor[Interface](), reflect.TypeFor[Limits](), reflect.TypeFor[Power](), reflect.TypeFor[Command](), reflect.TypeFor[Jobs](), reflect.TypeFor[Console]()} {
+	for _, typ := range []reflect.Type{reflect.TypeFor[Config](), reflect.TypeFor[Interface](), reflect.TypeFor[Network](), reflect.TypeFor[Limits](), reflect.TypeFor[Power](), reflect.TypeFor[Command](), reflect.TypeFor[Jobs](), reflect.TypeFor[Console]()} {
 		for i := range typ.NumField() {
 			if key := typ.Field(i).Tag.Get("yaml"); key != "" && key != "-" && !strings.Contains(page, "\n| `"+key+"` |") {
 				t.Errorf("docs/formats/config.md has no %s", key)

@@ -111,7 +111,7 @@ func (s *Server) mayHave(ctx context.Context, n node.Node, mac string, remote ne
 		}
 	}
 	for _, f := range s.ifaces {
-		if !f.prefix.Contains(remote) {
+		if _, ok := f.subnet(remote); !ok {
 			continue
 		}
 		if f.DHCP != "full" {

@@ -21,8 +21,8 @@ import (
 )
 
 // newDHCP makes the DHCP server of an interface.
-func (s *Server) newDHCP(f iface) (*dhcp.Server, error) {
-	d := &dhcp.Server{Interface: f.Name, Mode: dhcp.Mode(f.DHCP), Addr: f.prefix, Leases: s.db, Log: s.log, LeaseTime: time.Duration(f.Lease), Domain: f.Domain,
+func (s *Server) newDHCP(f iface) *dhcp.Server {
+	d := &dhcp.Server{Interface: f.Name, Mode: dhcp.Mode(f.DHCP), Addr: f.prefix, Subnets: f.subnets, Leases: s.db, Log: s.log,
 		Lookup: func(ctx context.Context, mac string) (node.Node, bool, error) { return s.db.NodeByMAC(ctx, mac) },
 		Decide: s.dhcpDecide, Events: s.dhcpEvent,
 		FixedOwner: func(ctx context.Context, a netip.Addr) (string, bool, error) { return s.db.OwnerOf(ctx, a.String()) },
@@ -36,23 +36,60 @@ func (s *Server) newDHCP(f iface) (*dhcp.Server, error) {
 	case "off":
 		d.RA = dhcp.RAOff
 	}
-	if f.Gateway != "" {
-		d.Gateway = netip.MustParseAddr(f.Gateway) // the configuration was checked
+	return d
+}
+
+// newIface finds out where an interface is: its own network and those of its configuration.
+func newIface(f config.Interface) (iface, error) {
+	addrs, err := addressesOf(f.Name)
+	if err != nil {
+		return iface{}, err
 	}
-	for _, a := range f.DNS {
-		d.DNS = append(d.DNS, netip.MustParseAddr(a))
+	out := iface{Interface: f, prefix: addrs[0]}
+	own := config.Network{Network: addrs[0].Masked().String(), Pool: f.Pool, Gateway: f.Gateway, DNS: f.DNS, Domain: f.Domain, Lease: f.Lease}
+	for i, n := range append([]config.Network{own}, f.Networks...) {
+		sub, err := subnet(n)
+		if err != nil {
+			return out, fmt.Errorf("interface %s: %w", f.Name, err)
+		}
+		for _, a := range addrs {
+			if sub.Prefix.Contains(a.Addr()) && a.Bits() >= sub.Prefix.Bits() {
+				sub.Server = a.Addr()
+				break
+			}
+		}
+		switch {
+		case i == 0 && len(sub.Pool) == 0 && f.DHCP == "full":
+			sub.Pool = []dhcp.Range{upperHalf(out.prefix)}
+		case i > 0 && sub.Prefix.Overlaps(out.prefix):
+			return out, &api.Error{Code: "bad_request", Message: fmt.Sprintf("interface %s: %s of its networks is the interface's own, %s", f.Name, n.Network, out.prefix),
+				Hint: "give the pool, the gateway and the rest of the interface's own network beside its name, not below networks"}
+		case !sub.Server.IsValid() && !sub.Gateway.IsValid() && f.DHCP == "full":
+			return out, &api.Error{Code: "bad_request", Message: fmt.Sprintf("interface %s has no address in %s, so that network is behind a relay, and its gateway is missing", f.Name, n.Network),
+				Hint: fmt.Sprintf("name the gateway of %s in the configuration, or give %s an address in it", n.Network, f.Name)}
+		}
+		out.subnets = append(out.subnets, sub)
 	}
-	for _, p := range f.Pool {
+	return out, nil
+}
+
+// subnet is a network of the configuration as DHCP has it. The configuration was checked.
+func subnet(n config.Network) (dhcp.Subnet, error) {
+	sub := dhcp.Subnet{Prefix: n.Prefix(), Domain: n.Domain, LeaseTime: time.Duration(n.Lease)}
+	if n.Gateway != "" {
+		sub.Gateway = netip.MustParseAddr(n.Gateway)
+	}
+	for _, a := range n.DNS {
+		sub.DNS = append(sub.DNS, netip.MustParseAddr(a))
+	}
+	for _, p := range n.Pool {
 		from, to, err := config.ParseRange(p)
 		if err != nil {
-			return nil, err
+			return sub, err
 		}
-		d.Pool = append(d.Pool, dhcp.Range{From: from, To: to})
+		sub.Pool = append(sub.Pool, dhcp.Range{From: from, To: to})
 	}
-	if len(d.Pool) == 0 && f.DHCP == "full" {
-		d.Pool = []dhcp.Range{upperHalf(f.prefix)}
-	}
-	return d, nil
+	return sub, nil
 }
 
 // upperHalf is the pool of a network for which none is named.

@@ -17,7 +17,6 @@ import (
 	"mimeo/internal/boot/netboot"
 	"mimeo/internal/cluster/api"
 	"mimeo/internal/cluster/node"
-	"mimeo/internal/manage/config"
 	"mimeo/internal/manage/inventory"
 	"mimeo/internal/manage/stateless"
 )
@@ -165,26 +164,18 @@ func poolSize(f iface) int {
 			n++
 		}
 	}
-	for _, p := range f.Pool {
-		if from, to, err := config.ParseRange(p); err == nil {
-			add(from, to)
+	for _, sub := range f.subnets {
+		for _, r := range sub.Pool {
+			add(r.From, r.To)
 		}
-	}
-	if len(f.Pool) == 0 {
-		r := upperHalf(f.prefix)
-		add(r.From, r.To)
 	}
 	return n
 }
 
 // onDiscovery tells whether an address is of an interface that has discovery on.
 func (s *Server) onDiscovery(a netip.Addr) bool {
-	for _, f := range s.ifaces {
-		if f.prefix.Contains(a) {
-			return f.Discovery == "on"
-		}
-	}
-	return false
+	f, ok := s.ifaceOf(a)
+	return ok && f.Discovery == "on"
 }
 
 // serveUnknown gives a machine that no node is the script of the stateless image, with a token that is good for
@@ -252,7 +243,7 @@ func (s *Server) helloUnknown(ctx context.Context, id string, from netip.Addr, h
 
 func (s *Server) ifaceOf(a netip.Addr) (iface, bool) {
 	for _, f := range s.ifaces {
-		if f.prefix.Contains(a) {
+		if _, ok := f.subnet(a); ok {
 			return f, true
 		}
 	}

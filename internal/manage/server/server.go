@@ -75,7 +75,18 @@ type Server struct {
 // iface is an interface on which nodes are served.
 type iface struct {
 	config.Interface
-	prefix netip.Prefix
+	prefix  netip.Prefix  // our first address on it
+	subnets []dhcp.Subnet // that address's network, then the configured ones
+}
+
+// subnet is the network of the interface that an address is in.
+func (f iface) subnet(a netip.Addr) (dhcp.Subnet, bool) {
+	for _, n := range f.subnets {
+		if n.Prefix.Contains(a.Unmap()) {
+			return n, true
+		}
+	}
+	return dhcp.Subnet{}, false
 }
 
 // New opens everything that Serve needs, all ports included, so that what is wrong shows before anything is done.
@@ -121,11 +132,11 @@ func New(ctx context.Context, cfg config.Config, version string, log *slog.Logge
 	s.schedules = s.newSchedules()
 	s.consoles = s.newConsoles()
 	for _, f := range cfg.Interfaces {
-		p, err := addressOf(f.Name)
+		out, err := newIface(f)
 		if err != nil {
 			return nil, err
 		}
-		s.ifaces = append(s.ifaces, iface{f, p})
+		s.ifaces = append(s.ifaces, out)
 	}
 	if err := s.listen(); err != nil {
 		return nil, err
@@ -159,10 +170,7 @@ func (s *Server) listen() (err error) {
 		if f.DHCP == "off" {
 			continue
 		}
-		d, err := s.newDHCP(f)
-		if err != nil {
-			return err
-		}
+		d := s.newDHCP(f)
 		if err := d.Listen(); err != nil {
 			return fmt.Errorf("DHCP on %s: %w", f.Name, err)
 		}
@@ -309,6 +317,13 @@ func (s *Server) banner(out io.Writer) {
 	row("boot files", "http://%s", s.http.Addr())
 	for _, f := range s.ifaces {
 		row("interface", "%s %s, DHCP %s", f.Name, f.prefix, f.DHCP)
+		for _, n := range f.subnets[1:] {
+			where := "behind relays"
+			if n.Server.IsValid() {
+				where = "on its wire"
+			}
+			row("", "  %s, %s", n.Prefix, where)
+		}
 	}
 	if len(s.ifaces) == 0 {
 		row("interface", "none named: no node is answered (--interface NAME)")
@@ -317,29 +332,35 @@ func (s *Server) banner(out io.Writer) {
 	}
 }
 
-// addressOf is the first IPv4 address of an interface.
-func addressOf(name string) (netip.Prefix, error) {
+// addressesOf are the IPv4 addresses of an interface, at least one.
+func addressesOf(name string) (all []netip.Prefix, err error) {
 	f, err := net.InterfaceByName(name)
 	if err != nil {
-		return netip.Prefix{}, fmt.Errorf("interface %s: %w", name, err)
+		return nil, fmt.Errorf("interface %s: %w", name, err)
 	}
 	addrs, err := f.Addrs()
 	if err != nil {
-		return netip.Prefix{}, fmt.Errorf("interface %s: %w", name, err)
+		return nil, fmt.Errorf("interface %s: %w", name, err)
 	}
 	for _, a := range addrs {
 		if p, err := netip.ParsePrefix(a.String()); err == nil && p.Addr().Is4() {
-			return p, nil
+			all = append(all, p)
 		}
 	}
-	return netip.Prefix{}, fmt.Errorf("interface %s has no IPv4 address: give it one first", name)
+	if len(all) == 0 {
+		return nil, fmt.Errorf("interface %s has no IPv4 address: give it one first", name)
+	}
+	return all, nil
 }
 
 // addrFor is our address as a node sees it: on the interface whose network it is in, else the one it reached us at.
 func (s *Server) addrFor(remote netip.Addr, local netip.Addr) netip.Addr {
 	for _, f := range s.ifaces {
-		if f.prefix.Contains(remote.Unmap()) {
-			return f.prefix.Addr()
+		if n, ok := f.subnet(remote); ok {
+			if n.Server.IsValid() {
+				return n.Server
+			}
+			return f.prefix.Addr() // behind a relay
 		}
 	}
 	return local.Unmap()

@@ -1,0 +1,50 @@
+package server
+
+import (
+	"net/http"
+	"net/netip"
+	"strings"
+	"testing"
+
+	"mimeo/internal/manage/config"
+)
+
+// A node behind a relay gets its script, with the address of ours that it reaches; one of no network does not.
+func TestNetworksOfAnInterface(t *testing.T) {
+	r := start(t)
+	f, err := newIface(config.Interface{Name: "lo", DHCP: "off", Networks: []config.Network{{Network: "10.8.0.0/16"}}})
+	if err != nil {
+		t.Fatal(err)
+	}
+	r.ifaces = []iface{f}
+	if len(f.subnets) != 2 || f.subnets[0].Server.String() != "127.0.0.1" || f.subnets[1].Server.IsValid() {
+		t.Errorf("%+v", f.subnets)
+	}
+	for remote, want := range map[string]string{"127.0.0.50": "127.0.0.1", "10.8.3.4": "127.0.0.1", "10.9.3.4": "192.0.2.1"} {
+		if got := r.addrFor(netip.MustParseAddr(remote), netip.MustParseAddr("192.0.2.1")); got.String() != want {
+			t.Errorf("%s reaches us at %s, not %s", remote, got, want)
+		}
+	}
+	r.must("POST", "/v1/nodes", map[string]any{"range": "n9", "set": map[string]string{"mac": "52:54:00:00:00:09", "arch": "amd64", "firmware": "bios"}}, nil)
+	n, _, err := r.db.NodeByMAC(t.Context(), "52:54:00:00:00:09")
+	if err != nil {
+		t.Fatal(err)
+	}
+	for remote, want := range map[string]bool{"127.0.0.50": true, "10.8.3.4": true, "10.9.3.4": false} {
+		if got := r.mayHave(t.Context(), n, "52:54:00:00:00:09", netip.MustParseAddr(remote)); got != want {
+			t.Errorf("%s: %v", remote, got)
+		}
+	}
+	if code, _ := r.get("127.0.0.50", script(9)); code != http.StatusOK {
+		t.Errorf("the script: %d", code)
+	}
+	for want, f := range map[string]config.Interface{
+		"is behind a relay, and its gateway is missing": {DHCP: "full", Networks: []config.Network{{Network: "10.8.0.0/16"}}},
+		"is the interface's own, 127.0.0.1/8":           {DHCP: "full", Networks: []config.Network{{Network: "127.3.0.0/16", Gateway: "127.3.0.1"}}},
+	} {
+		f.Name = "lo"
+		if _, err := newIface(f); err == nil || !strings.Contains(err.Error(), want) {
+			t.Errorf("%v, and not %q", err, want)
+		}
+	}
+}
