@@ -14,12 +14,16 @@ type kind struct {
 	magic5 uint32
 	keyLen int // bytes of a key in a node
 	recLen int // bytes of a record in a leaf
+	same   int // bytes that a key and what it leads to have in common
 }
 
 var (
-	byPlace  = kind{"by place", 0x41425442, 0x41423342, 8, 8}   // ABTB, AB3B
-	byLength = kind{"by length", 0x41425443, 0x41423343, 8, 8}  // ABTC, AB3C
-	inodes   = kind{"of inodes", 0x49414254, 0x49414233, 4, 16} // IABT, IAB3
+	byPlace   = kind{"by place", 0x41425442, 0x41423342, 8, 8, 8}   // ABTB, AB3B
+	byLength  = kind{"by length", 0x41425443, 0x41423343, 8, 8, 8}  // ABTC, AB3C
+	inodes    = kind{"of inodes", 0x49414254, 0x49414233, 4, 16, 4} // IABT, IAB3
+	noInodes  = kind{"of free inodes", 0, 0x46494233, 4, 16, 4}     // FIB3
+	owners    = kind{"of owners", 0, 0x524d4233, 40, 24, 4}         // RMB3
+	refcounts = kind{"of shared extents", 0, 0x52334643, 4, 12, 4}  // R3FC
 )
 
 const (
@@ -94,7 +98,7 @@ func (w *walker) visit(n agBlock, level int, root bool, key []byte) error {
 	keys, children := b[head:][:count*w.kind.keyLen], b[head+most*w.kind.keyLen:]
 	for i := range count {
 		child := agBlock(be.Uint32(children[4*i:]))
-		if err := w.visit(child, level-1, false, keys[i*w.kind.keyLen:][:w.kind.keyLen]); err != nil {
+		if err := w.visit(child, level-1, false, keys[i*w.kind.keyLen:][:w.kind.same]); err != nil {
 			return err
 		}
 	}

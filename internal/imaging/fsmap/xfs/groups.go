@@ -22,28 +22,14 @@ type stretch struct{ from, n uint32 }
 // mapGroup adds what is in use of an allocation group. It returns how many blocks the superblock counts as free for it:
 // free ones, those kept for the trees of free space, and what these trees use. known are those that must be in use.
 func (fs *filesystem) mapGroup(group uint32, used *fact.Gather) (blocks uint64, known []extent.Extent, err error) {
-	ss := fs.sectorSize
-	heads := make([]byte, 4*ss) // superblock, free space, inodes, list of kept blocks
-	at := fs.bytes(group, 0, 1).Off
-	if err := fs.read(heads, at); err != nil {
-		return 0, nil, fmt.Errorf("read its headers: %w", err)
-	}
-	length := fs.groupLen(group)
-	f := heads[ss : 2*ss]
-	if err := fs.checkHead(f, group, groupMagic, groupSum, 8, 64); err != nil {
-		return 0, nil, prefixed(err, "header")
-	}
-	if v, n := be.Uint32(f[4:]), be.Uint32(f[12:]); v != 1 || n != length {
-		return 0, nil, damaged("header: version %d, %d blocks, the superblock says %d", v, n, length)
-	}
-	free, longest := be.Uint32(f[52:]), be.Uint32(f[56:])
-	headBlocks := (4*ss + fs.blockSize - 1) / fs.blockSize
-	known = append(known, fs.bytes(group, 0, headBlocks))
 	seen := func(e extent.Extent) { known = append(known, e) }
-	kept, err := fs.readKept(group, f, heads[3*ss:], seen)
+	heads, kept, err := fs.readHeads(group, seen)
 	if err != nil {
 		return 0, nil, err
 	}
+	length := fs.groupLen(group)
+	f := heads[fs.sectorSize:]
+	free, longest := be.Uint32(f[52:]), be.Uint32(f[56:])
 
 	// The tree by length says the same in another order: it must have as many stretches, blocks, and the same sum.
 	var lengths, places tally
@@ -96,6 +82,26 @@ func (fs *filesystem) mapGroup(group uint32, used *fact.Gather) (blocks uint64, 
 		trees += uint64(n - 1)
 	}
 	return places.blocks + uint64(kept) + trees, known, nil
+}
+
+// readHeads returns the first four sectors of a group: superblock, free space, inodes, blocks that are kept; and how many
+// of these there are. seen is told where all of them lie.
+func (fs *filesystem) readHeads(group uint32, seen func(extent.Extent)) (heads []byte, kept uint32, err error) {
+	ss := fs.sectorSize
+	heads = make([]byte, 4*ss)
+	if err := fs.read(heads, fs.bytes(group, 0, 1).Off); err != nil {
+		return nil, 0, fmt.Errorf("read its headers: %w", err)
+	}
+	f := heads[ss : 2*ss]
+	if err := fs.checkHead(f, group, groupMagic, groupSum, 8, 64); err != nil {
+		return nil, 0, prefixed(err, "header")
+	}
+	if v, n := be.Uint32(f[4:]), be.Uint32(f[12:]); v != 1 || n != fs.groupLen(group) {
+		return nil, 0, damaged("header: version %d, %d blocks, the superblock says %d", v, n, fs.groupLen(group))
+	}
+	seen(fs.bytes(group, 0, (4*ss+fs.blockSize-1)/fs.blockSize))
+	kept, err = fs.readKept(group, f, heads[3*ss:], seen)
+	return heads, kept, err
 }
 
 // tally sums up stretches in any order.
