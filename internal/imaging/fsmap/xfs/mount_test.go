@@ -173,6 +173,7 @@ var kernelVariants = []struct {
 		tool(t, "cp", "--reflink=always", dir+"/torn", dir+"/again")
 		torn(t, dir+"/again", 4096, 200)
 		tool(t, "cp", "-r", "--reflink=always", dir+"/d1", dir+"/d1-again")
+		tool(t, "cp", "-r", "--reflink=always", dir+"/d2", dir+"/d2-again")
 		os.RemoveAll(dir + "/d1")
 		tool(t, "fallocate", "-l", "5M", dir+"/later")
 		tool(t, "setfattr", "-n", "user.x", "-v", strings.Repeat("y", 9000), dir+"/later")

@@ -27,9 +27,10 @@ const (
 	more4Known = 0x2 | 0x8 | 0x80 | 0x200 // lazy counters, attributes of version 2, 32-bit project IDs, types in folders
 	moreFtype  = 0x200
 
-	// inode tree of free ones, reverse map, shared extents, counts of the inode trees' blocks
-	roRmap  = 0x2
-	roKnown = 0x1 | roRmap | 0x4 | 0x8
+	roFinobt  = 0x1
+	roRmap    = 0x2
+	roReflink = 0x4
+	roKnown   = roFinobt | roRmap | roReflink | 0x8 // the last: counts of the blocks of the trees of inodes
 
 	incompatFtype    = 0x1
 	incompatSparse   = 0x2 // chunks of inodes with holes
@@ -56,7 +57,9 @@ type super struct {
 	logBlocks  uint32
 	uuid       []byte // of the filesystem
 	metaUUID   []byte // of its metadata
-	rmap       bool
+	finobt     bool   // there is a tree of free inodes
+	rmap       bool   // there is a tree of owners
+	reflink    bool   // there is a tree of shared extents
 
 	inodeSize   int64
 	inodeLog    uint // inodes of a block, as a power of two
@@ -146,7 +149,8 @@ func (s *super) features(b []byte) error {
 	case incompat&incompatRepair != 0:
 		return damaged("it is marked as damaged: xfs_repair it")
 	}
-	s.rmap, s.sparse, s.ftype, s.dirV2 = ro&roRmap != 0, incompat&incompatSparse != 0, incompat&incompatFtype != 0, true
+	s.finobt, s.rmap, s.reflink = ro&roFinobt != 0, ro&roRmap != 0, ro&roReflink != 0
+	s.sparse, s.ftype, s.dirV2 = incompat&incompatSparse != 0, incompat&incompatFtype != 0, true
 	if incompat&incompatMetaUUID != 0 {
 		s.metaUUID = bytes.Clone(b[248:264])
 	}
