@@ -61,7 +61,7 @@ where there is none.
 
 Swap files (but for their header), page files and hibernation files are captured
 as zeros, and so are files that --leave-out names: their names, sizes and owners
-stay. That is for filesystems whose files can be read: ext2, ext3, ext4, NTFS.
+stay. That is for filesystems whose files can be read: ext2, ext3, ext4, XFS, NTFS.
 
 Prints the revision, and the bytes in use, new, and stored.
 
