@@ -281,7 +281,7 @@ func (c *checking) pack(ctx context.Context, number uint32, size int64) (read in
 			did += it.end() - int64(it.off)
 			return nil
 		})
-		if err != nil && !errors.Is(err, fs.ErrNotExist) {
+		if err != nil && err != errMoved {
 			return read, err
 		}
 		read += did
@@ -353,22 +353,29 @@ func (s *Store) packItems(number uint32, size int64) ([]indexed, error) {
 // eachItem calls fn with every chunk of the index and the number of its item, in no order. What is added meanwhile may
 // be left out.
 func (s *Store) eachItem(ctx context.Context, fn func(n uint32, it indexed)) error {
-	var buf []item
+	type numbered struct {
+		n uint32
+		indexed
+	}
+	buf := make([]numbered, 0, slabLen)
 	for k := 0; ; k++ {
 		if err := ctx.Err(); err != nil {
 			return err
 		}
+		buf = buf[:0]
 		s.imu.RLock()
 		if k == len(s.index.slabs) {
 			s.imu.RUnlock()
 			return nil
 		}
-		buf = append(buf[:0], s.index.slabs[k]...)
+		for i := range s.index.slabs[k] {
+			if it := &s.index.slabs[k][i]; it.rawCodec != 0 {
+				buf = append(buf, numbered{uint32(k<<slabBits + i), indexed{it.id, it.loc()}})
+			}
+		}
 		s.imu.RUnlock()
 		for i := range buf {
-			if buf[i].rawCodec != 0 {
-				fn(uint32(k<<slabBits+i), indexed{buf[i].id, buf[i].loc()})
-			}
+			fn(buf[i].n, buf[i].indexed)
 		}
 	}
 }

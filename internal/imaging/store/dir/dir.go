@@ -17,6 +17,7 @@ import (
 	"time"
 
 	"mimeo/internal/imaging/chunk"
+	"mimeo/internal/imaging/manifest"
 	"mimeo/internal/imaging/store"
 )
 
@@ -63,22 +64,27 @@ type Store struct {
 	packs map[uint32]*pack
 	// Chunks that were found damaged: there for those who read, missing for those who write, so that the next capture
 	// which has them heals the store. The later pack holds then.
-	bad map[chunk.ID]bool
+	bad    map[chunk.ID]bool
+	epochs epochs
 
-	wmu sync.Mutex // writing packs; taken before imu
-	cur *pack      // the one that takes new chunks; nil before the first
-	buf []byte     // records on their way to cur
+	wmu    sync.Mutex // writing packs; taken before imu
+	cur    *pack      // the one that takes new chunks; nil before the first
+	buf    []byte     // records on their way to cur
+	forgot int        // how often what was written could not be made durable
 
-	pmu    sync.Mutex // publishing
-	work   sync.Mutex // going over the whole store: one at a time
+	pmu    sync.Mutex             // publishing
+	smu    sync.Mutex             // staged
+	staged map[manifest.ID]uint32 // manifests that this process staged, and in which epoch last
+	work   sync.Mutex             // going over the whole store: one at a time
 	files  *handles
 	reload sync.Mutex // reading what another process wrote
 }
 
 // pack is one pack file.
 type pack struct {
-	number uint32
-	size   int64 // bytes, without a torn end
+	number  uint32
+	size    int64     // bytes, without a torn end
+	written time.Time // last, by an earlier process; zero where this one began it
 
 	// Of the pack that takes new chunks; under wmu.
 	uid    uid
@@ -86,7 +92,8 @@ type pack struct {
 	synced int64 // bytes that are durable
 	named  bool  // its name is durable
 	items  []indexed
-	behind int64 // bytes that the system was asked to write
+	moved  map[chunk.ID]loc // chunks that are not durable yet and lie elsewhere, too
+	behind int64            // bytes that the system was asked to write
 }
 
 // format is the content of formatFile.
@@ -114,8 +121,9 @@ func Open(path string, o Options) (*Store, error) {
 		o.PackSize = DefaultPackSize
 	}
 	s := &Store{root: path, fs: o.fs, readOnly: o.ReadOnly, packSize: min(o.PackSize, maxPack/2), reserve: o.Reserve,
-		index: newIndex(), packs: make(map[uint32]*pack), bad: make(map[chunk.ID]bool)}
+		index: newIndex(), packs: make(map[uint32]*pack), bad: make(map[chunk.ID]bool), staged: make(map[manifest.ID]uint32)}
 	s.files = newHandles(s.fs)
+	s.epochs.begin()
 	if err := s.open(o); err != nil {
 		return nil, errors.Join(fmt.Errorf("open store %s: %w", path, full(err)), s.release())
 	}
@@ -158,7 +166,10 @@ func (s *Store) open(o Options) error {
 			return err
 		}
 	}
-	return s.load()
+	if err := s.load(); err != nil || s.readOnly {
+		return err
+	}
+	return s.sweepIndex()
 }
 
 // readFormat tells whether there is a store, and refuses one that this program does not know.

@@ -6,6 +6,7 @@ import (
 	"io"
 	"os"
 	"path/filepath"
+	"time"
 
 	"golang.org/x/sys/unix"
 
@@ -40,9 +41,10 @@ type file interface {
 }
 
 type entry struct {
-	name string
-	size int64
-	dir  bool
+	name  string
+	size  int64
+	mtime time.Time
+	dir   bool
 }
 
 // full wraps err in store.ErrFull where it says that no room is left.
@@ -101,7 +103,7 @@ func (f osFS) ReadDir(name string) ([]entry, error) {
 		} else if err != nil {
 			return nil, err
 		}
-		out = append(out, entry{name: d.Name(), size: info.Size(), dir: d.IsDir()})
+		out = append(out, entry{name: d.Name(), size: info.Size(), mtime: info.ModTime(), dir: d.IsDir()})
 	}
 	return out, nil
 }

@@ -3,8 +3,10 @@ package dir
 import (
 	"cmp"
 	"context"
+	"errors"
 	"fmt"
 	"io"
+	"io/fs"
 	"slices"
 
 	"mimeo/internal/imaging/chunk"
@@ -18,29 +20,48 @@ const (
 	readGap = 64 << 10
 )
 
+// maxMoves bounds how often a Get begins again because chunks were moved while it read. Each time some clean-up has to
+// remove the very pack that it is about to read.
+const maxMoves = 10
+
+// errMoved says that a pack is gone, and that its chunks may lie elsewhere by now.
+var errMoved = errors.New("the chunks were moved while they were read")
+
 // Get implements store.Reader. It hands the chunks out in the order of the packs, so that a deploy reads them forwards.
 func (s *Store) Get(ctx context.Context, ids []chunk.ID, fn func(chunk.Encoded) error) error {
-	want, err := s.locate(ids)
-	if err != nil {
-		return err
-	}
 	var buf []byte
-	for len(want) > 0 {
-		if err := ctx.Err(); err != nil {
+	for moves := 0; ; moves++ {
+		want, err := s.locate(ids)
+		if err != nil {
 			return err
 		}
-		n := run(want)
-		if buf, err = s.read(want[:n], buf, func(it indexed, c chunk.Encoded, err error) error {
-			if err != nil {
+		for len(want) > 0 && err == nil {
+			if err = ctx.Err(); err != nil {
 				return err
 			}
-			return fn(c)
-		}); err != nil {
+			n := run(want)
+			if buf, err = s.read(want[:n], buf, func(it indexed, c chunk.Encoded, err error) error {
+				if err != nil {
+					return err
+				}
+				return fn(c)
+			}); err == nil {
+				want = want[n:]
+			}
+		}
+		if err != errMoved || moves == maxMoves {
 			return err
 		}
-		want = want[n:]
+		if s.readOnly {
+			if err := s.reloadAll(); err != nil {
+				return err
+			}
+		}
+		ids = make([]chunk.ID, len(want))
+		for i, it := range want {
+			ids[i] = it.id
+		}
 	}
-	return nil
 }
 
 // locate returns the places of ids, sorted.
@@ -103,7 +124,9 @@ func (s *Store) read(want []indexed, buf []byte, fn func(indexed, chunk.Encoded,
 	off, end := int64(first.off), want[len(want)-1].end()
 	buf = slices.Grow(buf[:0], int(end-off))[:end-off]
 	h, err := s.files.get(first.pack)
-	if err != nil {
+	if errors.Is(err, fs.ErrNotExist) {
+		return buf, s.gone(want, err, fn)
+	} else if err != nil {
 		return buf, fmt.Errorf("read chunk %s: %w", first.id, err)
 	}
 	n, err := h.ReadAt(buf, off)
@@ -130,6 +153,20 @@ func (s *Store) read(want []indexed, buf []byte, fn func(indexed, chunk.Encoded,
 		}
 	}
 	return buf, nil
+}
+
+// gone is read where the pack is not there. An errMoved says that the index has, or may have, another place.
+func (s *Store) gone(want []indexed, cause error, fn func(indexed, chunk.Encoded, error) error) error {
+	if s.readOnly || slices.ContainsFunc(want, s.moved) {
+		return errMoved
+	}
+	for _, it := range want {
+		s.markBad(it)
+		if err := fn(it, chunk.Encoded{}, &store.DamagedError{ID: it.id, Where: s.path(packName(it.pack)), Err: cause}); err != nil {
+			return err
+		}
+	}
+	return nil
 }
 
 // markBad remembers that a chunk is damaged, if it still lies where it was read.

@@ -3,6 +3,7 @@ package dir
 import (
 	"encoding/binary"
 	"math/rand/v2"
+	"sync/atomic"
 
 	"mimeo/internal/imaging/chunk"
 )
@@ -19,13 +20,14 @@ type loc struct {
 // end returns the offset of the first byte after the record.
 func (l loc) end() int64 { return int64(l.off) + recordHead + int64(l.stored) }
 
-// item is an index entry: 48 bytes, without pointers, so that the garbage collector never looks at ten million of them.
+// item is an index entry: 52 bytes, without pointers, so that the garbage collector never looks at ten million of them.
 type item struct {
 	id       chunk.ID
 	pack     uint32
 	off      uint32
 	stored   uint32
 	rawCodec uint32 // raw length in the low 24 bits, codec above
+	told     uint32 // the last epoch in which anybody was told that it is there; atomic under a read lock
 }
 
 const (
@@ -37,7 +39,7 @@ const (
 )
 
 // index finds chunks by name: items in slabs, which never move, and a hash table of item numbers with linear probing.
-// At 10 million chunks that is 48 bytes for the item and 6 to 12 for its slot. It is not safe for concurrent use.
+// At 10 million chunks that is 52 bytes for the item and 6 to 12 for its slot. It is not safe for concurrent use.
 type index struct {
 	seed  uint64 // so that nobody can choose names which all meet in one slot
 	table []uint32
@@ -87,11 +89,13 @@ func (it *item) loc() loc {
 	return loc{pack: it.pack, off: it.off, stored: it.stored, raw: it.rawCodec & 0xffffff, codec: chunk.Codec(it.rawCodec >> 24)}
 }
 
-// put makes l the place of id, whether or not id was there.
-func (x *index) put(id chunk.ID, l loc) {
-	it := item{id: id, pack: l.pack, off: l.off, stored: l.stored, rawCodec: l.raw | uint32(l.codec)<<24}
+// put makes l the place of id, whether or not id was there, and told the epoch in which somebody was told of it, if that
+// is later than what was known.
+func (x *index) put(id chunk.ID, l loc, told uint32) {
+	it := item{id: id, pack: l.pack, off: l.off, stored: l.stored, rawCodec: l.raw | uint32(l.codec)<<24, told: told}
 	if s, ok := x.find(&id); ok {
 		old := x.item(x.table[s] - firstRef)
+		it.told = max(it.told, old.told)
 		x.raw += int64(l.raw) - int64(old.rawCodec&0xffffff)
 		*old = it
 		return
@@ -125,6 +129,19 @@ func (x *index) insert(n uint32) {
 		x.used++
 	}
 	x.table[s] = n + firstRef
+}
+
+// tell notes that somebody is told of id in this epoch, and returns whether it is there. A read lock is enough.
+func (x *index) tell(id *chunk.ID, epoch uint32) bool {
+	s, ok := x.find(id)
+	if !ok {
+		return false
+	}
+	// Most are told of many times in an epoch: a write would take the line from other processors.
+	if it := x.item(x.table[s] - firstRef); atomic.LoadUint32(&it.told) != epoch {
+		atomic.StoreUint32(&it.told, epoch)
+	}
+	return true
 }
 
 // remove forgets id.

@@ -8,6 +8,8 @@ import (
 	"io/fs"
 	"strconv"
 	"strings"
+
+	"mimeo/internal/imaging/chunk"
 )
 
 func packName(number uint32) string  { return fmt.Sprintf("%s/%08x.pack", packsDir, number) }
@@ -41,20 +43,59 @@ func (s *Store) load() error {
 			continue
 		}
 		items, size, err := s.loadPack(number, e.size)
-		if err != nil {
+		if s.readOnly && errors.Is(err, fs.ErrNotExist) {
+			continue // removed meanwhile
+		} else if err != nil {
 			return fmt.Errorf("%s: %w", packName(number), err)
 		}
 		if size == 0 {
 			continue
 		}
 		s.imu.Lock()
-		s.packs[number] = &pack{number: number, size: size}
+		s.packs[number] = &pack{number: number, size: size, written: e.mtime}
 		for _, it := range items {
-			s.index.put(it.id, it.loc)
+			s.index.put(it.id, it.loc, 0)
 		}
 		s.imu.Unlock()
 	}
 	return nil
+}
+
+// reloadAll makes the index anew, for a reader that met a pack which another process has removed.
+func (s *Store) reloadAll() error {
+	s.reload.Lock()
+	defer s.reload.Unlock()
+	fresh := &Store{root: s.root, fs: s.fs, readOnly: true, index: newIndex(), packs: make(map[uint32]*pack)}
+	if err := fresh.load(); err != nil {
+		return err
+	}
+	s.imu.Lock()
+	defer s.imu.Unlock()
+	s.index, s.packs, s.bad = fresh.index, fresh.packs, make(map[chunk.ID]bool)
+	return nil
+}
+
+// sweepIndex removes index files without a pack: a later pack may get the number.
+func (s *Store) sweepIndex() error {
+	list, err := s.fs.ReadDir(indexDir)
+	if err != nil {
+		return err
+	}
+	swept := false
+	for _, e := range list {
+		number, ok := packNumber(e.name, ".idx")
+		if !ok || s.packs[number] != nil {
+			continue
+		}
+		swept = true
+		if err := s.fs.Remove(indexName(number)); err != nil {
+			return err
+		}
+	}
+	if !swept {
+		return nil
+	}
+	return s.fs.SyncDir(indexDir)
 }
 
 // loadPack returns the items of a pack and its length, from its index file or, where that is missing or of another

@@ -19,8 +19,9 @@ const writeLen = 8 << 20
 func (s *Store) Missing(ctx context.Context, ids []chunk.ID) ([]chunk.ID, error) {
 	var missing []chunk.ID
 	s.imu.RLock()
+	epoch := s.epochs.now() // under the lock, so that a clean-up sees either the promise or the lock
 	for _, id := range ids {
-		if _, ok := s.index.get(id); !ok || s.bad[id] {
+		if !s.index.tell(&id, epoch) || s.bad[id] {
 			missing = append(missing, id)
 		}
 	}
@@ -47,28 +48,36 @@ func (s *Store) Put(ctx context.Context, chunks []chunk.Encoded) (store.PutResul
 		if s.has(c.ID) || batch.inside[c.ID] {
 			continue
 		}
-		if err := s.room(&batch, &res, recordHead+int64(len(c.Data))); err != nil {
+		if err := s.append(&batch, &res, c); err != nil {
 			return res, err
 		}
-		l := loc{pack: s.cur.number, off: uint32(s.cur.size + int64(len(s.buf))), stored: uint32(len(c.Data)), raw: c.RawLen, codec: c.Codec}
-		s.buf = appendRecord(s.buf, c)
-		batch.items = append(batch.items, indexed{c.ID, l})
 		batch.inside[c.ID] = true
 	}
 	return res, s.write(&batch, &res)
+}
+
+// append puts a chunk's record into s.buf.
+func (s *Store) append(b *batch, res *store.PutResult, c chunk.Encoded) error {
+	if err := s.room(b, res, recordHead+int64(len(c.Data))); err != nil {
+		return err
+	}
+	l := loc{pack: s.cur.number, off: uint32(s.cur.size + int64(len(s.buf))), stored: uint32(len(c.Data)), raw: c.RawLen, codec: c.Codec}
+	s.buf = appendRecord(s.buf, c)
+	b.items = append(b.items, indexed{c.ID, l})
+	return nil
 }
 
 // batch is what lies in Store.buf and is not written yet.
 type batch struct {
 	items  []indexed
 	inside map[chunk.ID]bool
+	from   map[chunk.ID]loc // of chunks that are moved: where they lie; nobody is told of them
 }
 
 func (s *Store) has(id chunk.ID) bool {
 	s.imu.RLock()
 	defer s.imu.RUnlock()
-	_, ok := s.index.get(id)
-	return ok && !s.bad[id]
+	return s.index.tell(&id, s.epochs.now()) && !s.bad[id]
 }
 
 // room sees to it that a record of n bytes can be appended to s.buf for s.cur.
@@ -117,8 +126,18 @@ func (s *Store) write(b *batch, res *store.PutResult) error {
 	}
 	s.imu.Lock()
 	p.size += int64(len(buf))
+	epoch := s.epochs.now()
+	if b.from != nil {
+		epoch = 0
+	}
 	for _, it := range items {
-		s.index.put(it.id, it.loc)
+		if from, ok := b.from[it.id]; ok {
+			if p.moved == nil {
+				p.moved = make(map[chunk.ID]loc)
+			}
+			p.moved[it.id] = from
+		}
+		s.index.put(it.id, it.loc, epoch)
 		delete(s.bad, it.id)
 	}
 	s.imu.Unlock()
@@ -191,19 +210,26 @@ func (s *Store) sync() error {
 		s.forget(p)
 		return fmt.Errorf("make %s durable: %w", packName(p.number), full(err))
 	}
-	p.named, p.synced = true, p.size
+	p.named, p.synced, p.moved = true, p.size, nil
 	return nil
 }
 
 // forget gives up a pack that could not be made durable. A second try to sync may succeed without having written
-// anything, so nothing after the last good sync can be trusted: these chunks leave the index, and are asked for again.
+// anything, so nothing after the last good sync can be trusted: these chunks leave the index, and are asked for again; one that was
+// moved lies in its old place still.
 func (s *Store) forget(p *pack) {
 	keep := p.synced
 	s.imu.Lock()
 	n := len(p.items)
 	for ; n > 0 && p.items[n-1].end() > keep; n-- {
-		s.index.remove(p.items[n-1].id)
+		id := p.items[n-1].id
+		if from, ok := p.moved[id]; ok {
+			s.index.put(id, from, 0)
+		} else {
+			s.index.remove(id)
+		}
 	}
+	s.forgot++
 	p.size = keep
 	if n == 0 {
 		delete(s.packs, p.number)

@@ -64,6 +64,9 @@ func (s *Store) Stage(ctx context.Context, m *manifest.Manifest) (manifest.ID, e
 		return manifest.ID{}, fmt.Errorf("stage manifest: %w", err)
 	}
 	id := manifest.Sum(b)
+	s.smu.Lock()
+	s.staged[id] = s.epochs.now() // before looking whether it is there: a clean-up may be about to remove it
+	s.smu.Unlock()
 	if old, err := s.readFile(manifestName(id), manifest.MaxSize); err == nil && bytes.Equal(old, b) {
 		// An earlier Stage may have failed after the rename.
 		if err := s.fs.SyncDir(manifestsDir); err != nil {
@@ -148,8 +151,20 @@ func (s *Store) Revisions(ctx context.Context, image string) ([]store.Revision, 
 	return revs, ctx.Err()
 }
 
+// stagedIn returns the epoch in which a manifest was staged last, 0 where this process did not.
+func (s *Store) stagedIn(id manifest.ID) uint32 {
+	s.smu.Lock()
+	defer s.smu.Unlock()
+	return s.staged[id]
+}
+
 func (s *Store) revision(image string, rev int) (store.Revision, error) {
-	name := revName(image, rev, revExt)
+	return s.record(image, rev, revExt)
+}
+
+// record reads the record of a revision, or of one that was removed.
+func (s *Store) record(image string, rev int, ext string) (store.Revision, error) {
+	name := revName(image, rev, ext)
 	b, err := s.readFile(name, maxRev)
 	if err != nil {
 		return store.Revision{}, fmt.Errorf("%s@%d: %w", image, rev, err)
@@ -244,7 +259,9 @@ func (s *Store) all(ctx context.Context, bad func(error)) ([]store.Revision, err
 		}
 		for _, n := range numbers {
 			r, err := s.revision(name, n)
-			if err != nil {
+			if errors.Is(err, fs.ErrNotExist) {
+				continue // removed meanwhile
+			} else if err != nil {
 				bad(err)
 				continue
 			}
