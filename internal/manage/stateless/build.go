@@ -32,7 +32,7 @@ type Options struct {
 	StateDir    string       // mimeod's state folder
 	AgentBinary string       // static mimeo-agent for Arch; see AgentBinary
 	Force       bool         // build even where nothing has changed since the image in use was built
-	Progress    func(string) // a line on what is being done; nil means silent. Calls come one at a time
+	Progress    func(string) `json:"-"` // a line on what is being done; nil means silent. Calls come one at a time
 }
 
 // AgentBinary finds the agent for an architecture in a folder of programs: mimeo-agent-ARCH, or mimeo-agent where that
@@ -61,13 +61,16 @@ func OwnArch() node.Arch {
 
 // Build makes the stateless image of a profile for one architecture and gives it to the nodes. While it works, and
 // after an error, the image that was in use stays in use. Where nothing has changed since that was built, it is given
-// back as it is. A second build of the same profile and architecture at the same time is an error of code "busy".
+// back as it is. Somebody who is not root builds in a user namespace. A second build of the same profile and architecture at the same time is an error of code "busy".
 func Build(ctx context.Context, o Options) (Stateless, error) {
 	if o.Arch == "" {
 		o.Arch = OwnArch()
 	}
 	if err := errors.Join(checkProfile(o.Profile), checkArch(o.Arch)); err != nil {
 		return Stateless{}, err
+	}
+	if os.Geteuid() != 0 {
+		return buildApart(ctx, o)
 	}
 	b := &build{Options: o, dir: imageDir(o.StateDir, o.Profile, o.Arch), started: time.Now(), lines: make(chan string)}
 	var g errgroup.Group

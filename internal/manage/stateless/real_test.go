@@ -31,7 +31,7 @@ mounts: [{source: "${MASTER}:/postscripts", target: /mnt/scripts}]
 `
 
 // TestBuildReal builds images from the machine's own Debian mirror: two of the same profile at two places, at two
-// times, which must be the same to the byte; then what must not happen to them.
+// times, by root and by somebody else, which must be the same to the byte; then what must not happen to them.
 func TestBuildReal(t *testing.T) {
 	ctx := context.Background()
 	agent := tinyAgent(t, "amd64")
@@ -46,6 +46,9 @@ func TestBuildReal(t *testing.T) {
 		writeProfile(t, state, "tiny.yaml", tinyProfile)
 		if i == 1 {
 			shell(t, `cp -r "$1/loaders" "$1/cache" "$2/"`, states[0], state)
+		}
+		if i == 1 {
+			buildAsNobody(t, state, agent)
 		}
 		var err error
 		if built[i], _, err = build(state); err != nil {
@@ -111,6 +114,21 @@ func TestBuildReal(t *testing.T) {
 		}
 		stillThere(t, state, s)
 	})
+}
+
+// buildAsNobody builds as a user who may do nothing, but has subordinate users and groups.
+func buildAsNobody(t *testing.T, state, agent string) {
+	t.Helper()
+	self, err := os.Executable()
+	if err != nil {
+		t.Fatal(err)
+	}
+	shell(t, `cp "$2" "$3" "$1"; echo 65534:2000000:65536 >"$1/sub"; chown -R 65534:65534 "$1"; d=$1; while [ "$d" != / ]; do chmod a+x "$d"; d=$(dirname "$d"); done
+		unshare --mount sh -ec 'mount --bind "$1/sub" /etc/subuid; mount --bind "$1/sub" /etc/subgid; cd /
+			setpriv --reuid 65534 --regid 65534 --clear-groups --inh-caps=-all env HOME="$1" TMPDIR="$1" "$1/$2" build-as-other "$1" "$1/$3"' \
+			sh "$1" "$(basename "$2")" "$(basename "$3")"
+		left=$(find "$1" ! -uid 65534); [ -z "$left" ] || { echo "not nobody's own: $left" >&2; exit 1; }
+		chown -R 0:0 "$1"`, state, self, agent)
 }
 
 func stillThere(t *testing.T, state string, s Stateless) {

@@ -19,7 +19,26 @@ import (
 	"mimeo/internal/cluster/node"
 )
 
-func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
+// The test binary is the program that builds in a user namespace, or that asks for it, where it is told to be.
+func TestMain(m *testing.M) {
+	if len(os.Args) == 2 && os.Args[1] == CommandApart {
+		if err := ServeApart(context.Background(), os.Stdin, os.Stdout); err != nil {
+			fmt.Fprintln(os.Stderr, err)
+			os.Exit(1)
+		}
+		return
+	}
+	if len(os.Args) == 4 && os.Args[1] == "build-as-other" {
+		s, err := Build(context.Background(), Options{Profile: "tiny", Arch: node.AMD64, StateDir: os.Args[2], AgentBinary: os.Args[3]})
+		if err != nil {
+			fmt.Fprintln(os.Stderr, err)
+			os.Exit(1)
+		}
+		fmt.Println(s.Build)
+		return
+	}
+	goleak.VerifyTestMain(m)
+}
 
 // put publishes an image whose files hold text.
 func put(t *testing.T, state, profile string, arch node.Arch, text string, created time.Time) Stateless {
