@@ -11,10 +11,13 @@ import (
 	"strings"
 	"syscall"
 
+	"github.com/coreos/go-systemd/v22/daemon"
 	"github.com/spf13/cobra"
+	"github.com/spf13/cobra/doc"
 
 	"mimeo/internal/manage/config"
 	"mimeo/internal/manage/server"
+	"mimeo/internal/manage/stateless"
 )
 
 // version is set when the program is built.
@@ -71,9 +74,15 @@ Exit codes: 0 stopped by a signal; 1 something is wrong, as said on stderr.`,
 			if err != nil {
 				return err
 			}
+			// systemd, where it started this, holds back what needs mimeod until now.
+			if _, err := daemon.SdNotify(false, daemon.SdNotifyReady); err != nil {
+				slog.Warn("tell systemd that all is ready", "err", err)
+			}
 			return s.Serve(cmd.Context())
 		},
 	}
+	cmd.AddCommand(buildCmd(), manualCmd())
+	cmd.CompletionOptions.HiddenDefaultCmd = true
 	f := cmd.Flags()
 	f.StringVar(&file, "config", "", "configuration `file` ("+config.DefaultFile+", where it is there)")
 	f.StringArrayVar(&interfaces, "interface", nil, "`NAME[=full|proxy|off]` of an interface on which nodes are served; several times for several")
@@ -93,6 +102,27 @@ Exit codes: 0 stopped by a signal; 1 something is wrong, as said on stderr.`,
 	cmd.SetOut(stdout)
 	cmd.SetErr(stderr)
 	return cmd.ExecuteContext(ctx)
+}
+
+// buildCmd is what a mimeod that is not root starts in a user namespace.
+func buildCmd() *cobra.Command {
+	return &cobra.Command{Use: stateless.CommandApart, Hidden: true, Args: cobra.NoArgs, RunE: func(cmd *cobra.Command, _ []string) error {
+		return stateless.ServeApart(cmd.Context(), os.Stdin, cmd.OutOrStdout())
+	}}
+}
+
+// manualCmd writes the man page, for packages.
+func manualCmd() *cobra.Command {
+	return &cobra.Command{Use: "manual DIR", Hidden: true, Args: cobra.ExactArgs(1), RunE: func(cmd *cobra.Command, args []string) error {
+		root := cmd.Root()
+		for _, c := range root.Commands() {
+			if c.Name() == "completion" {
+				root.RemoveCommand(c) // five pages on shells
+			}
+		}
+		root.DisableAutoGenTag = true
+		return doc.GenManTree(root, &doc.GenManHeader{Section: "8", Source: "Mimeo " + version, Manual: "Mimeo"}, args[0])
+	}}
 }
 
 // configure puts together what the file, the environment and the flags say.

@@ -13,6 +13,7 @@ import (
 	"syscall"
 
 	"github.com/spf13/cobra"
+	"github.com/spf13/cobra/doc"
 	"golang.org/x/term"
 
 	"mimeo/internal/cluster/api"
@@ -145,7 +146,7 @@ node, image or job; 4 refused (a conflict, not allowed, bad value);
 		c.GroupID = "look"
 		root.AddCommand(c)
 	}
-	root.AddCommand(loginCmd(t), rangesHelp())
+	root.AddCommand(loginCmd(t), rangesHelp(), manualCmd())
 	return root
 }
 
@@ -196,4 +197,18 @@ func (t *terminal) printJSON(v any) error {
 func isTTY(w any) bool {
 	f, ok := w.(*os.File)
 	return ok && term.IsTerminal(int(f.Fd()))
+}
+
+// manualCmd writes the man pages, for packages.
+func manualCmd() *cobra.Command {
+	return &cobra.Command{Use: "manual DIR", Hidden: true, Args: cobra.ExactArgs(1), RunE: func(cmd *cobra.Command, args []string) error {
+		root := cmd.Root()
+		root.DisableAutoGenTag = true
+		for _, c := range root.Commands() {
+			if c.Name() == "completion" {
+				root.RemoveCommand(c) // five pages on shells
+			}
+		}
+		return doc.GenManTree(root, &doc.GenManHeader{Section: "1", Source: "Mimeo " + Version, Manual: "Mimeo"}, args[0])
+	}}
 }

@@ -66,6 +66,9 @@ func (c *Config) Complete() (err error) {
 			return c.wrong("agent", "%v", err)
 		}
 		c.Agent = filepath.Dir(self)
+		if lib := filepath.Join(c.Agent, "../lib/mimeo"); filepath.Base(c.Agent) == "sbin" && isDir(lib) {
+			c.Agent = lib // as the package installs them
+		}
 	}
 	if p, ok := strings.CutPrefix(c.Store, "dir:"); !ok || !filepath.IsAbs(p) {
 		return c.wrong("store", "%q: want dir:/ABSOLUTE/PATH", c.Store)
@@ -232,4 +235,9 @@ func ParseRange(s string) (from, to netip.Addr, err error) {
 		return from, to, fmt.Errorf("%q: want FROM-TO, two IPv4 addresses", s)
 	}
 	return from, to, nil
+}
+
+func isDir(path string) bool {
+	st, err := os.Stat(path)
+	return err == nil && st.IsDir()
 }

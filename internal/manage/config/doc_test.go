@@ -4,9 +4,12 @@ import (
 	"os"
 	"path/filepath"
 	"reflect"
+	"regexp"
 	"strings"
 	"testing"
 )
+
+var types = []reflect.Type{reflect.TypeFor[Config](), reflect.TypeFor[Interface](), reflect.TypeFor[Network](), reflect.TypeFor[Limits](), reflect.TypeFor[Power](), reflect.TypeFor[Command](), reflect.TypeFor[Jobs](), reflect.TypeFor[Console]()}
 
 // The page for people has each key, and its example works.
 func TestDescribed(t *testing.T) {
@@ -15,7 +18,7 @@ func TestDescribed(t *testing.T) {
 		t.Fatal(err)
 	}
 	page := string(b)
-	for _, typ := range []reflect.Type{reflect.TypeFor[Config](), reflect.TypeFor[Interface](), reflect.TypeFor[Network](), reflect.TypeFor[Limits](), reflect.TypeFor[Power](), reflect.TypeFor[Command](), reflect.TypeFor[Jobs](), reflect.TypeFor[Console]()} {
+	for _, typ := range types {
 		for i := range typ.NumField() {
 			if key := typ.Field(i).Tag.Get("yaml"); key != "" && key != "-" && !strings.Contains(page, "\n| `"+key+"` |") {
 				t.Errorf("docs/formats/config.md has no %s", key)
@@ -37,5 +40,52 @@ func TestDescribed(t *testing.T) {
 	}
 	if err != nil || len(c.Interfaces) != 2 {
 		t.Errorf("the example: %v", err)
+	}
+}
+
+// The file that the package installs shows every key, with a value that works.
+func TestInstalledFile(t *testing.T) {
+	b, err := os.ReadFile("../../../build/debian/mimeod.yaml")
+	if err != nil {
+		t.Fatal(err)
+	}
+	f := filepath.Join(t.TempDir(), "mimeod.yaml")
+	write := func(text string) Config {
+		t.Helper()
+		if err := os.WriteFile(f, []byte(text), 0o644); err != nil {
+			t.Fatal(err)
+		}
+		c, err := Load(f)
+		if err != nil {
+			t.Fatal(err)
+		}
+		return c
+	}
+	if err := new(Config).Complete(); err != nil {
+		t.Fatal(err)
+	}
+	plain := write(string(b))
+	if err := plain.Complete(); err != nil || len(plain.Interfaces) != 0 {
+		t.Errorf("as it is installed: %+v, %v", plain, err)
+	}
+	text := regexp.MustCompile(`(?m)^#(\w|  )`).ReplaceAllString(string(b), "$1")
+	all := write(text)
+	all.Power.Exec = nil // its program is not there
+	if err := all.Complete(); err != nil {
+		t.Fatalf("with all settings: %v", err)
+	}
+	for _, typ := range types {
+		for i := range typ.NumField() {
+			if key := typ.Field(i).Tag.Get("yaml"); key != "" && key != "-" && !regexp.MustCompile(`(?m)^[ -]*`+key+`:`).MatchString(text) {
+				t.Errorf("build/debian/mimeod.yaml does not show %s", key)
+			}
+		}
+	}
+	plain.Interfaces, all.Interfaces = nil, nil
+	plain.Agent, all.Agent = "", ""
+	all.Limits = plain.Limits // their defaults are the job engine's
+	plain.file, plain.tree, all.file, all.tree = "", nil, "", nil
+	if !reflect.DeepEqual(plain, all) {
+		t.Errorf("what it shows is not what holds without it:\n%+v\n%+v", all, plain)
 	}
 }
