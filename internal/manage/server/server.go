@@ -22,6 +22,7 @@ import (
 
 	"golang.org/x/sync/errgroup"
 	"golang.org/x/sys/unix"
+	"golang.org/x/term"
 
 	"mimeo/internal/boot/dhcp"
 	"mimeo/internal/boot/tftp"
@@ -304,7 +305,11 @@ func (s *Server) firstStart(ctx context.Context, out io.Writer) error {
 	if err := s.db.PutToken(ctx, a.Token, inventory.Token{Name: "admin", Role: "admin"}); err != nil {
 		return err
 	}
-	fmt.Fprintf(out, "First start: the admin's token is\n\n    %s\n\nIt is not shown again. The command line of root finds it in %s.\n\n", a.Token, file)
+	if f, ok := out.(*os.File); ok && term.IsTerminal(int(f.Fd())) {
+		fmt.Fprintf(out, "First start: the admin's token is\n\n    %s\n\nIt is not shown again. The command line of root finds it in %s.\n\n", a.Token, file)
+	} else {
+		fmt.Fprintf(out, "First start: the admin's token is in %s, where the command line of root finds it.\n", file) // a log is read by many
+	}
 	return nil
 }
 
