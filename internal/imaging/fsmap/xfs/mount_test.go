@@ -213,6 +213,7 @@ func TestAgainstKernel(t *testing.T) {
 			t.Parallel()
 			img := filled(t, v.mib, v.args, v.more)
 			dup := judge(t, img)
+			checkPieces(t, img, v.name == "shared")
 			if v.name == "small-log" {
 				fs := open(t, img)
 				l := fs.ring()

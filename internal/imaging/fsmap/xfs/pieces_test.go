@@ -75,25 +75,6 @@ func checkPieces(t testing.TB, img string, shared bool) {
 	}
 }
 
-// TestPieces looks at what mkfs.xfs and the kernel make.
-func TestPieces(t *testing.T) {
-	proto := sampleTree(t, 600)
-	for _, v := range variants {
-		t.Run(v.name, func(t *testing.T) {
-			t.Parallel()
-			img := mkfs(t, v.mib*mib, v.args+" -p "+proto)
-			erase(t, img, 3)
-			checkPieces(t, img, false)
-		})
-	}
-	for _, v := range kernelVariants {
-		t.Run(v.name+"-kernel", func(t *testing.T) {
-			t.Parallel()
-			checkPieces(t, filled(t, v.mib, v.args, v.more), v.name == "shared")
-		})
-	}
-}
-
 // TestPiecesOfDamage flips bits anywhere: whatever comes lies on the volume, and it ends.
 func TestPiecesOfDamage(t *testing.T) {
 	list := images(t)

@@ -39,8 +39,8 @@ const (
 	incompatRepair   = 0x10
 	incompatNrext64  = 0x20
 	incompatZoned    = 0x200
-	// exchanged ranges, parent pointers: nothing of these touches what is read here.
-	incompatKnown = incompatFtype | incompatSparse | incompatMetaUUID | incompatBigtime | incompatRepair | incompatNrext64 | 0x40 | 0x80
+	// exchanged ranges, parent pointers, folders of metadata: nothing of these touches what is read here.
+	incompatKnown = incompatFtype | incompatSparse | incompatMetaUUID | incompatBigtime | incompatRepair | incompatNrext64 | 0x40 | 0x80 | 0x100
 )
 
 // super is what is needed of the superblock.
