@@ -8,6 +8,7 @@ import (
 	"io/fs"
 	"runtime"
 	"slices"
+	"strings"
 	"sync"
 
 	"golang.org/x/sync/errgroup"
@@ -152,6 +153,10 @@ func (c *checking) list() (map[uint32]int64, error) {
 	sizes := make(map[uint32]int64, len(list))
 	for _, e := range list {
 		number, ok := packNumber(e.name, ".pack")
+		if strings.HasSuffix(e.name, damagedExt) {
+			c.note("%s, %d bytes, was set aside as damaged: where all revisions are whole, it is of no use any more", c.s.path(packsDir+"/"+e.name), e.size)
+			continue
+		}
 		if !ok {
 			c.problem("%s: not a pack of this store", c.s.path(packsDir+"/"+e.name))
 			continue

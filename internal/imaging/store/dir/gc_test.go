@@ -276,7 +276,9 @@ func TestGCPromise(t *testing.T) {
 // TestGCRefuses removes nothing where it cannot know what is needed.
 func TestGCRefuses(t *testing.T) {
 	for what, spoil := range map[string]func(path string, r store.Revision, s *Store) error{
-		"manifest": func(path string, r store.Revision, _ *Store) error { return os.Remove(filepath.Join(path, manifestName(r.ID))) },
+		"manifest": func(path string, r store.Revision, _ *Store) error {
+			return os.Remove(filepath.Join(path, manifestName(r.ID)))
+		},
 		"record": func(path string, r store.Revision, _ *Store) error {
 			return os.WriteFile(filepath.Join(path, revName(r.Image, r.Rev, revExt)), []byte("{"), 0o600)
 		},
@@ -360,12 +362,17 @@ func TestGCBesideWork(t *testing.T) {
 	for w := range 3 {
 		captures.Go(func() {
 			rng := rand.New(rand.NewPCG(uint64(w), 7))
-			for range 25 {
+			for round := range 25 {
 				mu.Lock()
 				running[w] = time.Now()
 				mu.Unlock()
 				base := rng.Uint64N(40) * 3
-				r := publish(t, s, fmt.Sprint("im", w), 12, func(i int) uint64 { return base + uint64(3*i) })
+				r := publish(t, s, fmt.Sprint("im", w), 12, func(i int) uint64 {
+					if i == 0 {
+						return uint64(100_000 + 1000*w + round) // the same disk twice would be one revision
+					}
+					return base + uint64(3*i)
+				})
 				mu.Lock()
 				delete(running, w)
 				kept[r.String()] = r

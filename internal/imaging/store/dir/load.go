@@ -12,6 +12,9 @@ import (
 	"mimeo/internal/imaging/chunk"
 )
 
+// damagedExt is put after the name of a file that is set aside.
+const damagedExt = ".damaged"
+
 func packName(number uint32) string  { return fmt.Sprintf("%s/%08x.pack", packsDir, number) }
 func indexName(number uint32) string { return fmt.Sprintf("%s/%08x.idx", indexDir, number) }
 
@@ -151,7 +154,7 @@ func (s *Store) setAside(f file, number uint32, size int64) error {
 			return err
 		}
 		if len(bytes.Trim(head[packHead:], "\x00")) > 0 {
-			return s.fs.Rename(packName(number), packName(number)+".damaged")
+			return s.fs.Rename(packName(number), packName(number)+damagedExt)
 		}
 	}
 	return s.fs.Remove(packName(number))
