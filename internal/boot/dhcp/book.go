@@ -26,9 +26,16 @@ type book struct {
 	now   func() time.Time
 	owner func(ctx context.Context, addr netip.Addr) (string, bool, error)
 
-	mu     sync.Mutex
-	leases map[netip.Addr]Lease
-	offers map[netip.Addr]offer
+	mu      sync.Mutex
+	leases  map[netip.Addr]Lease
+	offers  map[netip.Addr]offer
+	refused map[netip.Prefix]refusals // by the first network of those that were full
+}
+
+// refusals are requests that found a pool all in use.
+type refusals struct {
+	n    int
+	last time.Time
 }
 
 type offer struct {
@@ -91,11 +98,18 @@ func (b *book) load(ctx context.Context) error {
 func (b *book) offer(ctx context.Context, w wish) (netip.Addr, error) {
 	b.mu.Lock()
 	defer b.mu.Unlock()
+	now := b.now()
 	addr, err := b.choose(ctx, w)
+	if errors.Is(err, errExhausted) {
+		if b.refused == nil {
+			b.refused = map[netip.Prefix]refusals{}
+		}
+		p := w.subnets[0].Prefix
+		b.refused[p] = refusals{b.refused[p].n + 1, now}
+	}
 	if err != nil {
 		return netip.Addr{}, err
 	}
-	now := b.now()
 	for a, o := range b.offers {
 		if !now.Before(o.until) {
 			delete(b.offers, a)
@@ -197,7 +211,7 @@ func (b *book) choose(ctx context.Context, w wish) (netip.Addr, error) {
 	case !pools:
 		return netip.Addr{}, fmt.Errorf("%w: the card has no fixed address, and %s has no pool", errNoAddress, w.networks())
 	}
-	return netip.Addr{}, fmt.Errorf("%w: %w: the pool of %s is all in use", errNoAddress, errExhausted, w.networks())
+	return netip.Addr{}, fmt.Errorf("%w: %w: the pool of %s is all in use; a larger pool, or a shorter lease, would help", errNoAddress, errExhausted, w.networks())
 }
 
 // may says whether w can have addr now; nil means yes.

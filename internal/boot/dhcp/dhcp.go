@@ -65,7 +65,7 @@ type Answer struct {
 // Event is a step that a node passed.
 type Event struct {
 	Time     time.Time
-	Kind     string // dhcp-offer, dhcp-ack, dhcp-nak, dhcp-decline, dhcp-release
+	Kind     string // dhcp-offer, dhcp-ack, dhcp-nak, dhcp-none, dhcp-decline, dhcp-release
 	Node     node.Name
 	MAC      string
 	Addr     netip.Addr // given; zero in mode Proxy
@@ -128,6 +128,7 @@ type Server struct {
 
 	socks *sockets
 	book  *book
+	said  seldom
 }
 
 // Subnet is a network in which addresses are given. Zero values mean none, unless it says otherwise.

@@ -263,7 +263,10 @@ func (s *Server) subnets(relay netip.Addr, m *dhcpv4.DHCPv4) ([]Subnet, error) {
 func (s *Server) discover(ctx context.Context, p packet, n node.Node, r Request, w wish) (*answer, error) {
 	addr, err := s.book.offer(ctx, w)
 	if errors.Is(err, errNoAddress) {
-		s.log().Warn("dhcp has no address", "node", n.Name, "mac", r.MAC, "why", err)
+		if s.said.now(r.MAC, s.Now()) { // it asks every few seconds
+			s.log().Warn("dhcp has no address", "interface", s.Interface, "node", n.Name, "mac", r.MAC, "why", err)
+			s.event(Event{Kind: "dhcp-none", Node: n.Name, MAC: r.MAC, Text: err.Error()})
+		}
 		return nil, ignore("%v", err)
 	}
 	if err != nil {

@@ -9,6 +9,7 @@ import (
 	"net/netip"
 	"time"
 
+	"github.com/insomniacslk/dhcp/dhcpv4"
 	"golang.org/x/sync/errgroup"
 
 	"mimeo/internal/cluster/api"
@@ -118,6 +119,7 @@ func (s *Server) Serve(ctx context.Context) error {
 // loop answers the packets of one port, one after the other.
 func (s *Server) loop(ctx context.Context, conn *net.UDPConn, port int) error {
 	buf := make([]byte, 9216)
+	var heard floods
 	for {
 		n, from, err := conn.ReadFromUDPAddrPort(buf)
 		if err != nil {
@@ -137,17 +139,24 @@ func (s *Server) loop(ctx context.Context, conn *net.UDPConn, port int) error {
 			continue
 		}
 		from = netip.AddrPortFrom(from.Addr().Unmap(), from.Port())
-		s.serve(ctx, conn, port, from, buf[:n])
+		m, err := parse(buf[:n])
+		if err != nil {
+			s.log().Debug("dhcp ignored", "interface", s.Interface, "addr", from, "why", err)
+			continue
+		}
+		if ok, first := heard.add([6]byte(m.ClientHWAddr), s.Now()); !ok {
+			if first && s.said.now("flood "+m.ClientHWAddr.String(), s.Now()) {
+				s.log().Warn("dhcp: a network card asks too often, and is not answered for a while", "interface", s.Interface,
+					"mac", m.ClientHWAddr.String(), "most", floodMost, "within", floodWindow)
+			}
+			continue
+		}
+		s.serve(ctx, conn, port, from, m)
 	}
 }
 
 // serve answers one packet, or logs why it does not.
-func (s *Server) serve(ctx context.Context, conn *net.UDPConn, port int, from netip.AddrPort, b []byte) {
-	m, err := parse(b)
-	if err != nil {
-		s.log().Debug("dhcp ignored", "interface", s.Interface, "addr", from, "why", err)
-		return
-	}
+func (s *Server) serve(ctx context.Context, conn *net.UDPConn, port int, from netip.AddrPort, m *dhcpv4.DHCPv4) {
 	ans, err := s.handle(ctx, packet{port: port, from: from, msg: m})
 	if err != nil {
 		log := s.log().With("interface", s.Interface, "mac", m.ClientHWAddr.String(), "type", m.MessageType().String())
