@@ -65,6 +65,21 @@ func fakeServer() http.Handler {
 			answer(w, nodes(3))
 		}
 	})
+	pools := []api.DHCPNetwork{
+		{Interface: "eth1", DHCP: "full", Network: "10.0.0.0/24", Server: "10.0.0.1", Pool: []string{"10.0.0.100-10.0.0.101"}, Size: 2, Leased: 1, Conflicts: 1, Refused: 12, RefusedAt: &when},
+		{Interface: "eth1", DHCP: "full", Network: "10.8.0.0/16", Pool: []string{"10.8.0.5-10.8.0.9"}, Size: 5, Leased: 1, Free: 4},
+		{Interface: "eth2", DHCP: "proxy", Network: "10.9.0.0/24", Server: "10.9.0.1"},
+	}
+	mux.HandleFunc("GET /v1/dhcp", func(w http.ResponseWriter, r *http.Request) {
+		answer(w, api.DHCPStatus{Networks: pools, Leases: []api.DHCPLease{
+			{Addr: "10.0.0.100", MAC: "52:54:00:00:00:01", Node: "n01", State: api.LeaseActive, Expires: when},
+			{Addr: "10.0.0.101", MAC: "52:54:00:00:00:02", Node: "n02", State: api.LeaseConflict, Expires: when},
+			{Addr: "10.8.0.5", MAC: "52:54:00:00:00:09", State: api.LeaseActive, Expires: when},
+			{Addr: "10.8.0.6", MAC: "52:54:00:00:00:01", Node: "n01", State: api.LeaseEnded, Expires: when}}})
+	})
+	mux.HandleFunc("GET /v1/status", func(w http.ResponseWriter, r *http.Request) {
+		answer(w, api.ServerStatus{Version: "1", Interfaces: []api.InterfaceStatus{{Name: "eth1", Addr: "10.0.0.1/24", DHCP: "full", Networks: pools[:2]}}})
+	})
 	mux.HandleFunc("POST /v1/nodes", func(w http.ResponseWriter, r *http.Request) {
 		var req api.NodeAdd
 		json.NewDecoder(r.Body).Decode(&req)

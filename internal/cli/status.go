@@ -34,8 +34,16 @@ func statusCmd(t *terminal) *cobra.Command {
 				{"nodes", fmt.Sprint(s.Nodes)}, {"active jobs", fmt.Sprint(s.ActiveJobs)}}
 			for _, i := range s.Interfaces {
 				rows = append(rows, []string{"interface", strings.TrimSpace(i.Name + " " + i.Addr + ", DHCP " + i.DHCP)})
+				for _, n := range i.Networks {
+					if n.Size > 0 {
+						rows = append(rows, []string{"pool", fmt.Sprintf("%s: %d of %d free", n.Network, n.Free, n.Size)})
+					}
+				}
 			}
 			table(t.out, rows)
+			for _, i := range s.Interfaces {
+				t.warnFull(i.Networks)
+			}
 			return nil
 		},
 	}

@@ -40,7 +40,7 @@ func (s *Server) Listen() error {
 			return err
 		}
 	}
-	if err := s.open(context.Background()); err != nil {
+	if err := s.Load(context.Background()); err != nil {
 		return err
 	}
 	if s.socks, err = openSockets(ifi); err != nil {
@@ -60,6 +60,14 @@ func (s *Server) Listen() error {
 		}
 	}
 	return nil
+}
+
+// Load reads the leases. Listen calls it where it was not called.
+func (s *Server) Load(ctx context.Context) error {
+	if s.book != nil {
+		return nil
+	}
+	return s.open(ctx)
 }
 
 // open makes the book ready.

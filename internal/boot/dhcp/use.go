@@ -15,7 +15,12 @@ type Use struct {
 	Offered  int       // of these: offered a moment ago
 	Refused  int       // requests that found no address there since the start
 	Last     time.Time // of these; zero where there were none
+
+	taken map[netip.Addr]bool // leased, declined or offered
 }
+
+// Idle tells whether an address is of the pool and nobody's just now.
+func (u Use) Idle(a netip.Addr) bool { return inPool(u.Pool, a) && !u.taken[a] }
 
 // Free is how many addresses could be given now.
 func (u Use) Free() int { return max(0, u.Size-u.Leased-u.Declined-u.Offered) }
@@ -32,7 +37,7 @@ func (s *Server) Uses() []Use {
 	now := b.now()
 	out := make([]Use, 0, len(s.Subnets))
 	for _, sub := range s.Subnets {
-		u := Use{Subnet: sub, Size: poolSize(sub)}
+		u := Use{Subnet: sub, Size: poolSize(sub), taken: map[netip.Addr]bool{}}
 		if r, ok := b.refused[sub.Prefix]; ok {
 			u.Refused, u.Last = r.n, r.last
 		}
@@ -40,6 +45,7 @@ func (s *Server) Uses() []Use {
 			if !now.Before(l.Expires) || !inPool(sub.Pool, a) {
 				continue
 			}
+			u.taken[a] = true
 			if l.Declined {
 				u.Declined++
 			} else {
@@ -47,7 +53,8 @@ func (s *Server) Uses() []Use {
 			}
 		}
 		for a, o := range b.offers {
-			if l, ok := b.leases[a]; now.Before(o.until) && inPool(sub.Pool, a) && !(ok && now.Before(l.Expires)) {
+			if now.Before(o.until) && inPool(sub.Pool, a) && !u.taken[a] {
+				u.taken[a] = true
 				u.Offered++
 			}
 		}

@@ -10,6 +10,7 @@ import (
 // "Authorization: Bearer TOKEN"; an answer of 4xx or 5xx carries an Error. RANGE is a noderange.
 //
 //	GET    /v1/status                         → ServerStatus
+//	GET    /v1/dhcp                           → DHCPStatus
 //	GET    /v1/nodes?range=RANGE              → []NodeStatus (all where range is left out)
 //	POST   /v1/nodes            NodeAdd       → []NodeStatus
 //	PATCH  /v1/nodes            NodeSet       → []NodeStatus
@@ -49,6 +50,8 @@ type InterfaceStatus struct {
 	Name string `json:"name"`
 	Addr string `json:"addr"` // with prefix length
 	DHCP string `json:"dhcp"` // full, proxy, off
+
+	Networks []DHCPNetwork `json:"networks,omitempty"`
 }
 
 // NodeStatus is a node with what is known of it just now. Power, presence and job are separate facts.

@@ -52,6 +52,7 @@ func (s *Server) apiHandler() http.Handler {
 		})
 	}
 	route("GET /v1/status", s.status)
+	route("GET /v1/dhcp", s.dhcpStatus)
 	route("GET /v1/nodes", s.listNodes)
 	route("POST /v1/nodes", s.addNodes)
 	route("PATCH /v1/nodes", s.setNodes)
@@ -238,7 +239,7 @@ func (s *Server) status(r *http.Request) (any, error) {
 		out.FreeBytes = int64(fs.Bavail) * fs.Bsize
 	}
 	for _, f := range s.ifaces {
-		out.Interfaces = append(out.Interfaces, api.InterfaceStatus{Name: f.Name, Addr: f.prefix.String(), DHCP: f.DHCP})
+		out.Interfaces = append(out.Interfaces, api.InterfaceStatus{Name: f.Name, Addr: f.prefix.String(), DHCP: f.DHCP, Networks: s.dhcpNetworks(f, nodes)})
 	}
 	return out, nil
 }

@@ -5,7 +5,10 @@ import (
 	"net/netip"
 	"strings"
 	"testing"
+	"time"
 
+	"mimeo/internal/boot/dhcp"
+	"mimeo/internal/cluster/api"
 	"mimeo/internal/manage/config"
 )
 
@@ -46,5 +49,51 @@ func TestNetworksOfAnInterface(t *testing.T) {
 		if _, err := newIface(f); err == nil || !strings.Contains(err.Error(), want) {
 			t.Errorf("%v, and not %q", err, want)
 		}
+	}
+}
+
+// What is given is told, and leases of networks that are served no more are forgotten when they have ended.
+func TestLeasesAreTold(t *testing.T) {
+	r := start(t)
+	f, err := newIface(config.Interface{Name: "lo", DHCP: "full", Pool: []string{"127.0.0.1-127.0.0.11"}})
+	if err != nil {
+		t.Fatal(err)
+	}
+	r.ifaces = []iface{f}
+	now := time.Now()
+	for addr, l := range map[string]dhcp.Lease{
+		"127.0.0.5":  {MAC: "52:54:00:00:00:02", Node: "n2", Expires: now.Add(time.Hour)},
+		"127.0.0.6":  {MAC: "52:54:00:00:00:02", Node: "n2", Expires: now.Add(time.Hour), Declined: true},
+		"127.0.0.7":  {MAC: "52:54:00:00:00:02", Node: "n2", Expires: now.Add(-time.Hour)},
+		"10.99.0.7":  {MAC: "52:54:00:00:00:02", Node: "n2", Expires: now.Add(-time.Hour)},
+		"10.99.0.70": {MAC: "52:54:00:00:00:02", Node: "n2", Expires: now.Add(time.Hour)},
+	} {
+		l.Addr = netip.MustParseAddr(addr)
+		if err := r.db.PutDHCPLease(t.Context(), l, now); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if err := r.forgetLeases(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	d := r.newDHCP(f)
+	d.Interface = "lo"
+	if err := d.Load(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	r.dhcp = append(r.dhcp, d)
+	defer func() { r.dhcp = nil }()
+	var s api.DHCPStatus
+	r.must("GET", "/v1/dhcp", nil, &s)
+	var got []string
+	for _, l := range s.Leases {
+		got = append(got, l.Addr+" "+l.State)
+	}
+	if want := "10.99.0.70 leased, 127.0.0.5 leased, 127.0.0.6 conflict, 127.0.0.7 ended"; strings.Join(got, ", ") != want {
+		t.Errorf("leases: %s", got)
+	}
+	// 127.0.0.1 is ours, 127.0.0.11 n1's.
+	if n := s.Networks[0]; n.Size != 10 || n.Leased != 1 || n.Conflicts != 1 || n.Reserved != 1 || n.Free != 7 || n.Server != "127.0.0.1" || n.Pool[0] != "127.0.0.1-127.0.0.11" {
+		t.Errorf("%+v", n)
 	}
 }

@@ -139,7 +139,7 @@ func New(ctx context.Context, cfg config.Config, version string, log *slog.Logge
 		}
 		s.ifaces = append(s.ifaces, out)
 	}
-	if err := s.listen(); err != nil {
+	if err := s.listen(ctx); err != nil {
 		return nil, err
 	}
 	if err := s.firstStart(ctx, out); err != nil {
@@ -149,7 +149,7 @@ func New(ctx context.Context, cfg config.Config, version string, log *slog.Logge
 	return s, nil
 }
 
-func (s *Server) listen() (err error) {
+func (s *Server) listen(ctx context.Context) (err error) {
 	if s.https, err = net.Listen("tcp", s.cfg.HTTPS); err != nil {
 		return fmt.Errorf("API port: %w", err)
 	}
@@ -177,7 +177,7 @@ func (s *Server) listen() (err error) {
 		}
 		s.dhcp = append(s.dhcp, d)
 	}
-	return nil
+	return s.forgetLeases(ctx)
 }
 
 // Serve answers until ctx is done, and returns when all has stopped.
