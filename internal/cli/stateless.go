@@ -25,8 +25,11 @@ func statelessBuildCmd(t *terminal) *cobra.Command {
 		Use:   "build [PROFILE]",
 		Short: "Build the stateless image of a profile (imaging, where none is named)",
 		Long: `Build the stateless image of a profile: vmlinuz, initrd.img and rootimg, from
-Debian packages. The image in use is replaced only when the new one is whole.`,
-		Example: "  mimeo stateless build imaging",
+Debian packages. The image in use is replaced only when the new one is whole.
+
+Images for other architectures are built without running a program of theirs.`,
+		Example: `  mimeo stateless build imaging
+  mimeo stateless build imaging --arch amd64,arm64,ppc64el`,
 		Args:    cobra.MaximumNArgs(1),
 		RunE: func(cmd *cobra.Command, args []string) error {
 			req := api.StatelessNew{Profile: "imaging"}
@@ -63,7 +66,7 @@ Debian packages. The image in use is replaced only when the new one is whole.`,
 			return t.statelessOut(last.Built)
 		},
 	}
-	c.Flags().StringSliceVar(&archs, "arch", nil, "architectures, with commas; the management node's own where left out")
+	c.Flags().StringSliceVar(&archs, "arch", nil, "amd64, arm64, ppc64el, with commas; the management node's own where left out")
 	return c
 }
 

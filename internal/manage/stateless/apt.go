@@ -182,6 +182,19 @@ func (a *aptDir) essential(ctx context.Context) ([]string, error) {
 	return slices.Compact(names), nil
 }
 
+// names are the names of all packages in the lists.
+func (a *aptDir) names(ctx context.Context) (map[string]bool, error) {
+	out, err := a.run(ctx, "apt-cache", "pkgnames")
+	if err != nil {
+		return nil, fmt.Errorf("list packages: %w", err)
+	}
+	names := map[string]bool{}
+	for _, n := range strings.Fields(string(out)) {
+		names[n] = true
+	}
+	return names, nil
+}
+
 // describe reads what the lists say of packages that are given by the name of their file, NAME_VERSION_ARCH.deb.
 func (a *aptDir) describe(ctx context.Context, files []string) ([]deb, error) {
 	args := []string{"show", "--no-all-versions"}

@@ -110,12 +110,13 @@ type build struct {
 	started time.Time
 
 	root, kernel, firmware []deb
+	twin                   []deb // root's packages for this machine, where it is of another architecture; see transplant
 	epoch                  int64
 	inputs, agentSum       string
 }
 
 func (b *build) say(format string, args ...any) {
-	b.lines <- fmt.Sprintf("[%5.1f s] ", time.Since(b.started).Seconds()) + fmt.Sprintf(format, args...)
+	b.lines <- fmt.Sprintf("[%-7s %5.1f s] ", b.Arch, time.Since(b.started).Seconds()) + fmt.Sprintf(format, args...)
 }
 
 func (b *build) locked(ctx context.Context) (Stateless, error) {
@@ -186,6 +187,13 @@ func (b *build) withApt(ctx context.Context) (_ Stateless, err error) {
 	if err := b.findPackages(ctx, a); err != nil {
 		return Stateless{}, err
 	}
+	own := a
+	if b.Arch != OwnArch() {
+		if own, err = b.findTwin(ctx, sources); err != nil {
+			return Stateless{}, err
+		}
+		defer func() { err = errors.Join(err, own.close()) }()
+	}
 	if err := b.sumInputs(); err != nil {
 		return Stateless{}, err
 	}
@@ -201,15 +209,50 @@ func (b *build) withApt(ctx context.Context) (_ Stateless, err error) {
 	if err != nil {
 		return Stateless{}, err
 	}
-	b.say("%d packages, %s; %s of them fetched now, the rest from the cache", len(all), mib(sizeOf(all)), mib(n))
+	m, err := own.fetch(ctx, b.twin)
+	if err != nil {
+		return Stateless{}, err
+	}
+	b.say("%d packages, %s; %s of them fetched now, the rest from the cache", len(all)+len(b.twin), mib(sizeOf(all)+sizeOf(b.twin)), mib(n+m))
 	if b.epoch, err = epoch(all); err != nil {
 		return Stateless{}, err
 	}
 	s, err := b.make(ctx)
 	if err == nil {
 		a.tidy(all)
+		own.tidy(b.twin)
 	}
 	return s, err
+}
+
+// findTwin fills in the twin's packages, from an apt for this machine's architecture that the caller closes.
+func (b *build) findTwin(ctx context.Context, sources []string) (_ *aptDir, err error) {
+	a, err := openApt(ctx, filepath.Join(cacheDir(b.StateDir), "apt", b.profile.Suite+"-"+string(OwnArch())), OwnArch(), sources)
+	if err != nil {
+		return nil, err
+	}
+	defer func() {
+		if err != nil {
+			err = errors.Join(err, a.close())
+		}
+	}()
+	if err := a.update(ctx, func(s string) { b.say("%s", s) }); err != nil {
+		return nil, err
+	}
+	known, err := a.names(ctx)
+	if err != nil {
+		return nil, err
+	}
+	var names []string
+	for _, d := range b.root {
+		if known[d.name] {
+			names = append(names, d.name)
+		} else {
+			b.say("warning: Debian has no %s for %s: its files are in the image, and its installation scripts were not run", d.name, OwnArch())
+		}
+	}
+	b.twin, err = a.resolve(ctx, names, true)
+	return a, err
 }
 
 // findPackages fills in the packages of the root, the kernel and the firmware.
@@ -248,6 +291,7 @@ func (b *build) sumInputs() error {
 		Profile  Profile
 		Mounts   []string // their mount points are in the rootimg
 		Packages []string
+		Twin     []string `json:",omitempty"`
 		Agent    string
 	}{Recipe: recipe, Arch: b.Arch, Profile: b.profile, Agent: b.agentSum}
 	for _, m := range b.profile.Mounts {
@@ -255,6 +299,9 @@ func (b *build) sumInputs() error {
 	}
 	for _, d := range slices.Concat(b.root, b.kernel, b.firmware) {
 		in.Packages = append(in.Packages, d.name+"="+d.version+" "+d.sha256)
+	}
+	for _, d := range b.twin {
+		in.Twin = append(in.Twin, d.name+"="+d.version+" "+d.sha256)
 	}
 	text, err := json.Marshal(in)
 	if err != nil {
@@ -325,12 +372,22 @@ func (b *build) makeInitrd(ctx context.Context, work, archive string, t *moduleT
 
 func (b *build) makeRootimg(ctx context.Context, work string, t *moduleTree, firmware string) error {
 	dir, repo := filepath.Join(work, "root"), filepath.Join(work, "packages")
-	if err := repository(b.root, repo); err != nil {
+	install := b.root
+	if b.Arch != OwnArch() {
+		install = b.twin
+	}
+	if err := repository(install, repo); err != nil {
 		return fmt.Errorf("make rootimg: %w", err)
 	}
-	b.say("%s: installing %d packages with mmdebstrap", FileRoot, len(b.root))
-	if err := makeRoot(ctx, dir, repo, b.profile.Suite, b.Arch, b.root, b.epoch); err != nil {
+	b.say("%s: installing %d packages for %s with mmdebstrap", FileRoot, len(install), OwnArch())
+	if err := makeRoot(ctx, dir, repo, b.profile.Suite, install, b.epoch); err != nil {
 		return fmt.Errorf("make rootimg: %w", err)
+	}
+	if b.Arch != OwnArch() {
+		b.say("%s: putting the files of %d packages for %s in their places", FileRoot, len(b.root), b.Arch)
+		if err := transplant(ctx, dir, OwnArch(), b.Arch, b.root); err != nil {
+			return fmt.Errorf("make rootimg: %w", err)
+		}
 	}
 	if err := finishRoot(dir, b.profile, b.epoch); err != nil {
 		return fmt.Errorf("make rootimg: %w", err)

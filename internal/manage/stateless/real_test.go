@@ -2,7 +2,9 @@ package stateless
 
 import (
 	"context"
+	"debug/elf"
 	"os"
+	"os/exec"
 	"path/filepath"
 	"strings"
 	"sync"
@@ -129,6 +131,65 @@ func buildAsNobody(t *testing.T, state, agent string) {
 			sh "$1" "$(basename "$2")" "$(basename "$3")"
 		left=$(find "$1" ! -uid 65534); [ -z "$left" ] || { echo "not nobody's own: $left" >&2; exit 1; }
 		chown -R 0:0 "$1"`, state, self, agent)
+}
+
+// TestBuildForeign builds an image for an architecture that this machine is not of. Other programs judge that nothing of
+// this machine is in it, and that what installation scripts do has been done.
+func TestBuildForeign(t *testing.T) {
+	arch := map[node.Arch]node.Arch{node.AMD64: node.ARM64, node.ARM64: node.PPC64EL, node.PPC64EL: node.AMD64}[OwnArch()]
+	state := t.TempDir()
+	text := strings.Replace(tinyProfile, "kernel: {amd64:", "kernel: {arm64: linux-image-cloud-arm64, amd64:", 1)
+	writeProfile(t, state, "tiny.yaml", strings.Replace(text, "[dropbear-bin]", "[dropbear-bin, iputils-ping, openssh-client]", 1))
+	var lines []string
+	s, err := Build(t.Context(), Options{Profile: "tiny", Arch: arch, StateDir: state, AgentBinary: tinyAgent(t, string(arch)),
+		Progress: func(l string) { lines = append(lines, l); t.Log(l) }})
+	if err != nil {
+		t.Fatal(err)
+	}
+	if s.Arch != arch || !strings.HasPrefix(lines[len(lines)-1], "["+string(arch)) {
+		t.Errorf("%s: %q", s.Arch, lines)
+	}
+	root := filepath.Join(t.TempDir(), "root")
+	shell(t, `unsquashfs -no-progress -d "$1" "$2" >/dev/null`, root, s.Path(FileRoot))
+	programs := 0
+	for _, dir := range []string{"usr/bin", "usr/sbin", "usr/lib/" + triplets[arch]} {
+		files, err := filepath.Glob(filepath.Join(root, dir, "*"))
+		if err != nil || len(files) == 0 {
+			t.Fatalf("%s is empty, %v", dir, err)
+		}
+		for _, name := range files {
+			if info, err := os.Lstat(name); err != nil || !info.Mode().IsRegular() {
+				continue // a link may lead out of the root
+			}
+			e, err := elf.Open(name)
+			if err != nil {
+				continue // a script
+			}
+			e.Close()
+			if programs++; e.Machine.String() != machines[arch].elf {
+				t.Errorf("%s is a program for %s", name, e.Machine)
+			}
+		}
+	}
+	if programs < 100 {
+		t.Errorf("%d programs", programs)
+	}
+	if left := shell(t, `cd "$1" && find . -name "*$2*"`, root, triplets[OwnArch()]); left != "" {
+		t.Errorf("left of this machine:\n%s", left)
+	}
+	for what, want := range map[string]string{
+		`readlink "$1/usr/bin/awk" "$1/etc/alternatives/awk" "$1/var/run"`:                                            "/etc/alternatives/awk\n/usr/bin/mawk\n/run\n",
+		`stat -c "%a %u:%g" "$1/usr/bin/passwd" "$1/usr/bin/chage"`:                                                   "4755 0:0\n2755 0:42\n",
+		`stat -c %a.%g "$1/usr/bin/ssh-agent" | sed "s/$(sed -n 's/^_ssh:x:\([0-9]*\):.*/\1/p' "$1/etc/group")/SSH/"`: "2755.SSH\n",
+		`grep -c '^root:\*:' "$1/etc/shadow"`:                                                                         "1\n",
+		`dpkg-query --admindir "$1/var/lib/dpkg" -Wf '${db:Status-Abbrev}${Architecture}\n' dash`:                     "ii " + string(arch) + "\n",
+		`cat "$1/etc/motd"; grep -c . "$1/etc/nsswitch.conf" >/dev/null && readlink "$1/bin"`:                         "tiny\nusr/bin\n",
+	} {
+		out, err := exec.Command("sh", "-c", what, "sh", root).CombinedOutput()
+		if err != nil || string(out) != want {
+			t.Errorf("%s gives %q, %v, and not %q", what, out, err, want)
+		}
+	}
 }
 
 func stillThere(t *testing.T, state string, s Stateless) {

@@ -17,15 +17,15 @@ import (
 	"mimeo/internal/cluster/node"
 )
 
-// makeRoot installs packages into a folder, from a repository that holds exactly them.
-func makeRoot(ctx context.Context, dir, repo, suite string, arch node.Arch, debs []deb, epoch int64) error {
+// makeRoot installs packages of this machine's architecture into a folder, from a repository that holds exactly them.
+func makeRoot(ctx context.Context, dir, repo, suite string, debs []deb, epoch int64) error {
 	names := make([]string, len(debs))
 	for i, d := range debs {
 		names[i] = d.name
 	}
 	_, err := command{name: "mmdebstrap", mountNS: true, env: []string{"SOURCE_DATE_EPOCH=" + strconv.FormatInt(epoch, 10)}, args: []string{
-		"--mode=root", "--variant=custom", "--format=directory", "--architectures=" + string(arch),
-		"--setup-hook=" + mergeUsr(arch), "--include=" + strings.Join(names, ","), `--aptopt=APT::Sandbox::User "root"`, `--aptopt=Acquire::Languages "none"`,
+		"--mode=root", "--variant=custom", "--format=directory", "--architectures=" + string(OwnArch()),
+		"--setup-hook=" + mergeUsr(OwnArch()), "--include=" + strings.Join(names, ","), `--aptopt=APT::Sandbox::User "root"`, `--aptopt=Acquire::Languages "none"`,
 		suite, dir, "deb [trusted=yes] copy:" + repo + " ./",
 	}}.run(ctx)
 	if err != nil {
