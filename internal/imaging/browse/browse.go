@@ -104,32 +104,21 @@ func readable(typ string) bool { return fsmap.HasTree(typ) || fsmap.Holds(typ) }
 
 // open opens the filesystem of a partition, or those of the volumes inside it.
 func (i *Image) open(v manifest.Volume) ([]*Volume, error) {
-	r := io.NewSectionReader(i.disk, v.Off, v.Len)
-	if fsmap.HasTree(v.Type) {
-		t, err := fsmap.Tree(r, v.Len, v.Type)
-		if err != nil {
-			return nil, err
-		}
-		return []*Volume{{FS: t, Volume: v, size: v.Len, disk: i.disk, outer: func(off, n int64, fn func(at, off, n int64)) { fn(off, v.Off+off, n) }}}, nil
-	}
-	inner, err := fsmap.Inside(r, v.Len, v.Type)
-	if err != nil {
-		return nil, err
-	}
+	parts, failed := i.parts(v)
 	var out []*Volume
-	var failed error
-	for _, in := range inner {
-		if !fsmap.HasTree(in.Type) {
+	for _, p := range parts {
+		if !fsmap.HasTree(p.Type) {
 			continue
 		}
-		t, err := fsmap.Tree(in.Reader(r), in.Size, in.Type)
+		vol, err := p.Files()
+		if err != nil && p.Name != "" {
+			err = fmt.Errorf("%s: %w", p.Name, err)
+		}
 		if err != nil {
-			failed = errors.Join(failed, fmt.Errorf("%s: %w", in.Name, err))
+			failed = errors.Join(failed, err)
 			continue
 		}
-		out = append(out, &Volume{FS: t, Volume: v, Name: in.Name, size: in.Size, disk: i.disk, outer: func(off, n int64, fn func(at, off, n int64)) {
-			in.Outer(off, n, func(at, off, n int64) { fn(at, v.Off+off, n) })
-		}})
+		out = append(out, vol)
 	}
 	return out, failed
 }
