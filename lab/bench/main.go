@@ -32,13 +32,18 @@ func bench(ctx context.Context) (err error) {
 		runs  = flag.Int("n", 3, "`runs` of each measurement; the table has the medians")
 		used  = flag.Float64("used", 5, "`GiB` of files")
 		disk  = flag.Int64("disk", 16, "`GiB` of the disk")
+		kind  = flag.String("fs", "ext4", "the `filesystem` on it: ext4 or xfs")
 		keep  = flag.Bool("keep", false, "leave the disk and the images there, and say where")
 		check = flag.Bool("check", false, "fail where a goal is missed")
 	)
 	flag.Parse()
-	for _, name := range []string{"partclone.ext4", "partclone.restore", "zstd", "mke2fs", "mount", "e2fsck"} {
+	fs, ok := filesystems[*kind]
+	if !ok {
+		return fmt.Errorf("-fs %s: want ext4 or xfs", *kind)
+	}
+	for _, name := range []string{"partclone." + fs.name, "partclone.restore", "zstd", fs.make[0], "mount", fs.check[0]} {
 		if _, err := exec.LookPath(name); err != nil {
-			return fmt.Errorf("%w (Debian packages: partclone zstd e2fsprogs mount)", err)
+			return fmt.Errorf("%w (Debian packages: partclone zstd e2fsprogs xfsprogs mount)", err)
 		}
 	}
 	usedBytes := int64(*used * (1 << 30))
@@ -55,10 +60,10 @@ func bench(ctx context.Context) (err error) {
 	} else {
 		defer func() { err = errors.Join(err, os.RemoveAll(work)) }()
 	}
-	b := &session{ctx: ctx, work: work, agent: *agent, runs: *runs,
+	b := &session{ctx: ctx, work: work, agent: *agent, runs: *runs, fs: fs,
 		disk: filepath.Join(work, "disk.img"), tree: tree{used: usedBytes, seed: 1}}
-	b.logf("making a disk of %d GiB with %.1f GiB of files in %s", *disk, *used, work)
-	if err := makeDisk(ctx, b.disk, *disk<<30, b.tree); err != nil {
+	b.logf("making a disk of %d GiB, %s with %.1f GiB of files, in %s", *disk, fs.name, *used, work)
+	if err := makeDisk(ctx, fs, b.disk, *disk<<30, b.tree); err != nil {
 		return err
 	}
 	if err := b.all(); err != nil {

@@ -29,6 +29,7 @@ type session struct {
 	work  string
 	agent string
 	runs  int
+	fs    filesystem
 	disk  string // image file of the disk that is captured
 	tree  tree
 
@@ -44,8 +45,8 @@ func (b *session) path(name string) string { return filepath.Join(b.work, name) 
 
 // The measurements, in the order of the table.
 const (
-	peerCapture   = "partclone.ext4 -c \\| zstd -1 -T2"
-	peerNoSum     = "partclone.ext4 -c -a 0 \\| zstd -1 -T2"
+	peerCapture   = "partclone.FS -c \\| zstd -1 -T2" // FS stands for the filesystem's name
+	peerNoSum     = "partclone.FS -c -a 0 \\| zstd -1 -T2"
 	ourCapture    = "mimeo-agent capture --codec zstd"
 	ourFast       = "mimeo-agent capture --codec s2"
 	peerRestore   = "zstd -d \\| partclone.restore"
@@ -116,7 +117,7 @@ func (b *session) second() error {
 func (b *session) peerCapture(name string, args ...string) error {
 	out := b.path("disk.partclone.zst")
 	args = append([]string{"-c", "-s", b.disk, "-o", "-", "-q", "-L", b.path("partclone.log")}, args...)
-	s, err := b.pipe(exec.CommandContext(b.ctx, "partclone.ext4", args...),
+	s, err := b.pipe(exec.CommandContext(b.ctx, "partclone."+b.fs.name, args...),
 		exec.CommandContext(b.ctx, "zstd", "-1", "-T2", "-q", "-f", "-o", out))
 	if err != nil {
 		return err
@@ -169,7 +170,7 @@ func (b *session) deploy() error {
 		return err
 	}
 	b.add(ourDeploy, s)
-	if err := run(b.ctx, "e2fsck", "-fn", target); err != nil {
+	if err := run(b.ctx, b.fs.check[0], append(b.fs.check[1:], target)...); err != nil {
 		return fmt.Errorf("the deployed filesystem is not clean: %w", err)
 	}
 	return nil
@@ -251,7 +252,7 @@ func (s *sample) count(cmd *exec.Cmd) {
 }
 
 func (b *session) add(name string, s sample) {
-	b.logf("  %-50s %6.2f s, cpu %6.2f s", strings.ReplaceAll(name, "\\", ""), s.wall.Seconds(), s.cpu.Seconds())
+	b.logf("  %-50s %6.2f s, cpu %6.2f s", strings.NewReplacer("\\", "", "FS", b.fs.name).Replace(name), s.wall.Seconds(), s.cpu.Seconds())
 	b.samples[name] = append(b.samples[name], s)
 }
 
@@ -298,7 +299,7 @@ func (b *session) print(w io.Writer) (missed int) {
 		if row.name == ourSecondOver {
 			sizes, kept = "", kept+" written"
 		}
-		fmt.Fprintf(w, "| `%s` | %.2f | %s | %.2f | %s | %s | %s | %d |\n", row.name, s.wall.Seconds(), ratio(s.wall.Seconds(), p.wall.Seconds()),
+		fmt.Fprintf(w, "| `%s` | %.2f | %s | %.2f | %s | %s | %s | %d |\n", strings.ReplaceAll(row.name, "FS", b.fs.name), s.wall.Seconds(), ratio(s.wall.Seconds(), p.wall.Seconds()),
 			s.cpu.Seconds(), ratio(s.cpu.Seconds(), p.cpu.Seconds()), kept, sizes, s.rss>>20)
 	}
 	fmt.Fprintf(w, "\n| goal | at most | measured | |\n|---|---|---|---|\n")

@@ -135,8 +135,21 @@ func (t tree) change(dir string, share float64) (n int, bytes int64, err error) 
 	return n, bytes, nil
 }
 
-// makeDisk makes an image file of size bytes with an ext4 that holds the tree.
-func makeDisk(ctx context.Context, path string, size int64, t tree) error {
+// filesystem is one that the disk can have.
+type filesystem struct {
+	name        string
+	make, check []string // commands, to which the disk is added
+}
+
+var filesystems = map[string]filesystem{
+	"ext4": {"ext4", []string{"mke2fs", "-q", "-F", "-t", "ext4", "-U", "5eed0000-0000-4000-8000-000000000001", "-L", "bench",
+		"-E", "hash_seed=5eed0000-0000-4000-8000-000000000002,lazy_itable_init=0,nodiscard"}, []string{"e2fsck", "-fn"}},
+	"xfs": {"xfs", []string{"mkfs.xfs", "-q", "-m", "uuid=5eed0000-0000-4000-8000-000000000001", "-L", "bench", "-K"},
+		[]string{"xfs_repair", "-n", "-f"}},
+}
+
+// makeDisk makes an image file of size bytes with a filesystem that holds the tree.
+func makeDisk(ctx context.Context, fs filesystem, path string, size int64, t tree) error {
 	f, err := os.Create(path)
 	if err != nil {
 		return err
@@ -148,8 +161,7 @@ func makeDisk(ctx context.Context, path string, size int64, t tree) error {
 	if err := f.Close(); err != nil {
 		return err
 	}
-	if err := run(ctx, "mke2fs", "-q", "-F", "-t", "ext4", "-U", "5eed0000-0000-4000-8000-000000000001", "-L", "bench",
-		"-E", "hash_seed=5eed0000-0000-4000-8000-000000000002,lazy_itable_init=0,nodiscard", path); err != nil {
+	if err := run(ctx, fs.make[0], append(fs.make[1:], path)...); err != nil {
 		return err
 	}
 	return withMount(ctx, path, func(dir string) error { return t.write(ctx, dir) })
