@@ -18,7 +18,7 @@ var asked = time.Date(2026, 3, 4, 5, 6, 7, 0, time.UTC)
 func batchJobs(req api.JobNew) (jobs []api.Job) {
 	for i := range 3 {
 		j := api.Job{ID: fmt.Sprintf("j%d", i+1), Batch: "b3", Kind: req.Kind, Node: node.Name(fmt.Sprintf("n%02d", i+1)), Image: req.Image, Phase: api.PhaseQueued, Active: true, Created: asked}
-		if i == 1 && req.Image == "big" {
+		if i == 1 && strings.HasPrefix(req.Image, "big") {
 			j.Phase, j.Active, j.Ended, j.Error = api.PhaseFailed, false, &asked, &api.Error{Code: "unfit", Message: "n02: the disk sda is too small"}
 		}
 		jobs = append(jobs, j)

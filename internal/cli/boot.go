@@ -16,6 +16,7 @@ import (
 func bootCmd(t *terminal) *cobra.Command {
 	req := api.BootSet{}
 	var keyFile string
+	var yes bool
 	c := &cobra.Command{
 		Use:   "boot RANGE [disk | shell | stateless | memtest | discover] [PROFILE]",
 		Short: "Show or change what nodes boot next",
@@ -30,7 +31,7 @@ func bootCmd(t *terminal) *cobra.Command {
   discover   the stateless image, to report its hardware anew; with --once it goes
              back to its disk then
 
-Nodes are not restarted unless --cycle says so.`,
+Nodes are not restarted unless --cycle says so; with several it asks.`,
 		Example: `  mimeo boot n07                       # what does it boot?
   mimeo boot n07 shell --cycle --ssh-key ~/.ssh/id_ed25519.pub
   mimeo boot n07 disk --cycle
@@ -65,6 +66,16 @@ Nodes are not restarted unless --cycle says so.`,
 					}
 				}
 			}
+			if req.Cycle && !yes {
+				nodes, err := t.hit(cmd, req.Range)
+				if err != nil {
+					return err
+				}
+				if err := t.confirm(yes, nodes, "they are power-cycled now"); err != nil {
+					return err
+				}
+				req.Range = exactly(nodes)
+			}
 			err := t.nodes(cmd, http.MethodPost, "/v1/boot", req)
 			if err == nil && req.State == node.BootMemtest {
 				fmt.Fprintln(t.err, "what memtest86+ finds is on the nodes' screens and serial consoles alone: Mimeo does not learn it")
@@ -74,6 +85,7 @@ Nodes are not restarted unless --cycle says so.`,
 	}
 	c.Flags().BoolVar(&req.Once, "once", false, "for one boot, then disk again")
 	c.Flags().BoolVar(&req.Cycle, "cycle", false, "power-cycle them now")
+	c.Flags().BoolVarP(&yes, "yes", "y", false, "do not ask, however many are power-cycled")
 	c.Flags().StringVar(&keyFile, "ssh-key", "", "public key `file` that may sign in as root to the shell or stateless system")
 	c.AddCommand(&cobra.Command{
 		Use: "explain NODE", Short: "Say what a node would be offered now, and why",

@@ -90,7 +90,7 @@ when it is time ("mimeo schedule --help").`,
 			if err := at.check(watch); err != nil {
 				return err
 			}
-			nodes, err := t.preflight(cmd, req, at, yes)
+			nodes, err := t.preflight(cmd, &req, at, yes)
 			if err != nil {
 				return err
 			}
@@ -115,8 +115,9 @@ when it is time ("mimeo schedule --help").`,
 	return c
 }
 
-// preflight shows what is known of the nodes before their disks are touched, and asks. It returns how many they are.
-func (t *terminal) preflight(cmd *cobra.Command, req api.JobNew, at later, yes bool) (int, error) {
+// preflight shows what is known of the nodes before their disks are touched, and asks. What is done now is then asked for by the names
+// and the revision that were shown, whatever has changed since. It returns how many nodes they are.
+func (t *terminal) preflight(cmd *cobra.Command, req *api.JobNew, at later, yes bool) (int, error) {
 	c, err := connect()
 	if err != nil {
 		return 0, err
@@ -134,7 +135,9 @@ func (t *terminal) preflight(cmd *cobra.Command, req api.JobNew, at later, yes b
 		nodes = append(nodes, api.NodeStatus{Node: node.Node{Name: n.Node}})
 	}
 	what := fmt.Sprintf("%s will be overwritten with %s@%d", count(fit, "disk"), p.Image, p.Rev)
-	if at.later() {
+	if !at.later() {
+		req.Range, req.Image = exactly(nodes), fmt.Sprintf("%s@%d", p.Image, p.Rev)
+	} else {
 		what = fmt.Sprintf("as many disks as there are nodes then will be overwritten with %s, %s", req.Image, at.text())
 	}
 	return len(p.Nodes), t.confirm(yes, nodes, what)

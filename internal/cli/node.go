@@ -448,6 +448,15 @@ func fold(nodes []api.NodeStatus) string {
 	return noderange.Fold(names)
 }
 
+// exactly is a range of just these nodes, in this order: what was shown and agreed to, whatever groups and attributes become meanwhile.
+func exactly(nodes []api.NodeStatus) string {
+	names := make([]string, len(nodes))
+	for i, n := range nodes {
+		names[i] = string(n.Name)
+	}
+	return strings.Join(names, ",")
+}
+
 func count(n int, what string) string {
 	if n == 1 {
 		return "1 " + what

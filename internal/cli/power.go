@@ -124,6 +124,7 @@ func (t *terminal) power(cmd *cobra.Command, do api.PowerDo, yes bool) error {
 		if err != nil {
 			return err
 		}
+		do.Range = exactly(nodes)
 		if len(nodes) > 1 {
 			what := do.Action
 			if do.Clear {

@@ -222,7 +222,8 @@ func scheduleRunCmd(t *terminal) *cobra.Command {
 				return err
 			}
 			if s.Job.Kind == api.TaskDeploy {
-				if _, err := t.preflight(cmd, s.Job, later{}, yes); err != nil {
+				job := s.Job
+				if _, err := t.preflight(cmd, &job, later{}, yes); err != nil {
 					return err
 				}
 			}

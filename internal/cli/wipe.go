@@ -16,6 +16,7 @@ import (
 	"github.com/spf13/cobra"
 
 	"mimeo/internal/cluster/api"
+	"mimeo/internal/cluster/node"
 )
 
 func wipeCmd(t *terminal) *cobra.Command {
@@ -54,7 +55,7 @@ boot state is disk then, and there is nothing on it to boot.`,
 				return usagef("wipe: method %q is none of %s", req.Method, strings.Join(api.WipeMethods, ", "))
 			}
 			req.Range = args[0]
-			nodes, err := t.wipePreflight(cmd, req, yes)
+			nodes, err := t.wipePreflight(cmd, &req, yes)
 			if err != nil {
 				return err
 			}
@@ -75,7 +76,7 @@ boot state is disk then, and there is nothing on it to boot.`,
 }
 
 // wipePreflight names what will be erased, and asks, also where it is one disk.
-func (t *terminal) wipePreflight(cmd *cobra.Command, req api.JobNew, yes bool) (int, error) {
+func (t *terminal) wipePreflight(cmd *cobra.Command, req *api.JobNew, yes bool) (int, error) {
 	c, err := connect()
 	if err != nil {
 		return 0, err
@@ -89,7 +90,9 @@ func (t *terminal) wipePreflight(cmd *cobra.Command, req api.JobNew, yes bool) (
 		return len(p.Nodes), nil // it is refused, with the reason
 	}
 	shown, disks, unknown := 0, 0, 0
+	var nodes []api.NodeStatus
 	for _, n := range p.Nodes {
+		nodes = append(nodes, api.NodeStatus{Node: node.Node{Name: n.Node}})
 		if n.Problem != nil {
 			continue
 		}
@@ -116,6 +119,7 @@ func (t *terminal) wipePreflight(cmd *cobra.Command, req api.JobNew, yes bool) (
 	if shown > maxProblems {
 		fmt.Fprintf(t.err, "... and %d more nodes\n", shown-maxProblems)
 	}
+	req.Range = exactly(nodes)
 	if yes {
 		return len(p.Nodes), nil
 	}
