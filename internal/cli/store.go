@@ -15,10 +15,10 @@ import (
 )
 
 func storeCmd(t *terminal) *cobra.Command {
-	c := &cobra.Command{Use: "store", Short: "Look after the store that keeps all images: check, stats",
+	c := &cobra.Command{Use: "store", Short: "Look after the store that keeps all images: check, stats, gc",
 		Long: `The store keeps the chunks of all images and revisions, each once. These commands
 look after it as a whole. Captures and deploys go on beside them.`}
-	c.AddCommand(storeCheckCmd(t), storeStatsCmd(t))
+	c.AddCommand(storeCheckCmd(t), storeStatsCmd(t), storeGCCmd(t))
 	return c
 }
 
@@ -141,4 +141,65 @@ once. UNIQUE is what no other revision (of an image: no other image) has: what
 			return nil
 		},
 	}
+}
+
+func storeGCCmd(t *terminal) *cobra.Command {
+	var dry, yes bool
+	var grace time.Duration
+	c := &cobra.Command{
+		Use: "gc", Short: "Free what no revision needs any more",
+		Long: `Removes from the store what no revision names: what "mimeo image rm" and retention
+rules left behind, and what captures stored that were cut off. Captures and deploys
+go on; what they need stays. Packs of which a quarter or more is garbage are written
+anew without it.
+
+Look first: --dry-run says what would be freed and changes nothing. Without it, the
+same is shown and asked about. Stopped at any moment, by Ctrl-C or a power cut, it
+leaves every revision whole; the next time it goes on.
+
+What a capture that was cut off has stored is kept for --grace, so that its second
+try does not send it again.`,
+		Example: `  mimeo store gc --dry-run
+  mimeo store gc
+  mimeo store gc --yes --grace 0      # what captures left that were cut off, too`,
+		Args: cobra.NoArgs,
+		RunE: func(cmd *cobra.Command, args []string) error {
+			if grace < 0 {
+				return usagef("--grace %s: want 0 or more", grace)
+			}
+			path := fmt.Sprintf("/v1/maintenance/garbage?grace_ms=%d", grace.Milliseconds())
+			var r api.StoreGC
+			if dry || !yes {
+				if err := t.maintain(cmd.Context(), http.MethodGet, path, "looking for garbage", &r); err != nil {
+					return err
+				}
+			}
+			if !dry {
+				if !yes {
+					storetext.GC(t.err, &r)
+					if r.Freed == 0 && r.Manifests == 0 {
+						fmt.Fprintln(t.err, "there is nothing to free")
+						return nil
+					}
+					if err := t.ask("free it?"); err != nil {
+						return err
+					}
+				}
+				r = api.StoreGC{}
+				if err := t.maintain(cmd.Context(), http.MethodDelete, path, "removing garbage", &r); err != nil {
+					return err
+				}
+			}
+			if t.json {
+				return t.printJSON(r)
+			}
+			storetext.GC(t.out, &r)
+			return nil
+		},
+	}
+	f := c.Flags()
+	f.BoolVar(&dry, "dry-run", false, "say what would be freed, and change nothing")
+	f.BoolVarP(&yes, "yes", "y", false, "do not ask")
+	f.DurationVar(&grace, "grace", 24*time.Hour, "how long to keep what captures stored that were cut off")
+	return c
 }

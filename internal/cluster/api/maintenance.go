@@ -9,6 +9,8 @@ import (
 //
 //	POST   /v1/maintenance/check?read_data=1  → text/event-stream of StoreProgress; the last has Finished, and a StoreCheck
 //	GET    /v1/maintenance/usage?image=NAME   → StoreUsage
+//	GET    /v1/maintenance/garbage?grace_ms=N → text/event-stream of StoreProgress, with a StoreGC: what DELETE would do
+//	DELETE /v1/maintenance/garbage?grace_ms=N → likewise, done
 
 // StoreProgress is how far the work on the store is.
 type StoreProgress struct {
@@ -110,4 +112,20 @@ type StoreUsageRevision struct {
 	Unique   int64     `json:"unique"` // removing the revision would free them
 	Shared   int64     `json:"shared"` // with other revisions
 	Error    string    `json:"error,omitempty"`
+}
+
+// StoreGC is what removing garbage has done, or would do. All but counts are bytes of packs.
+type StoreGC struct {
+	DryRun    bool     `json:"dry_run"`
+	Bytes     int64    `json:"bytes"`     // before
+	Live      int64    `json:"live"`      // that revisions and running jobs need
+	Young     int64    `json:"young"`     // that no revision needs, and a capture that runs or was cut off may
+	Garbage   int64    `json:"garbage"`   // that nobody needs, before
+	Removed   int      `json:"removed"`   // packs without anything that is needed
+	Rewritten int      `json:"rewritten"` // packs of which what is needed was copied
+	Copied    int64    `json:"copied"`
+	Freed     int64    `json:"freed"`
+	Left      int64    `json:"left"`      // garbage in packs that are not worth rewriting
+	Manifests int      `json:"manifests"` // that were removed
+	Problems  []string `json:"problems"`
 }

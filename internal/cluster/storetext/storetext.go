@@ -81,3 +81,19 @@ func CheckError(c *api.StoreCheck, repair string) error {
 	}
 	return e
 }
+
+// GC writes what removing garbage has done, or would do.
+func GC(w io.Writer, r *api.StoreGC) {
+	fmt.Fprintf(w, "of %s in the store %s are needed, %s are kept for captures that run or were cut off, %s are garbage\n", Size(r.Bytes), Size(r.Live), Size(r.Young), Size(r.Garbage))
+	for _, p := range r.Problems {
+		fmt.Fprintln(w, "problem:", p)
+	}
+	did := "freed"
+	if r.DryRun {
+		did = "would free"
+	}
+	fmt.Fprintf(w, "%s %s: %d packs removed, %d rewritten, for which %s are copied; %d manifests removed\n", did, Size(r.Freed), r.Removed, r.Rewritten, Size(r.Copied), r.Manifests)
+	if r.Left > 0 {
+		fmt.Fprintf(w, "%s of garbage stay, in packs that are not worth rewriting yet\n", Size(r.Left))
+	}
+}

@@ -11,6 +11,8 @@ import (
 
 	"mimeo/internal/cluster/api"
 	"mimeo/internal/cluster/node"
+	"mimeo/internal/imaging/chunk"
+	"mimeo/internal/imaging/manifest"
 	"mimeo/internal/manage/inventory"
 )
 
@@ -329,6 +331,34 @@ func (e *Engine) Publics(ctx context.Context, f inventory.JobFilter) ([]api.Job,
 		out[i].Outputs = nil
 	}
 	return out, err
+}
+
+// Needs says what of the store the active jobs need: manifests that they deploy or are about to publish, and since when
+// the oldest capture runs that an agent has begun; zero where there is none.
+func (e *Engine) Needs() (ids []manifest.ID, since time.Time) {
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	for _, r := range e.live {
+		if r.Manifest != (manifest.ID{}) {
+			ids = append(ids, r.Manifest)
+		}
+		if r.Kind != api.TaskCapture || !r.Tasked && r.DoneMsg == nil {
+			continue
+		}
+		if r.DoneMsg != nil {
+			if id, err := chunk.ParseID(r.DoneMsg.Manifest); err == nil {
+				ids = append(ids, id)
+			}
+		}
+		began := r.Created
+		if r.Started != nil {
+			began = *r.Started
+		}
+		if since.IsZero() || began.Before(since) {
+			since = began
+		}
+	}
+	return ids, since
 }
 
 // Active are the jobs that have not ended, in no order.

@@ -106,6 +106,8 @@ func (s *Server) apiHandler() http.Handler {
 	admin.HandleFunc("GET /v1/images/{name}/{rev}/content", s.imageContent)
 	admin.HandleFunc("GET /v1/images/{name}/{rev}/diff", s.imageDiff)
 	admin.HandleFunc("POST /v1/maintenance/check", s.maintain(s.checkStore))
+	admin.HandleFunc("GET /v1/maintenance/garbage", s.maintain(s.collectGarbage))
+	admin.HandleFunc("DELETE /v1/maintenance/garbage", s.maintain(s.collectGarbage))
 	route("GET /v1/maintenance/usage", s.storeUsage)
 	route("GET /v1/stateless", s.listStateless)
 	route("GET /v1/stateless/{profile}", s.showStateless)

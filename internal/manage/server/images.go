@@ -102,19 +102,29 @@ func (s *Server) removeRevision(r *http.Request) (any, error) {
 	if err != nil || rev < 1 || manifest.ValidName(name) != nil {
 		return nil, noImage(name + "@" + r.PathValue("rev"))
 	}
-	for _, j := range s.jobs.Active() {
-		if j.Kind == api.TaskDeploy && j.Image == name && j.Rev == rev {
-			return nil, &api.Error{Code: "conflict", Message: fmt.Sprintf("%s@%d is being deployed to %s by job %s", name, rev, j.Node, j.ID), Hint: "wait for it, or cancel it"}
-		}
-	}
-	// A manifest that is damaged must not keep its revision from being removed.
-	if err := s.store.Remove(r.Context(), name, rev); err != nil {
-		if errors.Is(err, store.ErrNotFound) {
-			return nil, noImage(fmt.Sprintf("%s@%d", name, rev))
-		}
+	if err := s.remove(r.Context(), name, rev); err != nil {
 		return nil, err
 	}
 	return api.Affected{Names: []string{fmt.Sprintf("%s@%d", name, rev)}}, nil
+}
+
+// remove removes a revision that no job deploys.
+func (s *Server) remove(ctx context.Context, name string, rev int) error {
+	s.retire.Lock()
+	defer s.retire.Unlock()
+	for _, j := range s.jobs.Active() {
+		if j.Kind == api.TaskDeploy && j.Image == name && j.Rev == rev {
+			return &api.Error{Code: "conflict", Message: fmt.Sprintf("%s@%d is being deployed to %s by job %s", name, rev, j.Node, j.ID), Hint: "wait for it, or cancel it"}
+		}
+	}
+	// A manifest that is damaged must not keep its revision from being removed.
+	if err := s.store.Remove(ctx, name, rev); err != nil {
+		if errors.Is(err, store.ErrNotFound) {
+			return noImage(fmt.Sprintf("%s@%d", name, rev))
+		}
+		return err
+	}
+	return nil
 }
 
 // verifyRevision reads a revision back and streams how far it is.

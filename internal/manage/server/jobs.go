@@ -69,6 +69,9 @@ func (s *Server) makeWork(ctx context.Context, req api.JobNew, schedule string, 
 	if known, err := s.jobs.OfKey(ctx, req.Key); err != nil || len(known) > 0 {
 		return known, err
 	}
+	// From finding the revision to having a job of it, nobody may remove it.
+	s.retire.RLock()
+	defer s.retire.RUnlock()
 	p, err := s.plan(ctx, req)
 	if err != nil {
 		return nil, err

@@ -4,7 +4,9 @@ import (
 	"context"
 	"encoding/json"
 	"errors"
+	"fmt"
 	"net/http"
+	"strconv"
 	"time"
 
 	"mimeo/internal/cluster/api"
@@ -40,8 +42,32 @@ func storeError(err error) *api.Error {
 	if errors.Is(err, dir.ErrBusy) {
 		return &api.Error{Code: "busy", Message: err.Error(), Hint: "try again when that is done"}
 	}
+	var promised *dir.PromisedError
+	if errors.As(err, &promised) {
+		return &api.Error{Code: "conflict", Message: err.Error(), Hint: "try again when it has ended (mimeo job list shows it)"}
+	}
+	var unread *dir.UnreadableError
+	if errors.As(err, &unread) {
+		return &api.Error{Code: "damaged", Message: "nothing was removed: " + err.Error(), Hint: `"mimeo store check" tells what is damaged; capture it again, or remove the revision ("mimeo image rm NAME@REV")`}
+	}
 	return toAPIError(err)
 }
+
+// collectGarbage removes what nobody needs, or says what it would remove.
+func (s *Server) collectGarbage(ctx context.Context, r *http.Request, progress func(done, total int64)) (any, error) {
+	o := dir.GCOptions{DryRun: r.Method == http.MethodGet, Grace: -1, InUse: s.jobs.Needs, Progress: progress}
+	if text := r.FormValue("grace_ms"); text != "" {
+		n, err := strconv.ParseInt(text, 10, 64)
+		if err != nil || n < 0 || n > maxGrace.Milliseconds() {
+			return nil, &api.Error{Code: "bad_request", Message: fmt.Sprintf("grace_ms: want 0 to %d", maxGrace.Milliseconds())}
+		}
+		o.Grace = time.Duration(n) * time.Millisecond
+	}
+	return s.store.GC(ctx, o)
+}
+
+// maxGrace is longer than anybody waits to go on with a capture that was cut off.
+const maxGrace = 10 * 365 * 24 * time.Hour
 
 func (s *Server) checkStore(ctx context.Context, r *http.Request, progress func(done, total int64)) (any, error) {
 	return s.store.Check(ctx, r.FormValue("read_data") != "", progress)

@@ -8,6 +8,8 @@ import (
 	"testing"
 
 	"mimeo/internal/cluster/api"
+	"mimeo/internal/imaging/chunk"
+	"mimeo/internal/imaging/manifest"
 	"mimeo/internal/imaging/store"
 	"mimeo/internal/imaging/store/storetest"
 )
@@ -101,4 +103,83 @@ func TestStoreUsage(t *testing.T) {
 		t.Errorf("%+v", u)
 	}
 	r.fails("GET", "/v1/maintenance/usage?image=none", nil, "not_found", "none")
+}
+
+// TestStoreGC removes a revision and frees what it took, with a capture and a deploy under way.
+func TestStoreGC(t *testing.T) {
+	r := start(t)
+	web := r.published("web", func(piece int) uint64 { return uint64(3 * piece) })
+	r.published("db", func(piece int) uint64 { return uint64(300 + 3*piece) })
+	old := r.published("web", func(piece int) uint64 { return uint64(600 + 3*piece) })
+	packs := func() (n int64) {
+		files, _ := filepath.Glob(filepath.Join(r.cfg.State, "store", "packs", "*.pack"))
+		for _, f := range files {
+			info, err := os.Stat(f)
+			if err != nil {
+				t.Fatal(err)
+			}
+			n += info.Size()
+		}
+		return n
+	}
+	full := packs()
+
+	var jobs []api.Job
+	r.must("POST", "/v1/jobs", api.JobNew{Key: "d", Kind: api.TaskDeploy, Range: "n1", Image: "web@1"}, &jobs)
+	if e := r.fails("DELETE", "/v1/images/web/1", nil, "conflict", "is being deployed"); e.Hint == "" {
+		t.Error("no hint")
+	}
+	r.must("DELETE", "/v1/images/web/2", nil, nil)
+	r.must("DELETE", "/v1/images/db/1", nil, nil)
+
+	// Cleaning up begins an epoch: what happened before is told apart from what the capture is told.
+	if r, e := maintain[api.StoreGC](r, "GET", "garbage?grace_ms=0"); e != nil || r.Garbage == 0 {
+		t.Fatalf("%+v, %v", r, e)
+	}
+
+	// A capture is told that chunks of web@2 are there. It began after the store was opened.
+	m, err := r.store.Manifest(t.Context(), old.ID)
+	if err != nil {
+		t.Fatal(err)
+	}
+	id := r.capture("n2")
+	token := r.boot(2)
+	r.hello(token, "b")
+	if code, e := r.call(token, "POST", "/v1/store/missing", m.Content.Segments[0].ID[:], nil); code != 200 && e == nil {
+		t.Fatal(code)
+	}
+	if _, since := r.Server.jobs.Needs(); since.IsZero() {
+		t.Error("a capture that an agent has is not told of")
+	}
+	dry, e := maintain[api.StoreGC](r, "GET", "garbage")
+	if e != nil || !dry.DryRun || dry.Freed == 0 || dry.Young == 0 || packs() != full {
+		t.Fatalf("%+v, %v", dry, e)
+	}
+	did, e := maintain[api.StoreGC](r, "DELETE", "garbage")
+	if e != nil || did.DryRun || did.Freed != dry.Freed || full-packs() < did.Freed*9/10 {
+		t.Fatalf("%+v, %v; %d bytes of %d are left", did, e, packs(), full)
+	}
+	if missing, err := r.store.Missing(t.Context(), []chunk.ID{m.Content.Segments[0].ID}); err != nil || len(missing) != 0 {
+		t.Errorf("what the capture was told to be there is gone: %v", err)
+	}
+	if v, err := store.Verify(t.Context(), r.store, must(t)(r.store.Manifest(t.Context(), web.ID)), nil); err != nil || !v.OK() {
+		t.Errorf("%+v, %v", v, err)
+	}
+	r.must("POST", "/v1/jobs/"+id+"/cancel", nil, nil)
+	if _, e := maintain[api.StoreGC](r, "GET", "garbage?grace_ms=-1"); e == nil || e.Code != "bad_request" {
+		t.Error(e)
+	}
+	if code, e := r.call(r.viewer("operator"), "DELETE", "/v1/maintenance/garbage", nil, nil); code != 403 {
+		t.Errorf("an operator: %d %v", code, e)
+	}
+}
+
+func must(t *testing.T) func(*manifest.Manifest, error) *manifest.Manifest {
+	return func(m *manifest.Manifest, err error) *manifest.Manifest {
+		t.Helper()
+		if err != nil {
+			t.Fatal(err)
+		}
+		return m
+	}
 }

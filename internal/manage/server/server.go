@@ -62,6 +62,7 @@ type Server struct {
 	schedules *schedule.Runner
 	consoles  *console.Keeper
 
+	retire   sync.RWMutex  // jobs are made under it, revisions removed with it held alone
 	builds   sync.Mutex    // one stateless build at a time
 	browsing chan struct{} // agents that read images' files just now
 	files    fileHashes

@@ -90,7 +90,7 @@ func (s *Store) Check(ctx context.Context, readData bool, progress func(done, to
 		return nil, err
 	}
 	defer end()
-	c := &checking{s: s, readData: readData, progress: progress, r: new(Report), bad: make(map[chunk.ID]bool), why: make(map[chunk.ID]string)}
+	c := &checking{s: s, readData: readData, progress: progress, r: &Report{Problems: []string{}, Notes: []string{}, Revisions: []RevisionReport{}}, bad: make(map[chunk.ID]bool), why: make(map[chunk.ID]string)}
 	sizes, err := c.list()
 	if err != nil {
 		return c.r, err

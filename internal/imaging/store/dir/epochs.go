@@ -8,7 +8,7 @@ import (
 )
 
 // epochLen is how long an epoch lasts at most. A clean-up keeps what was told up to so much too early, and no more.
-const epochLen = 15 * time.Minute
+const epochLen = time.Minute
 
 // epochs counts stretches of time since the store was opened, from 1. docs/design/gc.md says what for.
 type epochs struct {
