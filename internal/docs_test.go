@@ -147,13 +147,17 @@ func unknown(bin string, words []string) string {
 		args[i] = strings.TrimRight(a, ",.…")
 	}
 	args = slices.DeleteFunc(args, func(a string) bool { return a == "" || a == "]" })
-	if len(args) > 0 && args[0] == "help" {
+	topic := len(args) > 0 && args[0] == "help"
+	if topic {
 		args = args[1:] // "help ranges" is the help of ranges
 	}
 	cmd := exec.Command(filepath.Join(bin, words[0]), append(args, "--help")...)
 	cmd.Env = append(os.Environ(), "HOME=/nonexistent")
 	out, err := cmd.CombinedOutput()
 	m := usage.FindSubmatch(out)
+	if topic && err == nil && m == nil {
+		return "" // a page without a command
+	}
 	if bytes.Contains(out, []byte("arg(s)")) {
 		return "" // its last flag took --help as its value: all of them are known
 	}
