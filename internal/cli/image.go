@@ -15,8 +15,8 @@ import (
 )
 
 func imageCmd(t *terminal) *cobra.Command {
-	c := &cobra.Command{Use: "image", Short: "List, show, look into, compare, verify and remove images"}
-	c.AddCommand(imageListCmd(t), imageShowCmd(t), imageFilesCmd(t), imageCatCmd(t), imageDiffCmd(t), imageVerifyCmd(t), imageRmCmd(t))
+	c := &cobra.Command{Use: "image", Short: "List, show, look into, mount, compare, verify and remove images"}
+	c.AddCommand(imageListCmd(t), imageShowCmd(t), imageFilesCmd(t), imageCatCmd(t), imageDiffCmd(t), imageMountCmd(t), imageVerifyCmd(t), imageRmCmd(t))
 	return c
 }
 

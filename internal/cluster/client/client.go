@@ -37,6 +37,12 @@ type Client struct {
 
 // New makes a client.
 func New(a Access) *Client {
+	a.Server = strings.TrimRight(a.Server, "/")
+	return &Client{access: a, http: a.HTTP()}
+}
+
+// HTTP returns a client that checks the server's pin and has no time limit. The token is the caller's to send.
+func (a Access) HTTP() *http.Client {
 	tr := http.DefaultTransport.(*http.Transport).Clone()
 	tr.Proxy = nil
 	tr.TLSClientConfig = &tls.Config{MinVersion: tls.VersionTLS12}
@@ -44,8 +50,7 @@ func New(a Access) *Client {
 		tr.TLSClientConfig.InsecureSkipVerify = true // the pin below is the check, and a stricter one
 		tr.TLSClientConfig.VerifyConnection = func(s tls.ConnectionState) error { return CheckPin(a.Pin, s.PeerCertificates) }
 	}
-	a.Server = strings.TrimRight(a.Server, "/")
-	return &Client{access: a, http: &http.Client{Transport: tr}}
+	return &http.Client{Transport: tr}
 }
 
 // CheckPin compares the server's key with its pin.

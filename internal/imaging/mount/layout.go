@@ -91,7 +91,7 @@ func (s *fsys) layout(image *browse.Image) error {
 		}
 		s.shown = append(s.shown, shown)
 	}
-	s.shift = uint(64 - bits.Len(uint(len(s.vols))))
+	s.shift = uint(63 - bits.Len(uint(len(s.vols)))) // some programs take an inode number for a signed one
 	for i, v := range s.vols {
 		n, err := s.number(i, v.Root())
 		if err != nil {

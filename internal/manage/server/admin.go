@@ -163,15 +163,21 @@ func blanked(body []byte) string {
 // whoKey is the key of the name of a request's token, in its context.
 type whoKey struct{}
 
+// adminToken returns whose admin's token a request carries.
+func (s *Server) adminToken(r *http.Request) (inventory.Token, bool) {
+	token, ok := strings.CutPrefix(r.Header.Get("Authorization"), "Bearer ")
+	if !ok {
+		return inventory.Token{}, false
+	}
+	who, err := s.db.Token(r.Context(), token)
+	return who, err == nil
+}
+
 // adminOnly lets in who has an admin's token, by role, and writes each change down.
 func (s *Server) adminOnly(next http.Handler) http.Handler {
 	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
-		token, ok := strings.CutPrefix(r.Header.Get("Authorization"), "Bearer ")
-		who, err := inventory.Token{}, error(nil)
-		if ok {
-			who, err = s.db.Token(r.Context(), token)
-		}
-		if !ok || err != nil {
+		who, ok := s.adminToken(r)
+		if !ok {
 			writeError(w, &api.Error{Code: "denied", Message: "a good token is needed", Hint: `sign in with "mimeo login"; the admin's token was printed at the first start of mimeod`})
 			return
 		}

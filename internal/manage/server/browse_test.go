@@ -1,13 +1,16 @@
 package server
 
 import (
+	"bufio"
 	"bytes"
 	"encoding/json"
+	"errors"
 	"os"
 	"os/exec"
 	"path/filepath"
 	"strconv"
 	"strings"
+	"syscall"
 	"testing"
 
 	"mimeo/internal/cluster/api"
@@ -88,5 +91,50 @@ func TestImageFiles(t *testing.T) {
 		if e != nil && e.Message == "" {
 			t.Errorf("%s: no message", path)
 		}
+	}
+	mountImage(t, r, agent, filepath.Join(state, "tree"))
+}
+
+// mountImage mounts an image from the server, as "mimeo image mount" does.
+func mountImage(t *testing.T, r *rig, agent, tree string) {
+	t.Helper()
+	dir := filepath.Join(t.TempDir(), "mnt")
+	run := func(token string) (*exec.Cmd, *bufio.Reader, *bytes.Buffer) {
+		cmd := exec.Command(agent, "mount", "--json", "--store", "https://"+r.https.Addr().String(), "--", "deb@1", dir)
+		cmd.Env = []string{"MIMEO_PIN=" + r.pin, "MIMEO_TOKEN=" + token}
+		out, err := cmd.StdoutPipe()
+		if err != nil {
+			t.Fatal(err)
+		}
+		said := new(bytes.Buffer)
+		cmd.Stderr = said
+		if err := cmd.Start(); err != nil {
+			t.Fatal(err)
+		}
+		return cmd, bufio.NewReader(out), said
+	}
+	cmd, _, said := run("bad")
+	if err := cmd.Wait(); err == nil || !strings.Contains(said.String(), "a good token is needed") {
+		t.Errorf("with a bad token: %v, %s", err, said)
+	}
+	cmd, out, said := run(r.viewer("looker"))
+	line, err := out.ReadBytes('\n')
+	var at struct {
+		Dir, Disk string
+		Volumes   []struct{ Files string }
+	}
+	if err != nil || json.Unmarshal(line, &at) != nil || at.Dir != dir || len(at.Volumes) != 1 || at.Volumes[0].Files != "files/0" {
+		cmd.Process.Kill()
+		t.Fatalf("it printed %q, %v; %v: %s", line, err, cmd.Wait(), said)
+	}
+	sh(t, `for f in etc/os-release numbers; do cmp "$1/$f" "$2/$f"; done; e2fsck -fn "$3"`, tree, filepath.Join(dir, "files/0"), at.Disk)
+	if err := cmd.Process.Signal(syscall.SIGTERM); err != nil {
+		t.Fatal(err)
+	}
+	if err := cmd.Wait(); err != nil || said.Len() > 0 {
+		t.Errorf("it ended with %v: %s", err, said)
+	}
+	if _, err := os.Stat(dir); !errors.Is(err, os.ErrNotExist) {
+		t.Errorf("%s is still there: %v", dir, err)
 	}
 }
