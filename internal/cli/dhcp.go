@@ -3,6 +3,7 @@ package cli
 import (
 	"fmt"
 	"net/http"
+	"net/url"
 	"slices"
 	"strings"
 
@@ -15,12 +16,13 @@ import (
 func dhcpCmd(t *terminal) *cobra.Command {
 	c := &cobra.Command{
 		Use:   "dhcp",
-		Short: "Show addresses that were given, and the networks that are served",
+		Short: "Show addresses that were given, and how other DHCP servers are told of Mimeo",
 		Example: `  mimeo dhcp networks                  # how full are the pools?
   mimeo dhcp leases                    # who has which address?
-  mimeo dhcp leases "n[01-16]"`,
+  mimeo dhcp leases "n[01-16]"
+  mimeo dhcp snippet kea               # for the DHCP server of the site`,
 	}
-	c.AddCommand(dhcpLeasesCmd(t), dhcpNetworksCmd(t))
+	c.AddCommand(dhcpLeasesCmd(t), dhcpNetworksCmd(t), dhcpSnippetCmd(t))
 	return c
 }
 
@@ -109,6 +111,43 @@ func dhcpNetworksCmd(t *terminal) *cobra.Command {
 			return nil
 		},
 	}
+}
+
+func dhcpSnippetCmd(t *terminal) *cobra.Command {
+	var iface string
+	c := &cobra.Command{
+		Use:   "snippet dnsmasq|isc|kea",
+		Short: "Print what the site's own DHCP server needs to boot the nodes",
+		Long: `Print what the site's own DHCP server needs to boot the nodes, where mimeod shall
+answer no DHCP at all (dhcp: off): the nodes that are known, with their fixed
+addresses, and the boot file of each firmware. Other machines are left alone.
+Nodes that are added later are not in it: print it anew then.`,
+		Example: `  mimeo dhcp snippet dnsmasq >/etc/dnsmasq.d/mimeo.conf
+  mimeo dhcp snippet isc --interface eth1 >/etc/dhcp/mimeo.conf
+  mimeo dhcp snippet kea`,
+		Args: cobra.ExactArgs(1),
+		RunE: func(cmd *cobra.Command, args []string) error {
+			c, err := connect()
+			if err != nil {
+				return err
+			}
+			var s api.DHCPSnippet
+			q := url.Values{"server": {args[0]}, "interface": {iface}}
+			if err := c.Do(cmd.Context(), http.MethodGet, "/v1/dhcp/snippet?"+q.Encode(), nil, &s); err != nil {
+				return err
+			}
+			if t.json {
+				return t.printJSON(s)
+			}
+			fmt.Fprint(t.out, s.Text)
+			if s.Note != "" {
+				fmt.Fprintln(t.err, "mimeo: note:", s.Note)
+			}
+			return nil
+		},
+	}
+	c.Flags().StringVar(&iface, "interface", "", "of mimeod, through which the nodes are reached; default: the one with dhcp off")
+	return c
 }
 
 // warnFull tells of pools that have nothing left to give.

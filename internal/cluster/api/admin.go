@@ -11,6 +11,7 @@ import (
 //
 //	GET    /v1/status                         → ServerStatus
 //	GET    /v1/dhcp                           → DHCPStatus
+//	GET    /v1/dhcp/snippet?server=KIND&interface=NAME → DHCPSnippet
 //	GET    /v1/nodes?range=RANGE              → []NodeStatus (all where range is left out)
 //	POST   /v1/nodes            NodeAdd       → []NodeStatus
 //	PATCH  /v1/nodes            NodeSet       → []NodeStatus

@@ -44,3 +44,12 @@ type DHCPLease struct {
 	State   string    `json:"state"`
 	Expires time.Time `json:"expires"`
 }
+
+// DHCPSnippet is what GET /v1/dhcp/snippet answers: configuration for somebody else's DHCP server.
+type DHCPSnippet struct {
+	Server    string `json:"server"` // dnsmasq, isc, kea
+	Interface string `json:"interface"`
+	Nodes     int    `json:"nodes"`
+	Text      string `json:"text"`
+	Note      string `json:"note,omitempty"` // what to know before it is used
+}

@@ -53,6 +53,7 @@ func (s *Server) apiHandler() http.Handler {
 	}
 	route("GET /v1/status", s.status)
 	route("GET /v1/dhcp", s.dhcpStatus)
+	route("GET /v1/dhcp/snippet", s.dhcpSnippet)
 	route("GET /v1/nodes", s.listNodes)
 	route("POST /v1/nodes", s.addNodes)
 	route("PATCH /v1/nodes", s.setNodes)

@@ -97,3 +97,33 @@ func TestLeasesAreTold(t *testing.T) {
 		t.Errorf("%+v", n)
 	}
 }
+
+func TestSnippetOfASite(t *testing.T) {
+	r := start(t)
+	r.fails("GET", "/v1/dhcp/snippet?server=kea", nil, "conflict", "no interface")
+	r.ifaces = nil
+	for name, mode := range map[string]string{"lo": "off"} {
+		f, err := newIface(config.Interface{Name: name, DHCP: mode})
+		if err != nil {
+			t.Fatal(err)
+		}
+		r.ifaces = append(r.ifaces, f)
+	}
+	r.must("POST", "/v1/nodes", map[string]any{"range": "n8", "set": map[string]string{"mac": "52:54:00:00:00:08", "ip": "10.5.0.8"}}, nil)
+	var s api.DHCPSnippet
+	r.must("GET", "/v1/dhcp/snippet?server=dnsmasq", nil, &s)
+	// n8 has a fixed address in another network.
+	if s.Interface != "lo" || s.Nodes != 2 || s.Note != "" || !strings.Contains(s.Text, "dhcp-host=52:54:00:00:00:01,set:mimeo,127.0.0.11,n1\n") ||
+		!strings.Contains(s.Text, r.bootBase(netip.MustParseAddr("127.0.0.1"))+"/loaders/autoexec.ipxe") || !strings.Contains(s.Text, "mimeo dhcp snippet dnsmasq --interface lo") {
+		t.Errorf("%+v", s)
+	}
+	r.fails("GET", "/v1/dhcp/snippet?server=bootpd", nil, "bad_request", `"bootpd"`)
+	r.fails("GET", "/v1/dhcp/snippet?server=isc&interface=eth9", nil, "not_found", "eth9")
+	r.ifaces[0].DHCP = "full"
+	r.must("GET", "/v1/dhcp/snippet?server=isc&interface=lo", nil, &s)
+	if !strings.Contains(s.Note, "set dhcp to off") {
+		t.Errorf("%+v", s)
+	}
+	r.ifaces = append(r.ifaces, r.ifaces[0])
+	r.fails("GET", "/v1/dhcp/snippet?server=isc", nil, "bad_request", "several")
+}
