@@ -153,6 +153,10 @@ func FuzzUsed(f *testing.F) {
 		if facts.Whole == "" && (used.Valid() != nil || used[len(used)-1].End() > facts.Len || facts.Len > int64(len(p.base))) {
 			t.Fatalf("%v of %d bytes", used, len(p.base))
 		}
+		w := &writes{patched: p}
+		if err := RenewLog(w, int64(len(p.base)), 99); err != nil || facts.Whole == "" && len(extent.Subtract(extent.FromUnsorted(w.list), used)) > 0 {
+			t.Fatalf("RenewLog: %v, wrote %v", err, w.list)
+		}
 	})
 }
 
@@ -171,4 +175,15 @@ func (p *patched) ReadAt(b []byte, off int64) (int, error) {
 		}
 	}
 	return n, err
+}
+
+// writes remembers where something was to be written.
+type writes struct {
+	*patched
+	list []extent.Extent
+}
+
+func (w *writes) WriteAt(b []byte, off int64) (int, error) {
+	w.list = append(w.list, extent.Extent{Off: off, Len: int64(len(b))})
+	return len(b), nil
 }

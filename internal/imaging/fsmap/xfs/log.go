@@ -119,7 +119,7 @@ func (l *ring) head() (int64, error) {
 			want--
 		}
 		// xfs_repair and xfs_admin leave zeros behind the record that they write.
-		if got := roundOf(b[i*sector:]); got != want && (got != 0 || n < head) {
+		if got := roundOf(b[i*sector:]); got != want && (got != 0 || n < head || n >= l.n) {
 			return 0, notReplayed
 		}
 	}

@@ -53,8 +53,11 @@ func Pieces(r io.ReaderAt, size int64, add func(fact.Piece)) error {
 				return err
 			})
 		}
-		if err != nil && !errors.As(err, &d) || nodes < 0 {
+		if err != nil && !errors.As(err, &d) {
 			return err
+		}
+		if nodes < 0 {
+			break
 		}
 	}
 	return nil
