@@ -191,7 +191,7 @@ func TestMemtestInRack(t *testing.T) {
 	buildImages(t, ctx, r, "imaging")
 	startServer(t, ctx, r)
 	bios := addNode(t, ctx, r, rack.NodeConfig{Name: "n01", MAC: "52:54:00:77:03:01", Serial: "MEM-1", Memory: 256}, "10.77.0.11")
-	uefi := addNode(t, ctx, r, rack.NodeConfig{Name: "n02", MAC: "52:54:00:77:03:02", Serial: "MEM-2", Memory: 256, UEFI: true}, "10.77.0.12")
+	uefi := addNode(t, ctx, r, rack.NodeConfig{Name: "n02", MAC: "52:54:00:77:03:02", Serial: "MEM-2", Memory: 256, Firmware: rack.UEFIPXE}, "10.77.0.12")
 	mimeo(t, ctx, r, "boot", "n01,n02", "memtest", "--cycle", "--yes")
 	for _, n := range []*rack.Node{bios, uefi} {
 		got, err := n.WaitConsole(ctx, 0, `(?s)Memtest86\+.*Pass `)

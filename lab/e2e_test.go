@@ -251,7 +251,7 @@ func TestCaptureDeploy(t *testing.T) {
 	mimeo(t, ctx, r, "node", "add", "n02", "--mac", n2.MAC, "--bmc", "redfish+http://"+bmc2+":8000", "--user", rack.BMCUser, "--set", "bmc.password="+rack.BMCPassword, "--set", "knobs.console=ttyS0,115200", "--set", "knobs.loader=own")
 
 	t.Log(mimeo(t, ctx, r, "capture", "n01", "--image", "debian12", "--watch"))
-	if _, err := n1.WaitConsole(ctx, 0, golden.Marker+` node=golden root=/dev/vda4`); err != nil {
+	if _, err := n1.WaitConsole(ctx, 0, golden.Marker+` node=golden root=/dev/vda5`); err != nil {
 		t.Fatalf("n01 does not boot its disk after the capture: %v", err)
 	}
 
@@ -277,7 +277,7 @@ func TestCaptureDeploy(t *testing.T) {
 		t.Fatal(err)
 	}
 	t.Log(mimeo(t, ctx, r, "job", "watch", deploy[0].ID))
-	mark, err := n2.WaitConsole(ctx, 0, golden.Marker+` node=n02 root=/dev/vda4 id=[0-9a-f]{32} size=\d+`)
+	mark, err := n2.WaitConsole(ctx, 0, golden.Marker+` node=n02 root=/dev/vda5 id=[0-9a-f]{32} size=\d+`)
 	if err != nil {
 		t.Fatalf("n02 does not boot its disk after the deploy: %v", err)
 	}

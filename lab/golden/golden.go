@@ -1,4 +1,5 @@
-// Package golden makes the disk of a golden node: a real Debian that boots, made with Debian's own tools.
+// Package golden makes the disk of a golden node: a real Debian that boots by BIOS, by UEFI and with Secure Boot, made
+// with Debian's own tools.
 package golden
 
 import (
@@ -14,12 +15,14 @@ import (
 	"strings"
 )
 
-// Layout of the disk, in MiB. Root is last, so that it can grow.
+// Layout of the disk, in MiB. Root is last, so that it can grow. A small disk has no swap and no data.
 const (
 	biosOff, biosLen = 1, 1
-	swapOff, swapLen = 2, 126
+	espOff, espLen   = 2, 40 // FAT32, which has 65525 clusters at least
+	swapOff, swapLen = 42, 86
 	dataOff, dataLen = 128, 256
 	rootOff          = 384
+	smallOff         = 42 // of a small disk's root
 )
 
 // RootOff is where the root filesystem starts, in bytes.
@@ -30,7 +33,9 @@ const (
 	RootUUID = "6d1e0c1a-6f0b-4c55-9c1e-5f2f6f3b9a01"
 	DataUUID = "6d1e0c1a-6f0b-4c55-9c1e-5f2f6f3b9a02"
 	SwapUUID = "6d1e0c1a-6f0b-4c55-9c1e-5f2f6f3b9a03"
+	ESPUUID  = "6D1E-0C1A"
 	DiskGUID = "6D1E0C1A-6F0B-4C55-9C1E-5F2F6F3B9AFF"
+	ESPGUID  = "6D1E0C1A-6F0B-4C55-9C1E-5F2F6F3B9AE5" // of the partition
 )
 
 // Marker is what the installed system prints on its serial console once it has come up, with key=value words behind.
@@ -41,7 +46,8 @@ const packages = "systemd-sysv,udev,dbus,linux-image-cloud-amd64,initramfs-tools
 // Config says what to make.
 type Config struct {
 	Cache     string // folder for the root tree, made once
-	SizeMiB   int    // of the disk; 0 means 3072
+	SizeMiB   int    // of the disk; 0 means 3072, or 160 where it is small
+	Small     bool   // Debian's loader, kernel and initrd and nothing else but a process 1 that prints the marker
 	SSHPubKey string // who may sign in as root
 	Log       func(string)
 }
@@ -50,6 +56,9 @@ type Config struct {
 func Make(ctx context.Context, path string, c Config) error {
 	if c.SizeMiB == 0 {
 		c.SizeMiB = 3072
+		if c.Small {
+			c.SizeMiB = 160
+		}
 	}
 	if c.Log == nil {
 		c.Log = func(string) {}
@@ -83,7 +92,7 @@ UUID=` + RootUUID + ` / ext4 errors=remount-ro 0 1
 UUID=` + DataUUID + ` /srv ext4 defaults 0 2
 UUID=` + SwapUUID + ` none swap sw 0 0
 F
-mkdir -p "$r/etc/systemd/network" "$r/boot/grub"
+mkdir -p "$r/etc/systemd/network"
 printf '[Match]\nName=en* eth*\n[Network]\nDHCP=ipv4\nLinkLocalAddressing=no\nIPv6AcceptRA=no\n[DHCPv4]\nClientIdentifier=mac\n' >"$r/etc/systemd/network/lab.network"
 cat >"$r/etc/systemd/system/lab-up.service" <<F
 [Unit]
@@ -101,15 +110,18 @@ chroot "$r" update-initramfs -u >/dev/null
 chroot "$r" systemctl enable --quiet systemd-networkd lab-up serial-getty@ttyS0
 chroot "$r" systemctl disable --quiet apt-daily.timer apt-daily-upgrade.timer dpkg-db-backup.timer e2scrub_all.timer fstrim.timer 2>/dev/null || true
 chroot "$r" passwd -d root >/dev/null
-cat >"$r/boot/grub/grub.cfg" <<F
-serial --unit=0 --speed=115200
-terminal_output serial
+`
+
+// grubConfig is the system's own menu. In UEFI GRUB prints where the firmware does.
+const grubConfig = `if [ "$grub_platform" = pc ]; then
+  serial --unit=0 --speed=115200
+  terminal_output serial
+fi
 set timeout=0
 menuentry Debian {
   linux /vmlinuz root=UUID=` + RootUUID + ` ro console=ttyS0,115200 net.ifnames=1 quiet
   initrd /initrd.img
 }
-F
 `
 
 func rootTar(ctx context.Context, c Config) (string, error) {
@@ -137,13 +149,72 @@ func rootTar(ctx context.Context, c Config) (string, error) {
 
 func assemble(ctx context.Context, path, work, tar string, c Config) error {
 	root := filepath.Join(work, "root")
-	data := filepath.Join(work, "data")
-	for _, d := range []string{root, data} {
-		if err := os.Mkdir(d, 0o755); err != nil {
-			return err
-		}
+	if err := os.Mkdir(root, 0o755); err != nil {
+		return err
 	}
 	c.Log("golden disk: unpack, add files")
+	fill := fillRoot
+	if c.Small {
+		fill = fillSmall
+	}
+	if err := fill(ctx, root, work, tar, c); err != nil {
+		return err
+	}
+	if err := os.MkdirAll(filepath.Join(root, "boot/grub"), 0o755); err != nil {
+		return err
+	}
+	if err := os.WriteFile(filepath.Join(root, "boot/grub/grub.cfg"), []byte(grubConfig), 0o644); err != nil {
+		return err
+	}
+	c.Log("golden disk: partition table, filesystems, boot loaders")
+	at := rootOff
+	more := fmt.Sprintf("-n 3:%dM:+%dM -t 3:8200 -c 3:swap -n 4:%dM:+%dM -t 4:8300 -c 4:data -n 5:%dM:0 -t 5:8304 -c 5:root", swapOff, swapLen, dataOff, dataLen, rootOff)
+	if c.Small {
+		at, more = smallOff, fmt.Sprintf("-n 3:%dM:0 -t 3:8304 -c 3:root", smallOff)
+	}
+	script := fmt.Sprintf(`set -e
+disk="$1"; root="$2"; work="$3"
+put() { dd if="$work/fs" of="$disk" bs=1M seek="$1" conv=notrunc,sparse status=none; rm "$work/fs"; }
+fs() { # UUID LABEL DIR OFFSET-MiB LENGTH-MiB
+  mke2fs -q -t ext4 -U "$1" -L "$2" -d "$3" -E hash_seed="$1" "$work/fs" "$5"M
+  put "$4"
+}
+truncate -s %[1]dM "$disk"
+sgdisk -og -U %[2]s -n 1:%[3]dM:+%[4]dM -t 1:ef02 -c 1:bios -n 2:%[5]dM:+%[6]dM -t 2:ef00 -c 2:esp -u 2:%[7]s %[8]s "$disk" >/dev/null
+fs %[9]s root "$root" %[10]d %[11]d
+truncate -s %[6]dM "$work/fs"; mkfs.vfat -F 32 -s 1 -i %[12]s -n ESP "$work/fs" >/dev/null
+cat >"$work/esp.cfg" <<F
+search --no-floppy --fs-uuid --set=root %[9]s
+set prefix=(\$root)/boot/grub
+configfile (\$root)/boot/grub/grub.cfg
+F
+mmd -i "$work/fs" ::EFI ::EFI/BOOT ::EFI/debian
+for at in EFI/BOOT/BOOTX64.EFI EFI/debian/shimx64.efi; do
+  mcopy -i "$work/fs" /usr/lib/shim/shimx64.efi.signed ::$at
+  mcopy -i "$work/fs" /usr/lib/grub/x86_64-efi-signed/grubx64.efi.signed ::${at%%/*}/grubx64.efi
+done
+mcopy -i "$work/fs" "$work/esp.cfg" ::EFI/debian/grub.cfg
+put %[5]d
+head -n 2 "$work/esp.cfg" >"$work/early.cfg"
+grub-mkimage -O i386-pc -o "$work/core.img" -c "$work/early.cfg" -p /boot/grub biosdisk part_gpt ext2 normal linux search search_fs_uuid configfile echo serial terminal test
+`, c.SizeMiB, DiskGUID, biosOff, biosLen, espOff, espLen, ESPGUID, more, RootUUID, at, c.SizeMiB-at-1, strings.ReplaceAll(ESPUUID, "-", ""))
+	if !c.Small {
+		script += fmt.Sprintf(`fs %s data "$work/data" %d %d
+truncate -s %[4]dM "$work/fs"; mkswap -q -U %[5]s -L swap "$work/fs" >/dev/null; put %[6]d
+`, DataUUID, dataOff, dataLen, swapLen, SwapUUID, swapOff)
+	}
+	if err := sh(ctx, script, path, root, work); err != nil {
+		return err
+	}
+	return installGRUB(path, filepath.Join(work, "core.img"))
+}
+
+// fillRoot makes the whole Debian in root, and beside it the data partition's files.
+func fillRoot(ctx context.Context, root, work, tar string, c Config) error {
+	data := filepath.Join(work, "data")
+	if err := os.Mkdir(data, 0o755); err != nil {
+		return err
+	}
 	if err := sh(ctx, `tar -C "$1" --numeric-owner --xattrs --xattrs-include='*' -xf "$2"`, root, tar); err != nil {
 		return err
 	}
@@ -156,36 +227,12 @@ func assemble(ctx context.Context, path, work, tar string, c Config) error {
 		}
 	}
 	// What a careless tool loses: hard links, sparse files, extended attributes, odd owners and modes, odd names.
-	if err := sh(ctx, `set -e; cd "$1"; mkdir -p lab/deep/er; echo one >lab/one; ln lab/one lab/one-again; ln -s ../lab/one lab/soft
+	return sh(ctx, `set -e; cd "$1"; mkdir -p lab/deep/er; echo one >lab/one; ln lab/one lab/one-again; ln -s ../lab/one lab/soft
 truncate -s 64M lab/sparse; printf tail | dd of=lab/sparse bs=1 seek=40000000 conv=notrunc status=none
 setfattr -n user.mimeo -v kept lab/one; chown 1234:4321 lab/deep; chmod 2751 lab/deep; mkfifo lab/fifo; mknod lab/null c 1 3
 printf x >"lab/deep/name with
 newline"; i=0; while [ $i -lt 400 ]; do echo "file $i" >lab/deep/er/$i; i=$((i+1)); done
-cp -a "$2/usr/share/perl" perl; cp -a "$2/usr/lib/x86_64-linux-gnu/perl-base" perl-base`, data, root); err != nil {
-		return err
-	}
-	c.Log("golden disk: partition table, filesystems, boot loader")
-	script := fmt.Sprintf(`set -e
-disk="$1"; root="$2"; data="$3"; work="$4"
-truncate -s %[1]dM "$disk"
-sgdisk -og -U %[6]s -n 1:%[2]dM:+%[3]dM -t 1:ef02 -c 1:bios -n 2:%[4]dM:+%[5]dM -t 2:8200 -c 2:swap -n 3:%[7]dM:+%[8]dM -t 3:8300 -c 3:data -n 4:%[9]dM:0 -t 4:8304 -c 4:root "$disk" >/dev/null
-fs() { # UUID LABEL DIR OFFSET-MiB LENGTH-MiB
-  mke2fs -q -t ext4 -U "$1" -L "$2" -d "$3" -E hash_seed="$1" "$work/fs" "$5"M
-  dd if="$work/fs" of="$disk" bs=1M seek="$4" conv=notrunc,sparse status=none; rm "$work/fs"
-}
-fs %[10]s data "$data" %[7]d %[8]d
-fs %[11]s root "$root" %[9]d %[12]d
-truncate -s %[5]dM "$work/swap"; mkswap -q -U %[13]s -L swap "$work/swap" >/dev/null; dd if="$work/swap" of="$disk" bs=1M seek=%[4]d conv=notrunc,sparse status=none
-cat >"$work/early.cfg" <<F
-search --no-floppy --fs-uuid --set=root %[11]s
-set prefix=(\$root)/boot/grub
-F
-grub-mkimage -O i386-pc -o "$work/core.img" -c "$work/early.cfg" -p /boot/grub biosdisk part_gpt ext2 normal linux search search_fs_uuid configfile echo serial terminal test
-`, c.SizeMiB, biosOff, biosLen, swapOff, swapLen, DiskGUID, dataOff, dataLen, rootOff, DataUUID, RootUUID, c.SizeMiB-rootOff-1, SwapUUID)
-	if err := sh(ctx, script, path, root, data, work); err != nil {
-		return err
-	}
-	return installGRUB(path, filepath.Join(work, "core.img"))
+cp -a "$2/usr/share/perl" perl; cp -a "$2/usr/lib/x86_64-linux-gnu/perl-base" perl-base`, data, root)
 }
 
 // installGRUB does by hand what grub-install does on a machine of its own: boot.img to the MBR, core.img to the BIOS

@@ -11,7 +11,6 @@ import (
 	"os/exec"
 	"path/filepath"
 	"regexp"
-	"strconv"
 	"sync"
 	"time"
 )
@@ -27,8 +26,10 @@ type NodeConfig struct {
 	CPUs   int    // with KVM; 0 means 1
 	Accel  string // "kvm" or "tcg"; empty means tcg
 
+	Arch     string   // amd64; empty means that
+	Firmware Firmware // empty means BIOS
+
 	InBand   bool // a BMC that the system can ask by /dev/ipmi0; it is not the one that AddBMC gives
-	UEFI     bool // OVMF in place of SeaBIOS
 	NoReboot bool // switch off where the system reboots, so that a test can look at the disk
 }
 
@@ -81,54 +82,13 @@ func (n *Node) PowerOn() error {
 	if n.once {
 		n.next, n.once = "", false
 	}
-	mem, cpus, accel := n.Memory, n.CPUs, n.Accel
-	if mem == 0 {
-		mem = 512
-	}
-	cpu := "host"
-	if accel != "kvm" {
-		// One emulated processor: with two a kernel hung early in its start, once in some thirty boots.
-		accel, cpu, cpus = "tcg", "max", 1
-	}
-	if cpus == 0 {
-		cpus = 1
-	}
 	os.Remove(n.qmpPath())
 	os.Remove(n.ConsolePath())
-	args := []string{
-		"-accel", accel, "-machine", "q35,graphics=off", "-cpu", cpu,
-		"-m", strconv.Itoa(mem), "-smp", strconv.Itoa(cpus),
-		"-nodefaults", "-no-user-config", "-display", "none", "-name", n.Name,
-		"-chardev", "socket,id=s0,path=" + n.ConsolePath() + ",server=on,wait=off,logfile=" + n.Console + ",logappend=on",
-		"-serial", "chardev:s0",
-		"-qmp", "unix:" + n.qmpPath() + ",server=on,wait=off",
-		"-smbios", "type=1,manufacturer=Mimeo,product=Virtual Node,serial=" + n.Name,
-		"-netdev", "tap,id=n0,ifname=" + n.Tap + ",script=no,downscript=no",
-		"-device", fmt.Sprintf("virtio-net-pci,netdev=n0,mac=%s,bootindex=%d%s", n.MAC, nicIndex, map[bool]string{true: ",romfile="}[n.UEFI]),
-		"-drive", "file=" + n.Disk + ",format=raw,if=none,id=d0,discard=unmap,detect-zeroes=unmap",
-		"-device", "virtio-rng-pci",
+	program, args, err := n.machine(nicIndex, diskIndex)
+	if err != nil {
+		return fmt.Errorf("%s: %w", n.Name, err)
 	}
-	disk := map[string]string{"": "virtio-blk-pci", "virtio": "virtio-blk-pci", "nvme": "nvme", "sata": "ide-hd", "scsi": "scsi-hd"}[n.Bus]
-	if n.Bus == "scsi" {
-		args = append(args, "-device", "virtio-scsi-pci")
-	}
-	args = append(args, "-device", fmt.Sprintf("%s,drive=d0,serial=%s,bootindex=%d", disk, n.Serial, diskIndex))
-	if n.NoReboot {
-		args = append(args, "-no-reboot")
-	}
-	if n.InBand {
-		args = append(args, "-device", "ipmi-bmc-sim,id=inband", "-device", "isa-ipmi-kcs,bmc=inband")
-	}
-	if n.UEFI {
-		vars := filepath.Join(n.dir, n.Name+".vars")
-		if err := keepVars(vars); err != nil {
-			return fmt.Errorf("%s: %w", n.Name, err)
-		}
-		// Without IPv6 the firmware does not wait for it, and without its menu not for a key.
-		args = append(args, "-drive", "if=pflash,format=raw,unit=0,readonly=on,file=/usr/share/OVMF/OVMF_CODE_4M.fd", "-drive", "if=pflash,format=raw,unit=1,file="+vars,
-			"-boot", "menu=on,splash-time=0", "-fw_cfg", "name=opt/org.tianocore/IPv6PXESupport,string=n")
-	}
-	cmd := n.net.Command(context.Background(), "qemu-system-x86_64", args...)
+	cmd := n.net.Command(context.Background(), program, args...)
 	log, err := os.OpenFile(filepath.Join(n.dir, n.Name+".qemu.log"), os.O_CREATE|os.O_APPEND|os.O_WRONLY, 0o644)
 	if err != nil {
 		return err
@@ -145,18 +105,6 @@ func (n *Node) PowerOn() error {
 		close(done)
 	}(n.exited)
 	return nil
-}
-
-// keepVars makes the firmware's memory of a node, empty at first.
-func keepVars(path string) error {
-	if _, err := os.Stat(path); err == nil {
-		return nil
-	}
-	b, err := os.ReadFile("/usr/share/OVMF/OVMF_VARS_4M.fd")
-	if err != nil {
-		return err
-	}
-	return os.WriteFile(path, b, 0o644)
 }
 
 // PowerOff pulls the plug; it does nothing where the node is off.
