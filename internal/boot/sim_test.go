@@ -183,6 +183,10 @@ func (m *machine) message(typ dhcpv4.MessageType, mods ...dhcpv4.Modifier) *dhcp
 
 // ask sends d, again and again, until an answer comes that suits.
 func (m *machine) ask(d *dhcpv4.DHCPv4, suits func(*dhcpv4.DHCPv4) bool) (*dhcpv4.DHCPv4, error) {
+	return m.askAt(d, "255.255.255.255:67", suits)
+}
+
+func (m *machine) askAt(d *dhcpv4.DHCPv4, at string, suits func(*dhcpv4.DHCPv4) bool) (*dhcpv4.DHCPv4, error) {
 	c := make(chan *dhcpv4.DHCPv4, 8)
 	m.mu.Lock()
 	m.wait[d.TransactionID] = c
@@ -195,7 +199,7 @@ func (m *machine) ask(d *dhcpv4.DHCPv4, suits func(*dhcpv4.DHCPv4) bool) (*dhcpv
 	wait := m.try
 	for range 6 {
 		if !m.lost() {
-			if _, err := m.dhcp.WriteToUDPAddrPort(d.ToBytes(), netip.MustParseAddrPort("255.255.255.255:67")); err != nil {
+			if _, err := m.dhcp.WriteToUDPAddrPort(d.ToBytes(), netip.MustParseAddrPort(at)); err != nil {
 				return nil, err
 			}
 		}
@@ -231,7 +235,7 @@ func (m *machine) configure() (*dhcpv4.DHCPv4, error) {
 	if err != nil {
 		return nil, err
 	}
-	m.addr, _ = netip.AddrFromSlice(ack.YourIPAddr.To4())
+	m.addr = addr4(ack.YourIPAddr)
 	return ack, nil
 }
 
@@ -380,4 +384,9 @@ func serveFiles(t *testing.T) {
 			t.Error(err)
 		}
 	})
+}
+
+func addr4(ip net.IP) netip.Addr {
+	a, _ := netip.AddrFromSlice(ip.To4())
+	return a
 }
