@@ -15,8 +15,8 @@ import (
 )
 
 func imageCmd(t *terminal) *cobra.Command {
-	c := &cobra.Command{Use: "image", Short: "List, show, look into, mount, compare, verify and remove images"}
-	c.AddCommand(imageListCmd(t), imageShowCmd(t), imageFilesCmd(t), imageCatCmd(t), imageDiffCmd(t), imageMountCmd(t), imageVerifyCmd(t), imageRmCmd(t))
+	c := &cobra.Command{Use: "image", Short: "List, show, look into, mount, compare, verify, keep and remove images"}
+	c.AddCommand(imageListCmd(t), imageShowCmd(t), imageFilesCmd(t), imageCatCmd(t), imageDiffCmd(t), imageMountCmd(t), imageVerifyCmd(t), imageRmCmd(t), imageRetainCmd(t), imagePinCmd(t, true), imagePinCmd(t, false))
 	return c
 }
 
@@ -36,7 +36,7 @@ func imageListCmd(t *terminal) *cobra.Command {
 			if t.json {
 				return t.printJSON(images)
 			}
-			rows := [][]string{{"IMAGE", "CAPTURED", "OF", "DISK", "IN USE", "NEW", "STORED"}}
+			rows := [][]string{{"IMAGE", "CAPTURED", "OF", "DISK", "IN USE", "NEW", "STORED", ""}}
 			for _, im := range images {
 				for _, r := range im.Revisions {
 					rows = append(rows, []string{fmt.Sprintf("%s@%d", r.Image, r.Rev), moment(r.Created), dash(r.Node), size(r.DiskSize), size(r.Used), size(r.New), size(r.Stored)})
@@ -211,6 +211,9 @@ func imageRmCmd(t *terminal) *cobra.Command {
 	var yes bool
 	c := &cobra.Command{
 		Use: "rm NAME@REV", Short: "Remove a revision",
+		Long: `Takes a revision off the list. What it took in the store is freed by the next
+"mimeo store gc", which runs once a day by itself; "mimeo store stats NAME" shows how
+much that is. A revision that is being deployed, or pinned, cannot be removed.`,
 		Args: cobra.ExactArgs(1),
 		RunE: func(cmd *cobra.Command, args []string) error {
 			if !strings.Contains(args[0], "@") {

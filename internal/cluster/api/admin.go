@@ -135,6 +135,7 @@ type Revision struct {
 	Used     int64     `json:"used"`
 	New      int64     `json:"new"`    // raw bytes that the store did not have before
 	Stored   int64     `json:"stored"` // bytes that they took in the store
+	Pinned   bool      `json:"pinned"` // it is not removed
 }
 
 // ImageDetail is a revision with its manifest.

@@ -8,8 +8,11 @@ import (
 	"path/filepath"
 	"strconv"
 	"strings"
+	"time"
 
 	"github.com/goccy/go-yaml"
+
+	"mimeo/internal/manage/schedule"
 )
 
 // wrong is an error in a setting: where it stands, its key, and what is wrong.
@@ -52,6 +55,7 @@ func (c *Config) Complete() (err error) {
 	def(&c.State, "/var/lib/mimeo")
 	def(&c.HTTP, ":4480")
 	def(&c.HTTPS, ":4443")
+	def(&c.GC, "daily 03:30")
 	def(&c.TFTP, ":69")
 	def(&c.NFS, ":4449")
 	def(&c.Log, "text")
@@ -72,6 +76,11 @@ func (c *Config) Complete() (err error) {
 	}
 	if p, ok := strings.CutPrefix(c.Store, "dir:"); !ok || !filepath.IsAbs(p) {
 		return c.wrong("store", "%q: want dir:/ABSOLUTE/PATH", c.Store)
+	}
+	if c.GC != "off" {
+		if _, err := schedule.Parse(c.GC, time.Local); err != nil {
+			return c.wrong("gc", "%v", err)
+		}
 	}
 	if c.LogLevel != "info" && c.LogLevel != "debug" {
 		return c.wrong("log_level", "%q: want info or debug", c.LogLevel)

@@ -26,6 +26,7 @@ const DefaultFile = "/etc/mimeo/mimeod.yaml"
 type Config struct {
 	State      string      `yaml:"state"` // folder for all that mimeod keeps
 	Store      string      `yaml:"store"` // dir:PATH; default: store in the state folder
+	GC         string      `yaml:"gc"`    // when the store is cleaned up: "daily 03:30", "Sun 4:00", off
 	HTTP       string      `yaml:"http"`  // boot files
 	HTTPS      string      `yaml:"https"` // API
 	TFTP       string      `yaml:"tftp"`

@@ -102,6 +102,11 @@ func (s *Server) apiHandler() http.Handler {
 	route("GET /v1/images/{name}", s.showImage)
 	route("GET /v1/images/{name}/{rev}", s.showRevision)
 	route("DELETE /v1/images/{name}/{rev}", s.removeRevision)
+	route("GET /v1/images/{name}/retention", s.showRetention)
+	route("POST /v1/images/{name}/retention", s.showRetention)
+	route("PUT /v1/images/{name}/retention", s.setRetention)
+	route("PUT /v1/images/{name}/{rev}/pin", s.pinRevision)
+	route("DELETE /v1/images/{name}/{rev}/pin", s.pinRevision)
 	admin.HandleFunc("POST /v1/images/{name}/{rev}/verify", s.verifyRevision)
 	admin.HandleFunc("GET /v1/images/{name}/{rev}/files", s.imageFiles)
 	admin.HandleFunc("GET /v1/images/{name}/{rev}/content", s.imageContent)
@@ -187,7 +192,7 @@ func (s *Server) adminOnly(next http.Handler) http.Handler {
 			next.ServeHTTP(w, r)
 			return
 		}
-		if who.Role == "viewer" || who.Role == "operator" && r.Method == http.MethodDelete {
+		if who.Role == "viewer" || who.Role == "operator" && (r.Method == http.MethodDelete || r.Method == http.MethodPut) {
 			writeError(w, &api.Error{Code: "forbidden", Message: fmt.Sprintf("the token %q is a %s's, who may not do this", who.Name, who.Role)})
 			return
 		}

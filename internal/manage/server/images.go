@@ -16,9 +16,9 @@ import (
 	"mimeo/internal/manage/stateless"
 )
 
-func (s *Server) apiRevision(ctx context.Context, r store.Revision) (api.Revision, error) {
+func (s *Server) apiRevision(ctx context.Context, r store.Revision, pins map[int]bool) (api.Revision, error) {
 	f, err := s.db.Revision(ctx, r.Image, r.Rev)
-	return api.Revision{Image: r.Image, Rev: r.Rev, ID: r.ID.String(), Created: r.Created, DiskSize: r.DiskSize, Used: r.Used, Node: f.Node, New: f.New, Stored: f.Stored}, err
+	return api.Revision{Image: r.Image, Rev: r.Rev, ID: r.ID.String(), Created: r.Created, DiskSize: r.DiskSize, Used: r.Used, Node: f.Node, New: f.New, Stored: f.Stored, Pinned: pins[r.Rev]}, err
 }
 
 func (s *Server) image(ctx context.Context, name string) (api.Image, error) {
@@ -30,8 +30,12 @@ func (s *Server) image(ctx context.Context, name string) (api.Image, error) {
 	if err != nil {
 		return im, err
 	}
+	pins, err := s.db.Pins(ctx, name)
+	if err != nil {
+		return im, err
+	}
 	for _, r := range revs {
-		a, err := s.apiRevision(ctx, r)
+		a, err := s.apiRevision(ctx, r, pins)
 		if err != nil {
 			return im, err
 		}
@@ -92,7 +96,11 @@ func (s *Server) showRevision(r *http.Request) (any, error) {
 	if err != nil {
 		return nil, err
 	}
-	a, err := s.apiRevision(r.Context(), rev)
+	pins, err := s.db.Pins(r.Context(), rev.Image)
+	if err != nil {
+		return nil, err
+	}
+	a, err := s.apiRevision(r.Context(), rev, pins)
 	return api.ImageDetail{Revision: a, Manifest: m}, err
 }
 
@@ -116,6 +124,13 @@ func (s *Server) remove(ctx context.Context, name string, rev int) error {
 		if j.Kind == api.TaskDeploy && j.Image == name && j.Rev == rev {
 			return &api.Error{Code: "conflict", Message: fmt.Sprintf("%s@%d is being deployed to %s by job %s", name, rev, j.Node, j.ID), Hint: "wait for it, or cancel it"}
 		}
+	}
+	pins, err := s.db.Pins(ctx, name)
+	if err != nil {
+		return err
+	}
+	if pins[rev] {
+		return &api.Error{Code: "conflict", Message: fmt.Sprintf("%s@%d is pinned", name, rev), Hint: fmt.Sprintf("mimeo image unpin %s@%d", name, rev)}
 	}
 	// A manifest that is damaged must not keep its revision from being removed.
 	if err := s.store.Remove(ctx, name, rev); err != nil {

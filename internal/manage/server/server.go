@@ -60,6 +60,7 @@ type Server struct {
 	dhcp   []*dhcp.Server
 
 	schedules *schedule.Runner
+	published chan string // names of images that have a new revision
 	consoles  *console.Keeper
 
 	retire   sync.RWMutex  // jobs are made under it, revisions removed with it held alone
@@ -94,7 +95,7 @@ func (f iface) subnet(a netip.Addr) (dhcp.Subnet, bool) {
 // New opens everything that Serve needs, all ports included, so that what is wrong shows before anything is done.
 // Where it fails, all is closed again.
 func New(ctx context.Context, cfg config.Config, version string, log *slog.Logger, out io.Writer) (_ *Server, err error) {
-	s := &Server{browsing: make(chan struct{}, maxBrowse), cfg: cfg, version: version, log: log, started: time.Now(), bodyLimit: time.Minute}
+	s := &Server{browsing: make(chan struct{}, maxBrowse), cfg: cfg, version: version, log: log, started: time.Now(), bodyLimit: time.Minute, published: make(chan string, 100)}
 	defer func() {
 		if err != nil {
 			s.close()
@@ -126,7 +127,7 @@ func New(ctx context.Context, cfg config.Config, version string, log *slog.Logge
 	if s.proof, err = loadSecret(filepath.Join(cfg.State, "tls", "certificate-key")); err != nil {
 		return nil, err
 	}
-	s.jobs, err = job.New(ctx, job.Options{Prove: s.prove, DB: s.db, Store: s.store, Power: s.withPower, Log: log, Quota: job.Quota{Jobs: cfg.Jobs.MaxActive, Captures: cfg.Jobs.MaxCaptures, Deploys: cfg.Jobs.MaxDeploys}, Limits: job.Limits{
+	s.jobs, err = job.New(ctx, job.Options{Prove: s.prove, DB: s.db, Store: jobStore{s.store, s.published}, Power: s.withPower, Log: log, Quota: job.Quota{Jobs: cfg.Jobs.MaxActive, Captures: cfg.Jobs.MaxCaptures, Deploys: cfg.Jobs.MaxDeploys}, Limits: job.Limits{
 		Netboot: time.Duration(l.Netboot), AgentSilence: time.Duration(l.AgentSilence), Reboot: time.Duration(l.Reboot), Power: time.Duration(l.Power), SoftOff: time.Duration(l.SoftOff), Stall: time.Duration(l.Stall)}})
 	if err != nil {
 		return nil, err
@@ -187,6 +188,7 @@ func (s *Server) Serve(ctx context.Context) error {
 	g, ctx := errgroup.WithContext(ctx)
 	g.Go(func() error { return s.jobs.Run(ctx) })
 	g.Go(func() error { return s.schedules.Run(ctx) })
+	g.Go(func() error { return s.tidy(ctx) })
 	g.Go(func() error { return s.consoles.Run(ctx) })
 	api := &http.Server{Handler: s.apiHandler(), ReadHeaderTimeout: 20 * time.Second, IdleTimeout: 2 * time.Minute, ErrorLog: slog.NewLogLogger(s.log.Handler(), slog.LevelDebug),
 		TLSConfig: &tls.Config{Certificates: []tls.Certificate{s.cert}, MinVersion: tls.VersionTLS12}}
