@@ -454,7 +454,10 @@ func exactly(nodes []api.NodeStatus) string {
 	for i, n := range nodes {
 		names[i] = string(n.Name)
 	}
-	return strings.Join(names, ",")
+	if all := strings.Join(names, ","); len(all) <= 32<<10 { // a range is 64 KiB at most
+		return all
+	}
+	return fold(nodes) // in another order
 }
 
 func count(n int, what string) string {

@@ -12,6 +12,8 @@ type Error struct {
 	Expr string
 	Pos  int // bytes from the start of Expr
 	Why  string
+
+	Unknown bool // what it names is not there; else it cannot be read at all
 }
 
 // shown is how many characters of a long expression are shown on each side of the place.

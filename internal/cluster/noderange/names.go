@@ -37,7 +37,7 @@ func (p *parser) names(start int, word string) (*set, error) {
 		if _, ok := p.find(n); p.known != nil && !ok {
 			m, ok := p.known.Members(n) // rack[1-3] may be three groups
 			if !ok {
-				return nil, p.errorf(start, "no node %q", n)
+				return nil, p.unknown(start, "no node %q", n)
 			}
 			if err := p.spend(start, len(m)); err != nil {
 				return nil, err

@@ -76,6 +76,12 @@ func (p *parser) errorf(pos int, format string, args ...any) error {
 	return &Error{Expr: p.expr, Pos: pos, Why: string(why)}
 }
 
+func (p *parser) unknown(pos int, format string, args ...any) error {
+	err := p.errorf(pos, format, args...)
+	err.(*Error).Unknown = true
+	return err
+}
+
 func (p *parser) blanks() {
 	for p.pos < len(p.expr) && (p.expr[p.pos] == ' ' || p.expr[p.pos] == '\t') {
 		p.pos++
@@ -231,7 +237,7 @@ func (p *parser) regex(start int) (*set, error) {
 // group is the nodes of a group, or of several where the name has brackets.
 func (p *parser) group(start int, name string) (*set, error) {
 	if p.known == nil {
-		return nil, p.errorf(start, "no group %q", name)
+		return nil, p.unknown(start, "no group %q", name)
 	}
 	names := []string{name}
 	if _, ok := p.known.Members(name); !ok && strings.ContainsAny(name, "[]") {
@@ -244,7 +250,7 @@ func (p *parser) group(start int, name string) (*set, error) {
 	for _, g := range names {
 		m, ok := p.known.Members(g)
 		if !ok {
-			return nil, p.errorf(start, "no group %q", g)
+			return nil, p.unknown(start, "no group %q", g)
 		}
 		if err := p.spend(start, 1+len(m)); err != nil {
 			return nil, err
@@ -283,7 +289,7 @@ func (p *parser) attribute(start int, word string, i int) (*set, error) {
 		return nil, p.errorf(start, "an attribute cannot make names")
 	}
 	if !p.known.HasAttribute(key) {
-		return nil, p.errorf(start, "no attribute %q", key)
+		return nil, p.unknown(start, "no attribute %q", key)
 	}
 	return p.all(start, func(n node.Name) bool {
 		v, _ := p.known.Attribute(n, key)

@@ -1,6 +1,7 @@
 package noderange
 
 import (
+	"errors"
 	"flag"
 	"fmt"
 	"os"
@@ -176,4 +177,15 @@ func FuzzExpand(f *testing.F) {
 			}
 		}
 	})
+}
+
+// TestUnknown tells what is not there from what cannot be read.
+func TestUnknown(t *testing.T) {
+	for expr, want := range map[string]bool{"zz99": true, "@zz": true, "nosuch==x": true, "n[01-": false, "((n01)": false, "^file": false, "n[5-2]": false} {
+		_, err := Expand(expr, small())
+		var e *Error
+		if !errors.As(err, &e) || e.Unknown != want {
+			t.Errorf("%s: %v, unknown %v; want %v", expr, err, e != nil && e.Unknown, want)
+		}
+	}
 }

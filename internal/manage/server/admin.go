@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"context"
 	"encoding/json"
+	"errors"
 	"fmt"
 	"io"
 	"net/http"
@@ -267,7 +268,11 @@ func (s *Server) expand(ctx context.Context, expr string, emptyIsAll bool) ([]no
 	names := l.names
 	if expr != "" || !emptyIsAll {
 		if names, err = noderange.Expand(expr, l); err != nil {
-			return nil, &api.Error{Code: "not_found", Message: err.Error(), Hint: `"mimeo node list" shows all nodes, "mimeo help ranges" how to name several`}
+			var where *noderange.Error
+			if errors.As(err, &where) && !where.Unknown {
+				return nil, &api.Error{Code: "bad_request", Message: err.Error(), Hint: `"mimeo help ranges" says how to name several nodes`}
+			}
+			return nil, &api.Error{Code: "not_found", Message: err.Error(), Hint: `"mimeo node list" shows all nodes, "mimeo group list" all groups`}
 		}
 	}
 	out := []node.Node{}
