@@ -136,6 +136,21 @@ func torn(t testing.TB, name string, block, n int) {
 	}
 }
 
+// overwrite writes every other of n blocks of a file.
+func overwrite(t testing.TB, name string, block, n int) {
+	t.Helper()
+	f, err := os.OpenFile(name, os.O_WRONLY, 0)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer f.Close()
+	for i := 0; i < n; i += 2 {
+		if _, err := f.WriteAt(content(i, block), int64(i)*int64(block)); err != nil {
+			t.Fatal(err)
+		}
+	}
+}
+
 // pierce makes a hole of every other block of a file, so that free space is in as many pieces.
 func pierce(t testing.TB, dir string, block, n int64) {
 	t.Helper()
@@ -164,7 +179,10 @@ var kernelVariants = []struct {
 	{"default", 96, "", nil},
 	{"owners", 96, "-m rmapbt=1 -d agcount=3", func(t testing.TB, dir, _, _ string) { pierce(t, dir, 4096, 2000) }},
 	{"sector-4096", 96, "-s size=4096", nil},
-	{"pierced", 64, "-b size=1024 -d agcount=2", func(t testing.TB, dir, _, _ string) { pierce(t, dir, 1024, 17_000) }},
+	{"pierced", 64, "-b size=1024 -d agcount=2", func(t testing.TB, dir, _, _ string) {
+		pierce(t, dir, 1024, 17_000)
+		manyFolders(t, dir+"/many", 200) // trees of inodes with two levels
+	}},
 	{"block-64k", 300, "-b size=65536", nil},
 	{"folders-64k", 96, "-n size=65536 -i size=2048", nil},
 	{"plain", 96, "-m reflink=0,rmapbt=0,finobt=0,bigtime=0,inobtcount=0 -i sparse=0", nil},
@@ -174,6 +192,8 @@ var kernelVariants = []struct {
 		torn(t, dir+"/again", 4096, 200)
 		tool(t, "cp", "-r", "--reflink=always", dir+"/d1", dir+"/d1-again")
 		tool(t, "cp", "-r", "--reflink=always", dir+"/d2", dir+"/d2-again")
+		tool(t, "sh", "-euc", `head -c 5000000 /dev/urandom >"$1/long"; cp --reflink=always "$1/long" "$1/long-again"`, "sh", dir)
+		overwrite(t, dir+"/long-again", 4096, 1200) // a tree of shared extents with two levels
 		os.RemoveAll(dir + "/d1")
 		tool(t, "fallocate", "-l", "5M", dir+"/later")
 		tool(t, "setfattr", "-n", "user.x", "-v", strings.Repeat("y", 9000), dir+"/later")
