@@ -25,6 +25,7 @@ type Loaders struct {
 	Suite   string                       `json:"suite"`   // Debian release that they come from
 	Package string                       `json:"package"` // name=version
 	Memtest string                       `json:"memtest"` // likewise; "none" where the release has none
+	Signed  string                       `json:"signed"`  // likewise, two with a blank between; "none" where the release has none that loads by HTTP
 	Files   map[string]api.StatelessFile `json:"files"`
 }
 
@@ -39,8 +40,21 @@ const loadersRecord = "loaders.json"
 // its banner for two seconds and waits for IPv6.
 var loaderSuites = []string{"trixie", "bookworm"}
 
-// memtest is Debian's package of the memory test.
-const memtest = "memtest86+"
+// optional are packages beside iPXE, which a mirror may lack, as few nodes need them.
+type optional struct {
+	packages []string
+	files    []loaderFile
+	record   func(*Loaders) *string
+	suites   []string // that have what we need of it; all where empty
+}
+
+// Debian 12's signed GRUB cannot load by HTTP.
+var optionals = []optional{
+	{packages: []string{"memtest86+"}, files: memtestFiles, record: func(l *Loaders) *string { return &l.Memtest }},
+	{packages: []string{"shim-signed", "grub-efi-amd64-signed"}, files: signedFiles, record: func(l *Loaders) *string { return &l.Signed }, suites: []string{"trixie"}},
+}
+
+const noPackage = "none"
 
 // loaderFile is a file of a Debian package and the name that netboot knows it by; need says that a node of today's
 // tests cannot do without.
@@ -54,6 +68,12 @@ var memtestFiles = []loaderFile{
 	{netboot.FileMemtestUEFI, "boot/memtest86+x64.efi", true},
 }
 
+// signedFiles are those that a firmware with Secure Boot starts: Microsoft signed shim, Debian GRUB.
+var signedFiles = []loaderFile{
+	{netboot.LoaderShimAMD64, "usr/lib/shim/shimx64.efi.signed", true},
+	{netboot.LoaderGRUBAMD64, "usr/lib/grub/x86_64-efi-signed/grubnetx64.efi.signed", true},
+}
+
 var loaderFiles = []loaderFile{
 	{netboot.LoaderBIOS, "usr/lib/ipxe/undionly.kpxe", true},
 	{"ipxe.pxe", "usr/lib/ipxe/ipxe.pxe", false}, // BIOS, with drivers of its own, for network cards whose PXE stack is broken
@@ -62,11 +82,11 @@ var loaderFiles = []loaderFile{
 	{netboot.LoaderUEFIARM64, "usr/lib/ipxe/ipxe-arm64.efi", false},
 }
 
-// HaveLoaders tells whether the loaders that nodes need are there. Those that were fetched before there was a memory
-// test among them are fetched anew.
+// HaveLoaders tells whether the loaders that nodes need are there. Those that were fetched when there were fewer kinds
+// are fetched anew.
 func HaveLoaders(state string) bool {
 	l, err := ReadLoaders(state)
-	if err != nil || l.Memtest == "" {
+	if err != nil || l.Memtest == "" || l.Signed == "" {
 		return false
 	}
 	for name, f := range l.Files {
@@ -94,8 +114,8 @@ func ReadLoaders(state string) (Loaders, error) {
 	return l, nil
 }
 
-// FetchLoaders fetches Debian's iPXE, and its memory test, into STATE/loaders. Each file takes the place of its predecessor in one step, the
-// record comes last. progress may be nil.
+// FetchLoaders fetches Debian's iPXE, its memory test and its signed loaders into STATE/loaders. Each file takes the
+// place of its predecessor in one step, the record comes last. progress may be nil.
 func FetchLoaders(ctx context.Context, state string, progress func(string)) error {
 	if progress == nil {
 		progress = func(string) {}
@@ -148,18 +168,32 @@ func fetchLoaders(ctx context.Context, state, suite string) (_ Loaders, err erro
 	if err != nil {
 		return none, err
 	}
-	test, err := a.one(ctx, memtest) // a mirror may lack it, and no node's job needs it
-	if err != nil && ctx.Err() != nil {
-		return none, err
-	}
 	l := Loaders{Version: LoadersVersion, Fetched: time.Now().UTC().Truncate(time.Second), Suite: suite,
-		Package: ipxe[0].name + "=" + ipxe[0].version, Memtest: "none", Files: map[string]api.StatelessFile{}}
-	files := slices.Clone(loaderFiles)
-	if err == nil {
-		l.Memtest = test[0].name + "=" + test[0].version
-		files = append(files, memtestFiles...)
+		Package: ipxe[0].name + "=" + ipxe[0].version, Files: map[string]api.StatelessFile{}}
+	files, all := slices.Clone(loaderFiles), ipxe
+	for _, o := range optionals {
+		record := o.record(&l)
+		*record = noPackage
+		if len(o.suites) > 0 && !slices.Contains(o.suites, suite) {
+			continue
+		}
+		var debs []deb
+		var names []string
+		for _, p := range o.packages {
+			d, err := a.one(ctx, p)
+			if err != nil {
+				break
+			}
+			debs, names = append(debs, d...), append(names, d[0].name+"="+d[0].version)
+		}
+		if err := ctx.Err(); err != nil {
+			return none, err
+		}
+		if len(debs) == len(o.packages) {
+			*record = strings.Join(names, " ")
+			files, all = append(files, o.files...), append(all, debs...)
+		}
 	}
-	all := slices.Concat(ipxe, test)
 	if _, err := a.fetch(ctx, all); err != nil {
 		return none, err
 	}
@@ -178,7 +212,7 @@ func fetchLoaders(ctx context.Context, state, suite string) (_ Loaders, err erro
 			continue
 		}
 		if err != nil {
-			return none, fmt.Errorf("packages %s, %s: %w", l.Package, l.Memtest, err)
+			return none, fmt.Errorf("packages %s, %s, %s: %w", l.Package, l.Memtest, l.Signed, err)
 		}
 		if err := replaceFile(from, filepath.Join(loadersDir(state), f.name)); err != nil {
 			return none, err

@@ -208,10 +208,11 @@ func stillThere(t *testing.T, state string, s Stateless) {
 
 func checkLoaders(t *testing.T, state string) {
 	l, err := ReadLoaders(state)
-	if err != nil || !strings.HasPrefix(l.Package, "ipxe=") || !strings.HasPrefix(l.Memtest, "memtest86+=") {
+	if err != nil || !strings.HasPrefix(l.Package, "ipxe=") || !strings.HasPrefix(l.Memtest, "memtest86+=") || !strings.HasPrefix(l.Signed, "shim-signed=") {
 		t.Fatalf("%+v, %v", l, err)
 	}
-	for name, magic := range map[string]string{netboot.LoaderBIOS: "", netboot.LoaderUEFIAMD64: "MZ", netboot.FileMemtestBIOS: "", netboot.FileMemtestUEFI: "MZ"} {
+	for name, magic := range map[string]string{netboot.LoaderBIOS: "", netboot.LoaderUEFIAMD64: "MZ", netboot.FileMemtestBIOS: "", netboot.FileMemtestUEFI: "MZ",
+		netboot.LoaderShimAMD64: "MZ", netboot.LoaderGRUBAMD64: "MZ"} {
 		b, err := os.ReadFile(filepath.Join(loadersDir(state), name))
 		if err != nil || len(b) < 10_000 || !strings.HasPrefix(string(b), magic) {
 			t.Errorf("%s: %d bytes, %v", name, len(b), err)

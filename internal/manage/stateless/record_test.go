@@ -226,7 +226,7 @@ func tinyAgent(t *testing.T, arch string) string {
 // fakeLoaders keeps a build from fetching loaders.
 func fakeLoaders(t *testing.T, state string) {
 	t.Helper()
-	write(t, filepath.Join(loadersDir(state), loadersRecord), `{"version": 1}`, 0o644)
+	write(t, filepath.Join(loadersDir(state), loadersRecord), `{"version": 1, "memtest": "none", "signed": "none"}`, 0o644)
 }
 
 // TestFailureLeavesPrevious makes builds fail before anything is fetched. TestBuildReal has one that fails late.
