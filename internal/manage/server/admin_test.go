@@ -100,12 +100,12 @@ func TestNodes(t *testing.T) {
 		t.Errorf("%+v", n)
 	}
 	// What an admin typed wrong comes back with the place.
-	e := r.fails("GET", "/v1/nodes?range=n%5B1-", nil, "not_found", "^")
+	e := r.fails("GET", "/v1/nodes?range=n%5B1-", nil, "bad_request", "^")
 	if !strings.Contains(e.Message, "n[1-") || e.Hint == "" {
 		t.Errorf("%+v", e)
 	}
 	r.fails("GET", "/v1/nodes?range=n7", nil, "not_found", "n7")
-	r.fails("DELETE", "/v1/nodes", nil, "not_found", "")
+	r.fails("DELETE", "/v1/nodes", nil, "bad_request", "")
 	r.capture("n2")
 	r.fails("DELETE", "/v1/nodes?range=n1,n2", nil, "conflict", "active job")
 	var gone api.Affected
