@@ -78,9 +78,6 @@ func (s Script) grubDisk(b *strings.Builder) error {
 			fmt.Fprintf(b, "if search --no-floppy --set=root --file %s; then\n  chainloader %s\n  boot\nfi\n", q, q)
 		}
 		grubGiveUp(b)
-	case node.OpenFirmware:
-		// Leaving GRUB gives Open Firmware back the turn, and it takes the next device of its boot list.
-		b.WriteString("exit\n")
 	default:
 		return fmt.Errorf("no way from GRUB to the disk of firmware %q", s.Firmware)
 	}

@@ -27,7 +27,6 @@ const (
 	LoaderGRUBAMD64  = "grubx64.efi"
 	LoaderShimARM64  = "shimaa64.efi"
 	LoaderGRUBARM64  = "grubaa64.efi"
-	LoaderGRUBPPC64  = "grub-ieee1275" // GRUB for Open Firmware
 	FileAutoexec     = "autoexec.ipxe" // fetched by iPXE in UEFI from the folder that it came from
 	FileMemtestBIOS  = "memtest.bin"   // memtest86+, which an iPXE loads by HTTP
 	FileMemtestUEFI  = "memtest.efi"
@@ -42,10 +41,11 @@ type Kind string
 
 // The kinds of script, as they stand in a script's URL.
 const (
-	KindNone      Kind = ""
-	KindIPXE      Kind = "ipxe"
-	KindGRUB      Kind = "grub"
-	KindPetitboot Kind = "petitboot"
+	KindNone         Kind = ""
+	KindIPXE         Kind = "ipxe"
+	KindGRUB         Kind = "grub"
+	KindPetitboot    Kind = "petitboot"
+	KindOpenFirmware Kind = "openfirmware" // Forth, or PowerImage; by TFTP alone
 )
 
 // Decision is what a node is told to boot.
@@ -222,7 +222,9 @@ func (o *Offer) chooseLoader(n node.Node, ask Ask) {
 			o.Loader = LoaderUEFIARM64
 		}
 	case o.Firmware == node.OpenFirmware:
-		o.Script, o.Loader = KindGRUB, LoaderGRUBPPC64
+		// It needs no loader: the file that it asks for by TFTP is the script.
+		o.Script = KindOpenFirmware
+		o.Loader = strings.TrimPrefix(PathScripts, "/") + string(KindOpenFirmware) + "/" + strings.ReplaceAll(strings.ToLower(ask.MAC), ":", "-")
 	case o.Firmware == node.OPAL:
 		o.Script = KindPetitboot
 		o.Config = ScriptURL(ask.Base, KindPetitboot, ask.MAC, o.Firmware, o.Arch)
@@ -251,6 +253,5 @@ func ScriptURL(base string, kind Kind, mac string, fw node.Firmware, arch node.A
 
 // LoaderNames are the files that Decide may name, for the one who fills the loaders folder.
 func LoaderNames() []string {
-	return []string{LoaderBIOS, LoaderUEFIAMD64, LoaderUEFIARM64, LoaderShimAMD64, LoaderGRUBAMD64, LoaderShimARM64,
-		LoaderGRUBARM64, LoaderGRUBPPC64}
+	return []string{LoaderBIOS, LoaderUEFIAMD64, LoaderUEFIARM64, LoaderShimAMD64, LoaderGRUBAMD64, LoaderShimARM64, LoaderGRUBARM64}
 }

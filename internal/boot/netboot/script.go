@@ -57,6 +57,8 @@ func Render(w io.Writer, s Script) error {
 		text, err = s.grub()
 	case KindPetitboot:
 		text, err = s.petitboot()
+	case KindOpenFirmware:
+		text, err = s.openFirmware()
 	default:
 		err = fmt.Errorf("no script of kind %q", s.Kind)
 	}

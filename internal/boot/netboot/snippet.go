@@ -69,7 +69,7 @@ func Snippet(w io.Writer, server string, site Site) error {
 func groups(site Site) []group {
 	plain := group{Tag: "mimeo", IPXE: site.Base + PathLoaders + FileAutoexec}
 	shim := group{Tag: "mimeo-shim", IPXE: plain.IPXE}
-	of := group{Tag: "mimeo-of"}
+	var of []group // one for each card: each asks for a file of its own
 	for _, r := range rows {
 		for g, knobs := range map[*group]node.Knobs{&plain: {}, &shim: {Loader: KnobLoaderSecure}} {
 			ask := Identify(Wire{Archs: r.Codes})
@@ -84,9 +84,7 @@ func groups(site Site) []group {
 		case n.Knobs.Loader == KnobLoaderSecure:
 			g = &shim
 		case n.Firmware == node.OpenFirmware:
-			// Its DISCOVER says nothing of itself: the card alone tells it.
-			g = &of
-			g.Rows = []row{{File: Decide(n, Ask{Firmware: node.OpenFirmware, Arch: node.PPC64EL, Mode: Full}).File()}}
+			g = nil
 		}
 		for i, nic := range n.NICs {
 			if nic.MAC == "" {
@@ -99,6 +97,12 @@ func groups(site Site) []group {
 			if i > 0 {
 				h.ID = fmt.Sprintf("%s-%d", n.Name, i+1)
 			}
+			if g == nil {
+				// Its DISCOVER says nothing of itself: the card alone tells it.
+				file := Decide(n, Ask{Firmware: node.OpenFirmware, Arch: node.PPC64EL, Mode: Full, MAC: nic.MAC}).File()
+				of = append(of, group{Tag: "mimeo-of-" + h.ID, Rows: []row{{File: file}}, Hosts: []host{h}})
+				continue
+			}
 			if n.Arch == node.PPC64EL && g == &plain {
 				h.Config = Decide(n, Ask{Firmware: node.OPAL, Arch: node.PPC64EL, Mode: Full, Base: site.Base, MAC: nic.MAC}).Config
 			}
@@ -106,7 +110,7 @@ func groups(site Site) []group {
 		}
 	}
 	var out []group
-	for _, g := range []group{plain, shim, of} {
+	for _, g := range append([]group{plain, shim}, of...) {
 		if len(g.Hosts) > 0 {
 			out = append(out, g)
 		}

@@ -78,10 +78,10 @@ func (s *Server) serveScript(w http.ResponseWriter, r *http.Request) {
 	kind := netboot.Kind(r.PathValue("kind"))
 	ask.IPXE = kind == netboot.KindIPXE
 	addr := s.addrFor(remote, localAddr(r))
+	ask.Base = s.bootBase(addr)
 	text, event, err := s.script(ctx, n, kind, ask, addr, true)
 	if err != nil {
-		s.log.Error("boot script", "node", n.Name, "err", err)
-		s.event(ctx, api.Event{Node: n.Name, Job: s.jobOf(n.Name), Kind: "script", Addr: remote.String(), Text: "no script: " + err.Error()})
+		s.noScript(ctx, n, remote, err)
 		http.Error(w, "no script: "+err.Error(), http.StatusServiceUnavailable)
 		return
 	}
@@ -90,6 +90,17 @@ func (s *Server) serveScript(w http.ResponseWriter, r *http.Request) {
 	if _, err := io.WriteString(w, text); err != nil {
 		return // the node did not get it, and asks again
 	}
+	s.scriptSent(ctx, n, remote, event)
+}
+
+// noScript keeps why a node got no script.
+func (s *Server) noScript(ctx context.Context, n node.Node, remote netip.Addr, err error) {
+	s.log.Error("boot script", "node", n.Name, "err", err)
+	s.event(ctx, api.Event{Node: n.Name, Job: s.jobOf(n.Name), Kind: "script", Addr: remote.String(), Text: "no script: " + err.Error()})
+}
+
+// scriptSent keeps what a node was told. One that was told to boot its disk has ended its job.
+func (s *Server) scriptSent(ctx context.Context, n node.Node, remote netip.Addr, event api.Event) {
 	event.Node, event.Addr = n.Name, remote.String()
 	if event.Job == "" {
 		event.Job = s.jobOf(n.Name)
@@ -131,20 +142,32 @@ func (s *Server) mayHave(ctx context.Context, n node.Node, mac string, remote ne
 }
 
 // script makes a node's script for now. With take, facts follow from it: the node has netbooted.
-func (s *Server) script(ctx context.Context, n node.Node, kind netboot.Kind, ask netboot.Ask, addr netip.Addr, take bool) (text string, ev api.Event, err error) {
+func (s *Server) script(ctx context.Context, n node.Node, kind netboot.Kind, ask netboot.Ask, addr netip.Addr, take bool) (string, api.Event, error) {
+	sc, _, ev, err := s.bootPlan(ctx, n, kind, ask, addr, take)
+	if err != nil {
+		return "", ev, err
+	}
+	var b strings.Builder
+	err = netboot.Render(&b, sc)
+	return b.String(), ev, err
+}
+
+// bootPlan decides what a node's script for now says, and of which stateless image where it boots one.
+func (s *Server) bootPlan(ctx context.Context, n node.Node, kind netboot.Kind, ask netboot.Ask, addr netip.Addr, take bool) (sc netboot.Script, im stateless.Stateless, ev api.Event, err error) {
 	// The job is asked first: it may find that the node has used up its tries, which changes the boot state.
 	var rec job.Record
 	var active bool
 	if rec, active = s.jobs.OfNode(n.Name); active && take && ofJob(n.Boot) {
 		ok, err := s.jobs.Netbooted(ctx, rec.ID)
 		if err != nil {
-			return "", ev, err
+			return sc, im, ev, err
 		}
 		if n, err = s.db.Node(ctx, n.Name); err != nil {
-			return "", ev, err
+			return sc, im, ev, err
 		}
 		if !ok && n.Boot != node.BootDisk {
-			return s.wait(n, kind, ask)
+			sc, ev = s.wait(n, kind, ask)
+			return sc, im, ev, nil
 		}
 		ev.Job = rec.ID
 	}
@@ -154,28 +177,27 @@ func (s *Server) script(ctx context.Context, n node.Node, kind netboot.Kind, ask
 	}
 	if take && !active && s.onceOver(n) {
 		if err := s.endOnce(ctx, n); err != nil {
-			return "", ev, err
+			return sc, im, ev, err
 		}
 		n.Boot = node.BootDisk
 	}
 	o := netboot.Decide(n, ask)
-	sc := netboot.Script{Kind: kind, Decision: o.Decision, Node: n.Name, Why: o.Why, Firmware: o.Firmware, Arch: o.Arch, Knobs: n.Knobs, MAC: ask.MAC}
+	sc = netboot.Script{Kind: kind, Decision: o.Decision, Node: n.Name, Why: o.Why, Firmware: o.Firmware, Arch: o.Arch, Knobs: n.Knobs, MAC: ask.MAC}
 	switch o.Decision {
 	case netboot.Ignore:
-		return "", ev, fmt.Errorf("%s", o.Why)
+		return sc, im, ev, fmt.Errorf("%s", o.Why)
 	case netboot.Disk:
 		ev.Kind, ev.Text = "told-disk", "boots its disk: "+o.Why
 	case netboot.Memtest:
 		sc.Kernel = s.bootBase(addr) + netboot.PathLoaders + netboot.MemtestFile(o.Firmware)
 		ev.Kind, ev.Text = "script", "boots memtest86+: "+o.Why+"; what it finds is on the node's screen alone"
 	case netboot.Stateless:
-		im, err := stateless.Current(s.cfg.State, o.Profile, o.Arch)
-		if err != nil {
-			return "", ev, err
+		if im, err = stateless.Current(s.cfg.State, o.Profile, o.Arch); err != nil {
+			return sc, im, ev, err
 		}
 		facts, err := s.db.Facts(ctx, n.Name)
 		if err != nil {
-			return "", ev, err
+			return sc, im, ev, err
 		}
 		s.bootImage(&sc, im, addr)
 		if active {
@@ -191,11 +213,7 @@ func (s *Server) script(ctx context.Context, n node.Node, kind netboot.Kind, ask
 		}
 		ev.Kind, ev.Text = "script", fmt.Sprintf("boots stateless image %s %s, build %.12s: %s", o.Profile, o.Arch, im.Build, o.Why)
 	}
-	var b strings.Builder
-	if err := netboot.Render(&b, sc); err != nil {
-		return "", ev, err
-	}
-	return b.String(), ev, nil
+	return sc, im, ev, nil
 }
 
 // bootImage fills in where a node finds a stateless image and this server.
@@ -208,11 +226,10 @@ func (s *Server) bootImage(sc *netboot.Script, im stateless.Stateless, addr neti
 }
 
 // wait is the script for a node whose job is between its agent's last word and its boot state: it asks again.
-func (s *Server) wait(n node.Node, kind netboot.Kind, ask netboot.Ask) (string, api.Event, error) {
-	var b strings.Builder
-	err := netboot.Render(&b, netboot.Script{Kind: kind, Decision: netboot.Wait, Node: n.Name, Why: "its job is being finished", Firmware: ask.Firmware, Arch: ask.Arch,
-		Again: netboot.ScriptURL(ask.Base, kind, ask.MAC, ask.Firmware, ask.Arch)})
-	return b.String(), api.Event{Kind: "script", Text: "told to wait: its job is being finished"}, err
+func (s *Server) wait(n node.Node, kind netboot.Kind, ask netboot.Ask) (netboot.Script, api.Event) {
+	return netboot.Script{Kind: kind, Decision: netboot.Wait, Node: n.Name, Why: "its job is being finished", Firmware: ask.Firmware, Arch: ask.Arch,
+			Again: netboot.ScriptURL(ask.Base, kind, ask.MAC, ask.Firmware, ask.Arch)},
+		api.Event{Kind: "script", Text: "told to wait: its job is being finished"}
 }
 
 // serveLoader gives the first loader to firmwares that boot by HTTP.
@@ -281,7 +298,7 @@ func (s *Server) serveStateless(w http.ResponseWriter, r *http.Request) {
 	defer f.Close()
 	sum, err := s.files.sum(f)
 	if err == nil && sum != want.SHA256 {
-		err = fmt.Errorf("%s of build %.12s is damaged: its SHA-256 is %s, not %s; build the image again", name, im.Build, sum, want.SHA256)
+		err = damaged(name, im, sum)
 	}
 	if err != nil {
 		s.log.Error("stateless image", "err", err)

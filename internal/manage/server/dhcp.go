@@ -161,7 +161,8 @@ func (s *Server) event(ctx context.Context, e api.Event) {
 	}
 }
 
-// newTFTP serves the loaders folder, and the two files that iPXE and GRUB read from beside their loader.
+// newTFTP serves the loaders folder, the two files that iPXE and GRUB read from beside their loader, and what nodes with
+// Open Firmware boot.
 func (s *Server) newTFTP() *tftp.Server {
 	return &tftp.Server{Addr: s.cfg.TFTP, Log: s.log,
 		Open: func(ctx context.Context, r tftp.Request) (tftp.File, error) {
@@ -173,6 +174,9 @@ func (s *Server) newTFTP() *tftp.Server {
 			case netboot.FileGRUBConfig:
 				text, err := netboot.GRUBConfig(base)
 				return tftp.Bytes([]byte(text)), err
+			}
+			if strings.HasPrefix(r.Name, openFirmwareFile) {
+				return s.openFirmware(ctx, r)
 			}
 			root, err := os.OpenRoot(filepath.Join(s.cfg.State, "loaders"))
 			if err != nil {
@@ -197,6 +201,9 @@ func (s *Server) newTFTP() *tftp.Server {
 			}
 			if r.Err == nil && slices.Contains(netboot.LoaderNames(), r.Name) {
 				s.loaded.now(n.Name)
+			}
+			if r.Err == nil && strings.HasPrefix(r.Name, openFirmwareFile) {
+				s.booted(ctx, n)
 			}
 			s.event(ctx, api.Event{Node: n.Name, Job: s.jobOf(n.Name), Kind: "loader", Addr: r.Remote.Addr().Unmap().String(), Text: text})
 		},

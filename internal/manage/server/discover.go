@@ -197,20 +197,28 @@ func (s *Server) unknownScript(r *http.Request, mac string) (string, error) {
 	kind := netboot.Kind(r.PathValue("kind"))
 	ask := netboot.AskFromQuery(r.URL.Query())
 	ask.MAC, ask.IPXE = mac, kind == netboot.KindIPXE
-	o := netboot.Decide(node.Node{Boot: node.BootDiscover}, ask)
-	if o.Decision != netboot.Stateless {
-		return "", fmt.Errorf("%s", o.Why)
-	}
-	im, err := stateless.Current(s.cfg.State, o.Profile, o.Arch)
+	sc, _, err := s.unknownPlan(kind, ask, s.addrFor(remoteAddr(r), localAddr(r)))
 	if err != nil {
 		return "", err
 	}
-	sc := netboot.Script{Kind: kind, Decision: o.Decision, Node: node.Name("new-" + macID(mac)), Why: "it is not known, and reports itself", Firmware: o.Firmware, Arch: o.Arch, MAC: mac,
-		Token: s.token(tokenNew, macID(mac), "report")}
-	s.bootImage(&sc, im, s.addrFor(remoteAddr(r), localAddr(r)))
 	var b strings.Builder
 	err = netboot.Render(&b, sc)
 	return b.String(), err
+}
+
+func (s *Server) unknownPlan(kind netboot.Kind, ask netboot.Ask, addr netip.Addr) (netboot.Script, stateless.Stateless, error) {
+	o := netboot.Decide(node.Node{Boot: node.BootDiscover}, ask)
+	if o.Decision != netboot.Stateless {
+		return netboot.Script{}, stateless.Stateless{}, fmt.Errorf("%s", o.Why)
+	}
+	im, err := stateless.Current(s.cfg.State, o.Profile, o.Arch)
+	if err != nil {
+		return netboot.Script{}, im, err
+	}
+	sc := netboot.Script{Kind: kind, Decision: o.Decision, Node: node.Name("new-" + macID(ask.MAC)), Why: "it is not known, and reports itself", Firmware: o.Firmware, Arch: o.Arch, MAC: ask.MAC,
+		Token: s.token(tokenNew, macID(ask.MAC), "report")}
+	s.bootImage(&sc, im, addr)
+	return sc, im, nil
 }
 
 // helloUnknown keeps the report of a machine that no node is. It waits, until it is one: then it boots anew as that.

@@ -101,7 +101,8 @@ func (s *Server) explainBoot(r *http.Request) (any, error) {
 		return nil, err
 	}
 	out := api.BootExplain{Node: n.Name, Arch: n.Arch, Firmware: n.Firmware}
-	ask := netboot.Ask{Firmware: n.Firmware, Arch: n.Arch, IPXE: true}
+	// What loads the script is an iPXE, but where the firmware reads it by itself.
+	ask := netboot.Ask{Firmware: n.Firmware, Arch: n.Arch, IPXE: n.Firmware != node.OpenFirmware && n.Firmware != node.OPAL}
 	if len(n.NICs) > 0 {
 		ask.MAC = n.NICs[0].MAC
 	}
