@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"net/netip"
+	"slices"
 	"strings"
 	"sync"
 	"time"
@@ -28,7 +29,9 @@ type book struct {
 
 	mu      sync.Mutex
 	leases  map[netip.Addr]Lease
+	cards   map[string][]netip.Addr // by MAC: the addresses whose last lease was this card's
 	offers  map[netip.Addr]offer
+	fresh   map[Range]netip.Addr      // where the addresses begin that nobody ever had
 	refused map[netip.Prefix]refusals // by the first network of those that were full
 }
 
@@ -87,11 +90,24 @@ func (b *book) load(ctx context.Context) error {
 	b.mu.Lock()
 	defer b.mu.Unlock()
 	b.leases = make(map[netip.Addr]Lease, len(all))
-	b.offers = map[netip.Addr]offer{}
+	b.cards, b.offers, b.fresh = map[string][]netip.Addr{}, map[netip.Addr]offer{}, map[Range]netip.Addr{}
 	for _, l := range all {
-		b.leases[l.Addr] = l
+		b.put(l)
 	}
 	return nil
+}
+
+// put takes a lease in place of the address's last one.
+func (b *book) put(l Lease) {
+	if old, ok := b.leases[l.Addr]; !ok || old.MAC != l.MAC {
+		if left := slices.DeleteFunc(b.cards[old.MAC], func(a netip.Addr) bool { return a == l.Addr }); len(left) > 0 {
+			b.cards[old.MAC] = left
+		} else {
+			delete(b.cards, old.MAC)
+		}
+		b.cards[l.MAC] = append(b.cards[l.MAC], l.Addr)
+	}
+	b.leases[l.Addr] = l
 }
 
 // offer chooses an address for w and holds it for a while.
@@ -132,7 +148,7 @@ func (b *book) lease(ctx context.Context, w wish, addr netip.Addr, d time.Durati
 	if err := b.store.PutDHCPLease(ctx, l, now); err != nil {
 		return fmt.Errorf("keep lease of %s: %w", addr, err)
 	}
-	b.leases[addr] = l
+	b.put(l)
 	b.drop(w.mac)
 	return b.endOthers(ctx, w, addr)
 }
@@ -141,8 +157,9 @@ func (b *book) lease(ctx context.Context, w wish, addr netip.Addr, d time.Durati
 // asks for another each time would empty the pool.
 func (b *book) endOthers(ctx context.Context, w wish, keep netip.Addr) error {
 	now := b.now()
-	for a, l := range b.leases {
-		if a == keep || l.MAC != w.mac || l.Declined || !now.Before(l.Expires) {
+	for _, a := range b.cards[w.mac] {
+		l := b.leases[a]
+		if a == keep || l.Declined || !now.Before(l.Expires) {
 			continue
 		}
 		if _, here := w.subnet(a); !here {
@@ -152,7 +169,7 @@ func (b *book) endOthers(ctx context.Context, w wish, keep netip.Addr) error {
 		if err := b.store.PutDHCPLease(ctx, l, now); err != nil {
 			return fmt.Errorf("end lease of %s: %w", a, err)
 		}
-		b.leases[a] = l
+		b.put(l)
 	}
 	return nil
 }
@@ -168,8 +185,8 @@ func (b *book) choose(ctx context.Context, w wish) (netip.Addr, error) {
 	}
 	var had netip.Addr
 	var hadUntil time.Time
-	for a, l := range b.leases {
-		if l.MAC == w.mac && !l.Declined && l.Expires.After(hadUntil) && b.may(ctx, w, a) == nil {
+	for _, a := range b.cards[w.mac] {
+		if l := b.leases[a]; !l.Declined && l.Expires.After(hadUntil) && b.may(ctx, w, a) == nil {
 			had, hadUntil = a, l.Expires
 		}
 	}
@@ -184,34 +201,58 @@ func (b *book) choose(ctx context.Context, w wish) (netip.Addr, error) {
 	if w.requested.IsValid() && b.may(ctx, w, w.requested) == nil {
 		return w.requested, nil
 	}
-	var oldest netip.Addr
-	var oldestEnd time.Time
 	pools := false
 	for _, n := range w.subnets {
 		for _, r := range n.Pool {
 			pools = true
-			for a := r.From; a.IsValid() && a.Compare(r.To) <= 0; a = a.Next() {
-				l, known := b.leases[a]
-				if known && oldest.IsValid() && !l.Expires.Before(oldestEnd) {
-					continue
-				}
-				if b.may(ctx, w, a) != nil {
-					continue
-				}
-				if !known {
-					return a, nil
-				}
-				oldest, oldestEnd = a, l.Expires
+			if a := b.unused(ctx, w, r); a.IsValid() {
+				return a, nil
 			}
 		}
 	}
-	switch {
-	case oldest.IsValid():
-		return oldest, nil
-	case !pools:
+	if a := b.oldest(ctx, w); a.IsValid() {
+		return a, nil
+	}
+	if !pools {
 		return netip.Addr{}, fmt.Errorf("%w: the card has no fixed address, and %s has no pool", errNoAddress, w.networks())
 	}
 	return netip.Addr{}, fmt.Errorf("%w: %w: the pool of %s is all in use; a larger pool, or a shorter lease, would help", errNoAddress, errExhausted, w.networks())
+}
+
+// unused is the first address of a range that nobody ever had, and w can have.
+func (b *book) unused(ctx context.Context, w wish, r Range) netip.Addr {
+	from, ok := b.fresh[r]
+	if !ok {
+		from = r.From
+	}
+	first := true
+	for a := from; a.IsValid() && a.Compare(r.To) <= 0; a = a.Next() {
+		if _, known := b.leases[a]; known {
+			continue
+		}
+		if first { // leases are never forgotten while we run: none before this one is worth a look again
+			b.fresh[r], first = a, false
+		}
+		if b.may(ctx, w, a) == nil {
+			return a
+		}
+	}
+	if first {
+		b.fresh[r] = netip.Addr{}
+	}
+	return netip.Addr{}
+}
+
+// oldest is the address that w can have whose last lease ended first.
+func (b *book) oldest(ctx context.Context, w wish) (oldest netip.Addr) {
+	now, end := b.now(), time.Time{}
+	for a, l := range b.leases {
+		if now.Before(l.Expires) || (oldest.IsValid() && !l.Expires.Before(end)) || b.may(ctx, w, a) != nil {
+			continue
+		}
+		oldest, end = a, l.Expires
+	}
+	return oldest
 }
 
 // may says whether w can have addr now; nil means yes.
@@ -270,7 +311,7 @@ func (b *book) decline(ctx context.Context, mac string, name node.Name, addr net
 	if err := b.store.PutDHCPLease(ctx, l, now); err != nil {
 		return false, fmt.Errorf("keep decline of %s: %w", addr, err)
 	}
-	b.leases[addr] = l
+	b.put(l)
 	delete(b.offers, addr)
 	return true, nil
 }
@@ -288,7 +329,7 @@ func (b *book) release(ctx context.Context, mac string, addr netip.Addr) (bool, 
 	if err := b.store.PutDHCPLease(ctx, l, now); err != nil {
 		return false, fmt.Errorf("keep release of %s: %w", addr, err)
 	}
-	b.leases[addr] = l
+	b.put(l)
 	return true, nil
 }
 

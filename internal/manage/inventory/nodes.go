@@ -269,24 +269,31 @@ func (d *DB) SetHardware(ctx context.Context, name node.Name, h api.Hardware) er
 	return explain(err)
 }
 
-// Learn keeps firmware and architecture as a node's own requests told them. What was said of it goes before that.
+// Learn keeps firmware and architecture as a node's own requests told them. What was said of it goes before that. A
+// node that is there no more is no error.
+func (t *Tx) Learn(name node.Name, fw node.Firmware, arch node.Arch) error {
+	r, err := t.record(name)
+	if errors.Is(err, ErrNotFound) {
+		return nil
+	}
+	if err != nil {
+		return err
+	}
+	if (fw == "" || r.Learnt["firmware"] == string(fw)) && (arch == "" || r.Learnt["arch"] == string(arch)) {
+		return nil
+	}
+	if fw != "" {
+		r.Learnt["firmware"] = string(fw)
+	}
+	if arch != "" {
+		r.Learnt["arch"] = string(arch)
+	}
+	return t.putRecord(r)
+}
+
+// Learn does the same by itself.
 func (d *DB) Learn(ctx context.Context, name node.Name, fw node.Firmware, arch node.Arch) error {
-	return d.Update(ctx, func(t *Tx) error {
-		r, err := t.record(name)
-		if err != nil {
-			return err
-		}
-		if (fw == "" || r.Learnt["firmware"] == string(fw)) && (arch == "" || r.Learnt["arch"] == string(arch)) {
-			return nil
-		}
-		if fw != "" {
-			r.Learnt["firmware"] = string(fw)
-		}
-		if arch != "" {
-			r.Learnt["arch"] = string(arch)
-		}
-		return t.putRecord(r)
-	})
+	return d.Update(ctx, func(t *Tx) error { return t.Learn(name, fw, arch) })
 }
 
 type scanner interface{ Scan(...any) error }

@@ -117,34 +117,6 @@ func (s *Server) dhcpDecide(ctx context.Context, n node.Node, r dhcp.Request) dh
 	return dhcp.Answer{Boot: o.Decision != netboot.Ignore, Why: o.Why, File: o.File(), Config: o.Config, IPXE: ask.IPXE, Firmware: o.Firmware, Arch: o.Arch}
 }
 
-// dhcpEvent keeps what a node asked and got. A request of an operating system teaches nothing of the firmware.
-func (s *Server) dhcpEvent(e dhcp.Event) {
-	ctx, cancel := context.WithTimeout(context.Background(), 10*time.Second)
-	defer cancel()
-	addr := e.MAC
-	if e.Addr.IsValid() {
-		addr = e.Addr.String()
-	}
-	if e.Node == "" { // discovered keeps what is known of it
-		s.found.learn(e.MAC, e.Addr, e.Firmware, e.Arch, e.IPXE)
-		return
-	}
-	s.event(ctx, api.Event{Time: e.Time, Node: e.Node, Job: s.jobOf(e.Node), Kind: e.Kind, Addr: addr, Text: e.Text})
-	if e.Firmware != "" && e.File != "" {
-		// The loader that iPXE is in a UEFI HTTP boot does not make the firmware another one.
-		if err := s.db.Learn(ctx, e.Node, learnt(e), e.Arch); err != nil {
-			s.log.Error("firmware is not kept", "node", e.Node, "err", err)
-		}
-	}
-}
-
-func learnt(e dhcp.Event) node.Firmware {
-	if e.IPXE {
-		return "" // it reports what it runs on, which a request of the firmware itself said better
-	}
-	return e.Firmware
-}
-
 // jobOf is the ID of a node's active job, or "".
 func (s *Server) jobOf(n node.Name) string {
 	if r, ok := s.jobs.OfNode(n); ok {

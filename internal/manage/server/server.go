@@ -58,6 +58,7 @@ type Server struct {
 	tftp   *tftp.Server
 	nfs    *nfs.Server
 	dhcp   []*dhcp.Server
+	heard  chan dhcp.Event // to be kept
 
 	schedules *schedule.Runner
 	published chan string // names of images that have a new revision
@@ -95,7 +96,7 @@ func (f iface) subnet(a netip.Addr) (dhcp.Subnet, bool) {
 // New opens everything that Serve needs, all ports included, so that what is wrong shows before anything is done.
 // Where it fails, all is closed again.
 func New(ctx context.Context, cfg config.Config, version string, log *slog.Logger, out io.Writer) (_ *Server, err error) {
-	s := &Server{browsing: make(chan struct{}, maxBrowse), cfg: cfg, version: version, log: log, started: time.Now(), bodyLimit: time.Minute, published: make(chan string, 100)}
+	s := &Server{browsing: make(chan struct{}, maxBrowse), cfg: cfg, version: version, log: log, started: time.Now(), bodyLimit: time.Minute, heard: make(chan dhcp.Event, maxHeard), published: make(chan string, 100)}
 	defer func() {
 		if err != nil {
 			s.close()
@@ -219,9 +220,23 @@ func (s *Server) Serve(ctx context.Context) error {
 	if s.tftp != nil {
 		g.Go(func() error { return s.tftp.Serve(ctx) })
 	}
+	var answering sync.WaitGroup
 	for _, d := range s.dhcp {
-		g.Go(func() error { return d.Serve(ctx) })
+		answering.Add(1)
+		g.Go(func() error {
+			defer answering.Done()
+			return d.Serve(ctx)
+		})
 	}
+	g.Go(func() error {
+		answering.Wait()
+		close(s.heard)
+		return nil
+	})
+	g.Go(func() error {
+		s.keepHeard()
+		return nil
+	})
 	return g.Wait()
 }
 
