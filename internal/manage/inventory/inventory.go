@@ -35,6 +35,7 @@ var ErrNewer = errors.New("the inventory was written by a newer mimeod")
 // DB is the inventory. Its methods may be called from several goroutines.
 type DB struct {
 	sql  *sql.DB
+	read *sql.DB // for what DHCP asks with each packet: it must not wait until somebody's change has reached the disk
 	lock *os.File
 	seal cipher.AEAD
 	now  func() time.Time
@@ -74,6 +75,11 @@ func Open(ctx context.Context, dir string) (_ *DB, err error) {
 	if err := d.migrate(ctx); err != nil {
 		return nil, fmt.Errorf("bring inventory %s up to date: %w", file, err)
 	}
+	d.read, err = sql.Open("sqlite", "file:"+file+"?_pragma=query_only(1)&_pragma=busy_timeout(10000)")
+	if err != nil {
+		return nil, fmt.Errorf("open inventory: %w", err)
+	}
+	d.read.SetMaxOpenConns(2)
 	return d, nil
 }
 
@@ -98,8 +104,11 @@ func (d *DB) migrate(ctx context.Context) error {
 // Close closes the file and lets others open it.
 func (d *DB) Close() error {
 	var err error
+	if d.read != nil {
+		err = d.read.Close()
+	}
 	if d.sql != nil {
-		err = d.sql.Close()
+		err = errors.Join(err, d.sql.Close())
 	}
 	if d.lock != nil {
 		d.lock.Close()

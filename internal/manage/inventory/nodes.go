@@ -221,7 +221,7 @@ func (d *DB) Sources(ctx context.Context, name node.Name) (node.Sources, error) 
 
 // NodeByMAC reads the node of a network card; false where no node has it.
 func (d *DB) NodeByMAC(ctx context.Context, mac string) (node.Node, bool, error) {
-	r, err := oneRecord(ctx, d.sql, selectRecord+` JOIN nics ON nics.node = nodes.name WHERE nics.mac = ?`, mac)
+	r, err := oneRecord(ctx, d.read, selectRecord+` JOIN nics ON nics.node = nodes.name WHERE nics.mac = ?`, mac)
 	if errors.Is(err, ErrNotFound) {
 		return r.node, false, nil
 	}
@@ -230,7 +230,7 @@ func (d *DB) NodeByMAC(ctx context.Context, mac string) (node.Node, bool, error)
 
 // OwnerOf tells which network card has an address for good.
 func (d *DB) OwnerOf(ctx context.Context, ip string) (mac string, ok bool, err error) {
-	err = d.sql.QueryRowContext(ctx, `SELECT mac FROM nics WHERE ip = ?`, ip).Scan(&mac)
+	err = d.read.QueryRowContext(ctx, `SELECT mac FROM nics WHERE ip = ?`, ip).Scan(&mac)
 	if errors.Is(err, sql.ErrNoRows) {
 		return "", false, nil
 	}

@@ -304,20 +304,17 @@ func scanLease(row scanner) (l dhcp.Lease, err error) {
 
 // PutDHCPLease implements dhcp.Leases.
 func (d *DB) PutDHCPLease(ctx context.Context, l dhcp.Lease, now time.Time) error {
-	return d.Update(ctx, func(t *Tx) error {
-		old, err := scanLease(t.tx.QueryRowContext(ctx, `SELECT addr, mac, node, expires, declined FROM leases WHERE addr = ?`, l.Addr.String()))
-		switch {
-		case errors.Is(err, sql.ErrNoRows):
-		case err != nil:
-			return explain(err)
-		case old.MAC != l.MAC && !old.Declined && old.Expires.After(now):
-			return dhcp.ErrTaken
-		}
-		_, err = t.tx.ExecContext(ctx, `INSERT INTO leases(addr, mac, node, expires, declined) VALUES(?, ?, ?, ?, ?)
-			ON CONFLICT(addr) DO UPDATE SET mac = excluded.mac, node = excluded.node, expires = excluded.expires, declined = excluded.declined`,
-			l.Addr.String(), l.MAC, l.Node, millis(l.Expires), l.Declined)
+	r, err := d.sql.ExecContext(ctx, `INSERT INTO leases(addr, mac, node, expires, declined) VALUES(?, ?, ?, ?, ?)
+		ON CONFLICT(addr) DO UPDATE SET mac = excluded.mac, node = excluded.node, expires = excluded.expires, declined = excluded.declined
+		WHERE mac = excluded.mac OR declined OR expires <= ?`,
+		l.Addr.String(), l.MAC, l.Node, millis(l.Expires), l.Declined, millis(now))
+	if err != nil {
 		return explain(err)
-	})
+	}
+	if n, err := r.RowsAffected(); err != nil || n == 0 {
+		return errors.Join(explain(err), dhcp.ErrTaken)
+	}
+	return nil
 }
 
 // DeleteDHCPLease implements dhcp.Leases.

@@ -15,6 +15,10 @@ import (
 const (
 	maxHeard = 4096 // then DHCP waits
 	maxKept  = 256  // in one transaction
+
+	// Where more than a few events came in together, more are coming: the next transaction takes all of a while.
+	manyHeard  = 4
+	heardPause = 50 * time.Millisecond
 )
 
 // dhcpEvent takes what a node asked and got.
@@ -49,6 +53,9 @@ func (s *Server) keepHeard() {
 			s.log.Error("events of DHCP are lost", "events", len(batch), "first", batch[0].Node, "err", err)
 		}
 		cancel()
+		if len(batch) > manyHeard {
+			time.Sleep(heardPause)
+		}
 	}
 }
 
