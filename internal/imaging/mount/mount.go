@@ -10,6 +10,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"time"
 
 	"github.com/hanwen/go-fuse/v2/fuse"
 	"golang.org/x/sys/unix"
@@ -104,8 +105,7 @@ func Start(ctx context.Context, from store.Reader, m *manifest.Manifest, dir str
 		mnt.server.Serve()
 	}()
 	if err := mnt.server.WaitMount(); err != nil {
-		mnt.server.Unmount()
-		return fail(fmt.Errorf("mount at %s: %w", dir, err))
+		return fail(errors.Join(fmt.Errorf("mount at %s: %w", dir, err), detach(dir)))
 	}
 	return mnt, nil
 }
@@ -124,19 +124,46 @@ func (m *Mount) Wait(ctx context.Context) error {
 
 // Close takes the mount down, as Wait does.
 func (m *Mount) Close() error {
-	err := m.server.Unmount()
-	if err != nil {
-		if derr := detach(m.Dir); derr != nil {
-			return fmt.Errorf("unmount %s: %w", m.Dir, errors.Join(err, derr))
+	err := m.unmount()
+	if errors.Is(err, unix.EBUSY) {
+		if err = detach(m.Dir); err == nil {
+			m.log("%s was in use and is detached: what is still open there fails when this program ends", m.Dir)
 		}
-		m.log("%s was in use and is detached: what is still open there fails from now on", m.Dir)
+	}
+	if err != nil {
+		return fmt.Errorf("unmount %s: %w", m.Dir, err)
+	}
+	select {
+	case <-m.ended:
+		m.finish()
+	case <-time.After(farewell):
+		// Somebody has a file open, or was given a copy of the mount with a namespace of mounts: the kernel keeps it for them.
 		m.stop()
 		m.cleanUp()
-		return nil
 	}
-	<-m.ended
-	m.finish()
 	return nil
+}
+
+// farewell is how long the kernel may take to let go of what is not in use any more.
+const farewell = 2 * time.Second
+
+// unmount takes the mount out of sight where nobody uses it. Programs that have just ended may still be about to let go.
+func (m *Mount) unmount() (err error) {
+	for wait := 5 * time.Millisecond; wait < time.Second; wait *= 2 {
+		if os.Geteuid() == 0 {
+			err = unix.Unmount(m.Dir, 0)
+		} else if err = exec.Command("fusermount3", "-u", m.Dir).Run(); err != nil {
+			err = fmt.Errorf("fusermount3: %w: %w", err, unix.EBUSY)
+		}
+		if !errors.Is(err, unix.EBUSY) {
+			break
+		}
+		time.Sleep(wait)
+	}
+	if errors.Is(err, unix.EINVAL) {
+		err = nil // somebody was quicker
+	}
+	return err
 }
 
 func (m *Mount) finish() {
@@ -153,9 +180,8 @@ func (m *Mount) cleanUp() {
 
 // detach takes a mount that is in use out of sight.
 func detach(dir string) error {
-	err := unix.Unmount(dir, unix.MNT_DETACH)
-	if err == nil || os.Geteuid() == 0 {
-		return err
+	if os.Geteuid() == 0 {
+		return unix.Unmount(dir, unix.MNT_DETACH)
 	}
 	return exec.Command("fusermount3", "-u", "-z", dir).Run()
 }
