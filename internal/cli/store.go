@@ -15,10 +15,10 @@ import (
 )
 
 func storeCmd(t *terminal) *cobra.Command {
-	c := &cobra.Command{Use: "store", Short: "Look after the store that keeps all images: check, stats, gc",
+	c := &cobra.Command{Use: "store", Short: "Look after the store that keeps all images: check, stats, gc, repair",
 		Long: `The store keeps the chunks of all images and revisions, each once. These commands
 look after it as a whole. Captures and deploys go on beside them.`}
-	c.AddCommand(storeCheckCmd(t), storeStatsCmd(t), storeGCCmd(t))
+	c.AddCommand(storeCheckCmd(t), storeStatsCmd(t), storeGCCmd(t), storeRepairCmd(t))
 	return c
 }
 
@@ -201,5 +201,49 @@ try does not send it again.`,
 	f.BoolVar(&dry, "dry-run", false, "say what would be freed, and change nothing")
 	f.BoolVarP(&yes, "yes", "y", false, "do not ask")
 	f.DurationVar(&grace, "grace", 24*time.Hour, "how long to keep what captures stored that were cut off")
+	return c
+}
+
+func storeRepairCmd(t *terminal) *cobra.Command {
+	var dry, yes bool
+	c := &cobra.Command{
+		Use: "repair", Short: "Put a damaged store in order, and say which revisions lost what",
+		Long: `Reads the whole store. Index files that are missing or wrong are made again from
+their packs. A pack with damage is set aside under another name, once everything that
+is whole in it has been copied; nothing is deleted. Damaged chunks count as missing
+then: the next capture of the same disk stores them anew, and every revision that
+shares them is whole again.
+
+Look first: --dry-run says what would be set aside and changes nothing. Captures and
+deploys go on. Exit code 1 says that some revisions are not whole.`,
+		Example: `  mimeo store repair --dry-run
+  mimeo store repair`,
+		Args: cobra.NoArgs,
+		RunE: func(cmd *cobra.Command, args []string) error {
+			method := http.MethodGet
+			if !dry {
+				method = http.MethodPut
+				if !yes {
+					if err := t.ask("read the whole store and set what is damaged aside?"); err != nil {
+						return err
+					}
+				}
+			}
+			var r api.StoreRepair
+			if err := t.maintain(cmd.Context(), method, "/v1/maintenance/repair", "reading the store", &r); err != nil {
+				return err
+			}
+			if t.json {
+				if err := t.printJSON(r); err != nil {
+					return err
+				}
+			} else {
+				storetext.Repair(t.out, &r)
+			}
+			return storetext.RepairError(&r)
+		},
+	}
+	c.Flags().BoolVar(&dry, "dry-run", false, "say what would be set aside, and change nothing")
+	c.Flags().BoolVarP(&yes, "yes", "y", false, "do not ask")
 	return c
 }

@@ -2,6 +2,7 @@ package localcmd
 
 import (
 	"encoding/json"
+	"errors"
 
 	"github.com/spf13/cobra"
 
@@ -11,9 +12,9 @@ import (
 
 // StoreCmd returns "mimeo-agent store".
 func StoreCmd() *cobra.Command {
-	c := &cobra.Command{Use: "store", Short: "Check a store in a folder",
+	c := &cobra.Command{Use: "store", Short: "Check or repair a store in a folder",
 		Long: `Looks after a store in a folder, without any server.`}
-	c.AddCommand(storeCheckCmd())
+	c.AddCommand(storeCheckCmd(), storeRepairCmd())
 	return c
 }
 
@@ -75,6 +76,73 @@ not go on; 2 the command line cannot be understood; 3 no such store.`,
 	f := cmd.Flags()
 	f.StringVar(&place, "store", "", "the store: dir:PATH")
 	f.BoolVar(&readData, "read-data", false, "read every chunk, too")
+	f.BoolVar(&asJSON, "json", false, "print JSON")
+	return cmd
+}
+
+func storeRepairCmd() *cobra.Command {
+	var place string
+	var dry, yes, asJSON bool
+	cmd := &cobra.Command{
+		Use:   "repair --store dir:PATH",
+		Short: "Put a damaged store in order, and say which revisions lost what",
+		Long: `Reads a whole store. Index files that are missing or wrong are made again from their
+packs. A pack with damage is set aside under another name, once everything that is
+whole in it has been copied; nothing is deleted. Damaged chunks count as missing then:
+the next capture of the same disk stores them anew.
+
+Look first: --dry-run says what would be set aside and changes nothing. Without it,
+--yes must be said. No other program may write to the store meanwhile; the store of a
+running mimeod is repaired by "mimeo store repair".
+
+Exit codes: 0 every revision is whole; 1 some are not, or it could not go on; 2 the
+command line cannot be understood; 3 no such store; 4 refused.`,
+		Example: `  mimeo-agent store repair --dry-run --store dir:/mnt/usb/images
+  mimeo-agent store repair --yes --store dir:/mnt/usb/images`,
+		Args: exactly(0),
+		RunE: func(cmd *cobra.Command, _ []string) error {
+			if !dry && !yes {
+				e := badUsage("repair sets files of the store aside")
+				e.Code, e.Hint = "refused", "look first with --dry-run; say --yes if that is what you want"
+				return e
+			}
+			st, err := openStore(place, false)
+			if err == nil && !dry { // there is a store: opening one for writing would make it
+				if err = st.Close(); err == nil {
+					st, err = openStore(place, true)
+				}
+			}
+			if err != nil {
+				return err
+			}
+			m := newMeter(cmd.ErrOrStderr())
+			report, err := st.Repair(cmd.Context(), dry, func(done, total int64) {
+				if !asJSON {
+					m.show("reading", done, total)
+				}
+			})
+			m.close()
+			if err = errors.Join(err, st.Close()); err != nil {
+				return err
+			}
+			r, err := message[api.StoreRepair](report)
+			if err != nil {
+				return err
+			}
+			if asJSON {
+				if err := printJSON(cmd.OutOrStdout(), r); err != nil {
+					return err
+				}
+			} else {
+				storetext.Repair(cmd.OutOrStdout(), &r)
+			}
+			return storetext.RepairError(&r)
+		},
+	}
+	f := cmd.Flags()
+	f.StringVar(&place, "store", "", "the store: dir:PATH")
+	f.BoolVar(&dry, "dry-run", false, "say what would be set aside, and change nothing")
+	f.BoolVarP(&yes, "yes", "y", false, "do it")
 	f.BoolVar(&asJSON, "json", false, "print JSON")
 	return cmd
 }

@@ -50,3 +50,39 @@ func TestStoreCheck(t *testing.T) {
 		t.Errorf("lost: %+v", r)
 	}
 }
+
+// TestStoreRepair sets a damaged pack aside; the next capture of the disk heals the image.
+func TestStoreRepair(t *testing.T) {
+	disk, _ := golden(t, 4)
+	path := filepath.Join(t.TempDir(), "store")
+	place := "dir:" + path
+	var c captured
+	ok(t, &c, "capture", disk, "--store", place, "--image", "golden")
+	var r api.StoreRepair
+	ok(t, &r, "store", "repair", "--store", place, "--dry-run")
+	if len(r.Packs) != 0 || r.Lost != 0 {
+		t.Errorf("%+v", r)
+	}
+	pack := filepath.Join(path, "packs", "00000001.pack")
+	f, err := os.OpenFile(pack, os.O_RDWR, 0)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if _, err := f.WriteAt([]byte("overwritten by somebody"), 1<<20); err != nil {
+		t.Fatal(err)
+	}
+	f.Close()
+	fails(t, 4, []string{"store", "repair", "--store", place}, "--dry-run", "--yes")
+	fails(t, 3, []string{"store", "repair", "--yes", "--store", place + "/none"}, "hint: look at the path")
+	did := run(t, "store", "repair", "--yes", "--store", place)
+	if did.code != 1 || !strings.Contains(did.out, "set aside: "+pack) || !strings.Contains(did.out, "1 chunks lost") || !strings.Contains(did.out, "golden@1 of ") || !strings.Contains(did.err, "hint: ") {
+		t.Errorf("%+v", did)
+	}
+	ok(t, &c, "capture", disk, "--store", place, "--image", "golden")
+	if c.New == 0 || c.New > 1<<20 {
+		t.Errorf("the second capture is %+v", c)
+	}
+	if r := run(t, "store", "check", "--read-data", "--store", place); r.code != 0 || !strings.Contains(r.out, "2 revisions") {
+		t.Errorf("%+v", r)
+	}
+}

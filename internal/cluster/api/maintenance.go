@@ -11,6 +11,8 @@ import (
 //	GET    /v1/maintenance/usage?image=NAME   → StoreUsage
 //	GET    /v1/maintenance/garbage?grace_ms=N → text/event-stream of StoreProgress, with a StoreGC: what DELETE would do
 //	DELETE /v1/maintenance/garbage?grace_ms=N → likewise, done
+//	GET    /v1/maintenance/repair             → text/event-stream of StoreProgress, with a StoreRepair: what PUT would do
+//	PUT    /v1/maintenance/repair             → likewise, done
 
 // StoreProgress is how far the work on the store is.
 type StoreProgress struct {
@@ -128,4 +130,17 @@ type StoreGC struct {
 	Left      int64    `json:"left"`      // garbage in packs that are not worth rewriting
 	Manifests int      `json:"manifests"` // that were removed
 	Problems  []string `json:"problems"`
+}
+
+// StoreRepair is what a repair of the store has found and done, or would do.
+type StoreRepair struct {
+	DryRun     bool                 `json:"dry_run"`
+	Packs      []string             `json:"packs"`       // files that were set aside
+	Copied     int64                `json:"copied"`      // bytes of whole chunks that were copied out of these
+	Lost       int64                `json:"lost"`        // chunks that are in the store no more
+	Found      int64                `json:"found"`       // damaged chunks of which there was a whole copy
+	IndexFiles int                  `json:"index_files"` // that were made again
+	Records    []string             `json:"records"`     // files of revisions that were set aside
+	Problems   []string             `json:"problems"`    // what was found, one line each
+	Revisions  []StoreCheckRevision `json:"revisions"`   // those that are not whole now
 }

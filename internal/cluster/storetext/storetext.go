@@ -49,7 +49,18 @@ func Check(w io.Writer, c *api.StoreCheck, readData bool) {
 		}
 		fmt.Fprintln(w, "note:", n)
 	}
-	for _, r := range c.Hurt() {
+	hurtText(w, c.Hurt())
+	switch {
+	case !c.OK():
+	case readData:
+		fmt.Fprintln(w, "all is whole: every chunk was read and is what its name says")
+	default:
+		fmt.Fprintln(w, "all fits together; what the chunks hold was not read (--read-data reads it)")
+	}
+}
+
+func hurtText(w io.Writer, hurt []api.StoreCheckRevision) {
+	for _, r := range hurt {
 		fmt.Fprintf(w, "%s@%d of %s is NOT whole: %d pieces missing, %d damaged, %s of its disk lost\n", r.Image, r.Rev, r.Created.Format("2006-01-02"), r.Missing, r.Damaged, Size(r.Lost))
 		if r.Error != "" {
 			fmt.Fprintf(w, "  %s\n", r.Error)
@@ -57,13 +68,6 @@ func Check(w io.Writer, c *api.StoreCheck, readData bool) {
 		for _, l := range r.Losses {
 			fmt.Fprintf(w, "  disk offset %d, %d bytes: chunk %.16s: %s\n", l.Off, l.Len, l.ID, l.Why)
 		}
-	}
-	switch {
-	case !c.OK():
-	case readData:
-		fmt.Fprintln(w, "all is whole: every chunk was read and is what its name says")
-	default:
-		fmt.Fprintln(w, "all fits together; what the chunks hold was not read (--read-data reads it)")
 	}
 }
 
@@ -96,4 +100,40 @@ func GC(w io.Writer, r *api.StoreGC) {
 	if r.Left > 0 {
 		fmt.Fprintf(w, "%s of garbage stay, in packs that are not worth rewriting yet\n", Size(r.Left))
 	}
+}
+
+// Repair writes what a repair has done, or would do.
+func Repair(w io.Writer, r *api.StoreRepair) {
+	for i, p := range r.Problems {
+		if i == maxLines {
+			fmt.Fprintf(w, "... and %d problems more (see --json)\n", len(r.Problems)-i)
+			break
+		}
+		fmt.Fprintln(w, "found:", p)
+	}
+	did, made := "set aside", "made again"
+	if r.DryRun {
+		did, made = "would set aside", "to be made again"
+	}
+	for _, f := range append(append([]string{}, r.Packs...), r.Records...) {
+		fmt.Fprintf(w, "%s: %s\n", did, f)
+	}
+	fmt.Fprintf(w, "%d chunks lost, %d found a second time, %s copied; %d index files %s\n", r.Lost, r.Found, Size(r.Copied), r.IndexFiles, made)
+	hurtText(w, r.Revisions)
+	switch {
+	case len(r.Revisions) > 0:
+		fmt.Fprintln(w, "what of these the next capture of the same disk has, it stores anew; what it has not is gone (mimeo image rm)")
+	case r.DryRun && len(r.Problems) == 0 && r.IndexFiles == 0:
+		fmt.Fprintln(w, "there is nothing to repair")
+	default:
+		fmt.Fprintln(w, "every revision is whole")
+	}
+}
+
+// RepairError is the error that a repair with such a result ends in, nil where every revision is whole.
+func RepairError(r *api.StoreRepair) error {
+	if len(r.Revisions) == 0 {
+		return nil
+	}
+	return &api.Error{Code: "damaged", Message: fmt.Sprintf("%d revisions are not whole", len(r.Revisions)), Hint: "capture the same disks again; what is not healed by that is lost"}
 }

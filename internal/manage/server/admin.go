@@ -115,6 +115,8 @@ func (s *Server) apiHandler() http.Handler {
 	admin.HandleFunc("POST /v1/maintenance/check", s.maintain(s.checkStore))
 	admin.HandleFunc("GET /v1/maintenance/garbage", s.maintain(s.collectGarbage))
 	admin.HandleFunc("DELETE /v1/maintenance/garbage", s.maintain(s.collectGarbage))
+	admin.HandleFunc("GET /v1/maintenance/repair", s.maintain(s.repairStore))
+	admin.HandleFunc("PUT /v1/maintenance/repair", s.maintain(s.repairStore))
 	route("GET /v1/maintenance/usage", s.storeUsage)
 	route("GET /v1/stateless", s.listStateless)
 	route("GET /v1/stateless/{profile}", s.showStateless)

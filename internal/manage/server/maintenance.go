@@ -73,6 +73,10 @@ func (s *Server) checkStore(ctx context.Context, r *http.Request, progress func(
 	return s.store.Check(ctx, r.FormValue("read_data") != "", progress)
 }
 
+func (s *Server) repairStore(ctx context.Context, r *http.Request, progress func(done, total int64)) (any, error) {
+	return s.store.Repair(ctx, r.Method == http.MethodGet, progress)
+}
+
 func (s *Server) storeUsage(r *http.Request) (any, error) {
 	u, err := s.store.Usage(r.Context())
 	if err != nil {

@@ -183,3 +183,31 @@ func must(t *testing.T) func(*manifest.Manifest, error) *manifest.Manifest {
 		return m
 	}
 }
+
+func TestStoreRepair(t *testing.T) {
+	r := start(t)
+	r.published("web", func(piece int) uint64 { return uint64(3 * piece) })
+	packs, _ := filepath.Glob(filepath.Join(r.cfg.State, "store", "packs", "*.pack"))
+	f, err := os.OpenFile(packs[0], os.O_RDWR, 0)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if _, err := f.WriteAt([]byte{1, 2, 3, 4}, 300); err != nil {
+		t.Fatal(err)
+	}
+	f.Close()
+	dry, e := maintain[api.StoreRepair](r, "GET", "repair")
+	if e != nil || !dry.DryRun || len(dry.Packs) != 1 || dry.Lost != 1 || len(dry.Revisions) != 1 {
+		t.Fatalf("%+v, %v", dry, e)
+	}
+	did, e := maintain[api.StoreRepair](r, "PUT", "repair")
+	if e != nil || len(did.Packs) != 1 || did.Lost != 1 || did.Copied == 0 {
+		t.Fatalf("%+v, %v", did, e)
+	}
+	if c, e := maintain[api.StoreCheck](r, "POST", "check?read_data=1"); e != nil || c.Damaged != 0 || c.Hurt()[0].Missing != 1 {
+		t.Errorf("%+v, %v", c, e)
+	}
+	if _, e := maintain[api.StoreGC](r, "GET", "garbage"); e != nil {
+		t.Errorf("a chunk that is missing keeps garbage from being removed: %v", e)
+	}
+}

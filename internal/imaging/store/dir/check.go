@@ -70,14 +70,18 @@ type checking struct {
 	s        *Store
 	readData bool
 	progress func(done, total int64)
-	last     uint32 // greatest number of a pack
+	there    map[uint32]bool // packs, as listed at the start
+	last     uint32          // greatest number of a pack
 
-	mu    sync.Mutex // guards what follows: packs are looked at side by side
-	r     *Report
-	bad   map[chunk.ID]bool
-	why   map[chunk.ID]string // of the first maxProblems in bad
-	done  int64
-	total int64
+	mu      sync.Mutex // guards what follows: packs are looked at side by side
+	r       *Report
+	bad     map[chunk.ID]uint32 // damaged chunks, and their packs
+	why     map[chunk.ID]string // of the first maxProblems in bad
+	hurt    map[uint32]bool     // packs with damage
+	bare    []uint32            // packs without an index file that fits
+	records []string            // files of revisions that cannot be read
+	done    int64
+	total   int64
 }
 
 // Check looks whether packs, index, manifests and revisions fit together and, where readData is set, reads every chunk
@@ -90,30 +94,51 @@ func (s *Store) Check(ctx context.Context, readData bool, progress func(done, to
 		return nil, err
 	}
 	defer end()
-	c := &checking{s: s, readData: readData, progress: progress, r: &Report{Problems: []string{}, Notes: []string{}, Revisions: []RevisionReport{}}, bad: make(map[chunk.ID]bool), why: make(map[chunk.ID]string)}
+	c := s.newChecking(readData, progress)
+	return c.r, c.run(ctx)
+}
+
+func (s *Store) newChecking(readData bool, progress func(done, total int64)) *checking {
+	return &checking{s: s, readData: readData, progress: progress, r: &Report{Problems: []string{}, Notes: []string{}, Revisions: []RevisionReport{}},
+		bad: make(map[chunk.ID]uint32), why: make(map[chunk.ID]string), hurt: make(map[uint32]bool), there: make(map[uint32]bool)}
+}
+
+func (c *checking) run(ctx context.Context) error {
 	sizes, err := c.list()
 	if err != nil {
-		return c.r, err
+		return err
 	}
 	if err := c.bounds(ctx, sizes); err != nil {
-		return c.r, err
+		return err
 	}
 	if err := c.packs(ctx, sizes); err != nil {
-		return c.r, err
+		return err
+	}
+	if err := c.heads(ctx); err != nil {
+		return err
 	}
 	c.r.Damaged = int64(len(c.bad))
-	revs, err := s.all(ctx, func(err error) { c.problem("%v", err) })
+	return c.revisions(ctx)
+}
+
+// revisions looks whether all revisions are whole.
+func (c *checking) revisions(ctx context.Context) error {
+	c.records = nil
+	revs, err := c.s.all(ctx, func(name string, err error) {
+		c.records = append(c.records, name)
+		c.problem("%v", err)
+	})
 	if err != nil {
-		return c.r, err
+		return err
 	}
 	for _, rev := range revs {
 		v := RevisionReport{Revision: rev}
 		if err := c.revision(ctx, &v); err != nil {
-			return c.r, err
+			return err
 		}
 		c.r.Revisions = append(c.r.Revisions, v)
 	}
-	return c.r, nil
+	return nil
 }
 
 func (c *checking) problem(format string, args ...any) {
@@ -131,17 +156,26 @@ func (c *checking) note(format string, args ...any) {
 }
 
 // lose counts a chunk that cannot be read.
-func (c *checking) lose(id chunk.ID, format string, args ...any) {
+func (c *checking) lose(it indexed, format string, args ...any) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	if c.bad[id] {
+	if c.bad[it.id] != 0 {
 		return
 	}
-	c.bad[id] = true
+	c.bad[it.id] = it.pack
+	c.hurt[it.pack] = true
 	if len(c.why) < maxProblems {
-		c.why[id] = fmt.Sprintf(format, args...)
-		c.problem("chunk %s: %s", id, c.why[id])
+		c.why[it.id] = fmt.Sprintf(format, args...)
+		c.problem("chunk %s: %s", it.id, c.why[it.id])
 	}
+}
+
+// spoilt counts a pack that is damaged elsewhere than in a chunk.
+func (c *checking) spoilt(number uint32, err error) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	c.hurt[number] = true
+	c.problem("%s: %v", c.s.path(packName(number)), err)
 }
 
 // list returns the packs that are there, and their lengths.
@@ -161,7 +195,7 @@ func (c *checking) list() (map[uint32]int64, error) {
 			c.problem("%s: not a pack of this store", c.s.path(packsDir+"/"+e.name))
 			continue
 		}
-		sizes[number] = e.size
+		sizes[number], c.there[number] = e.size, true
 		c.last = max(c.last, number)
 		c.r.Packs++
 		c.r.Bytes += e.size
@@ -179,13 +213,41 @@ func (c *checking) bounds(ctx context.Context, sizes map[uint32]int64) error {
 		switch {
 		case ok && it.end() <= size, c.s.moved(it), c.s.grew(it):
 		case !ok:
-			c.lose(it.id, "its pack %s is not there", c.s.path(packName(it.pack)))
+			c.lose(it, "its pack %s is not there", c.s.path(packName(it.pack)))
 			return
 		default:
-			c.lose(it.id, "%s ends at %d, before the chunk's end at %d", c.s.path(packName(it.pack)), size, it.end())
+			c.lose(it, "%s ends at %d, before the chunk's end at %d", c.s.path(packName(it.pack)), size, it.end())
 			return
 		}
 		c.r.Dead -= it.end() - int64(it.off)
+	})
+}
+
+// heads looks for the records of chunks in packs without an index file: a scan passes over those that are damaged.
+func (c *checking) heads(ctx context.Context) error {
+	if len(c.bare) == 0 {
+		return nil
+	}
+	slices.Sort(c.bare)
+	head := make([]byte, recordHead)
+	return c.s.eachItem(ctx, func(_ uint32, it indexed) {
+		if _, bare := slices.BinarySearch(c.bare, it.pack); !bare || c.bad[it.id] != 0 {
+			return
+		}
+		h, err := c.s.files.get(it.pack)
+		if err != nil {
+			return // bounds has told of it
+		}
+		n, err := h.ReadAt(head, int64(it.off))
+		c.s.files.put(h)
+		rec, perr := parseRecord(head[:n])
+		if perr == nil && rec.id != it.id {
+			perr = fmt.Errorf("chunk %s lies there", rec.id)
+		}
+		if perr != nil && (err == nil || err == io.EOF) && !c.s.moved(it) {
+			c.s.markBad(it)
+			c.lose(it, "damaged (%s, offset %d): %v", c.s.path(packName(it.pack)), it.off, perr)
+		}
 	})
 }
 
@@ -246,18 +308,17 @@ func (c *checking) pack(ctx context.Context, number uint32, size int64) (read in
 		}
 	}
 	if err != nil {
-		c.mu.Lock()
-		c.problem("%s: %v", c.s.path(packName(number)), err)
-		c.mu.Unlock()
+		c.spoilt(number, err)
 	}
 	items, err := c.s.packItems(number, size)
 	var bad *indexFileError
 	if errors.As(err, &bad) && !c.open(number, bad) {
 		c.note("%v: it is made again from its pack at the next start", bad)
-	} else if err != nil && bad == nil {
 		c.mu.Lock()
-		c.problem("%s: %v", c.s.path(packName(number)), err)
+		c.bare = append(c.bare, number)
 		c.mu.Unlock()
+	} else if err != nil && bad == nil {
+		c.spoilt(number, err)
 	}
 	if !c.readData {
 		return 0, nil
@@ -281,7 +342,7 @@ func (c *checking) pack(ctx context.Context, number uint32, size int64) (read in
 			var damaged *store.DamagedError
 			if errors.As(err, &damaged) && !c.s.moved(it) {
 				c.s.markBad(it)
-				c.lose(it.id, "damaged (%s): %v", damaged.Where, damaged.Err)
+				c.lose(it, "damaged (%s): %v", damaged.Where, damaged.Err)
 			}
 			did += it.end() - int64(it.off)
 			return nil
@@ -418,7 +479,7 @@ func (c *checking) revision(ctx context.Context, v *RevisionReport) error {
 		case err != nil:
 			v.Error = err.Error()
 		case e.Zero:
-		case c.bad[e.ID]:
+		case c.bad[e.ID] != 0:
 			v.Damaged++
 			lose(e, c.why[e.ID])
 		case !c.s.there(e.ID):

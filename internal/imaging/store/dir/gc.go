@@ -158,7 +158,7 @@ func (s *Store) GC(ctx context.Context, o GCOptions) (*GCReport, error) {
 // mark finds out what every root names, and what removed revisions name. It returns the manifests that do not count.
 func (g *collecting) mark(ctx context.Context) (dead []manifest.ID, err error) {
 	var bad *UnreadableError
-	revs, err := g.s.all(ctx, func(err error) { bad = &UnreadableError{"the record of a revision", err} })
+	revs, err := g.s.all(ctx, func(name string, err error) { bad = &UnreadableError{g.s.path(name), err} })
 	if err != nil {
 		return nil, err
 	}

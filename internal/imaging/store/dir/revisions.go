@@ -245,8 +245,8 @@ func (s *Store) Remove(ctx context.Context, image string, rev int) error {
 	return nil
 }
 
-// all returns every published revision, sorted by image and number. Records that cannot be read are given to bad.
-func (s *Store) all(ctx context.Context, bad func(error)) ([]store.Revision, error) {
+// all returns every published revision, sorted by image and number. Records that cannot be read are given to bad, by their files.
+func (s *Store) all(ctx context.Context, bad func(name string, err error)) ([]store.Revision, error) {
 	names, err := s.Images(ctx)
 	if err != nil {
 		return nil, err
@@ -262,7 +262,7 @@ func (s *Store) all(ctx context.Context, bad func(error)) ([]store.Revision, err
 			if errors.Is(err, fs.ErrNotExist) {
 				continue // removed meanwhile
 			} else if err != nil {
-				bad(err)
+				bad(revName(name, n, revExt), err)
 				continue
 			}
 			all = append(all, r)

@@ -102,7 +102,7 @@ func (s *Store) Usage(ctx context.Context) (*Usage, error) {
 		u.PackBytes += p.size
 	}
 	s.imu.RUnlock()
-	revs, err := s.all(ctx, func(error) {}) // Check tells of these
+	revs, err := s.all(ctx, func(string, error) {}) // Check tells of these
 	if err != nil {
 		return nil, err
 	}
