@@ -37,8 +37,20 @@ type DB struct {
 	sql  *sql.DB
 	read *sql.DB // for what DHCP asks with each packet: it must not wait until somebody's change has reached the disk
 	lock *os.File
+
+	hot   statements // of read
+	lease *sql.Stmt  // of sql: keeps a lease
+
 	seal cipher.AEAD
 	now  func() time.Time
+}
+
+// statements are queries that SQLite has read already, by their text: reading one takes longer than answering it.
+type statements map[string]*sql.Stmt
+
+// QueryContext asks one of them.
+func (s statements) QueryContext(ctx context.Context, query string, args ...any) (*sql.Rows, error) {
+	return s[query].QueryContext(ctx, args...)
 }
 
 // Open opens the inventory in a state folder and brings it up to date; it is made where there is none. The key that
@@ -80,6 +92,15 @@ func Open(ctx context.Context, dir string) (_ *DB, err error) {
 		return nil, fmt.Errorf("open inventory: %w", err)
 	}
 	d.read.SetMaxOpenConns(2)
+	d.hot = statements{}
+	for _, text := range []string{selectByMAC, selectGroups, selectOwner} {
+		if d.hot[text], err = d.read.PrepareContext(ctx, text); err != nil {
+			return nil, fmt.Errorf("open inventory: %w", explain(err))
+		}
+	}
+	if d.lease, err = d.sql.PrepareContext(ctx, putLease); err != nil {
+		return nil, fmt.Errorf("open inventory: %w", explain(err))
+	}
 	return d, nil
 }
 

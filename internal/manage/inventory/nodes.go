@@ -221,16 +221,18 @@ func (d *DB) Sources(ctx context.Context, name node.Name) (node.Sources, error) 
 
 // NodeByMAC reads the node of a network card; false where no node has it.
 func (d *DB) NodeByMAC(ctx context.Context, mac string) (node.Node, bool, error) {
-	r, err := oneRecord(ctx, d.read, selectRecord+` JOIN nics ON nics.node = nodes.name WHERE nics.mac = ?`, mac)
+	r, err := oneRecord(ctx, d.hot, selectByMAC, mac)
 	if errors.Is(err, ErrNotFound) {
 		return r.node, false, nil
 	}
 	return r.node, err == nil, err
 }
 
+const selectOwner = `SELECT mac FROM nics WHERE ip = ?`
+
 // OwnerOf tells which network card has an address for good.
 func (d *DB) OwnerOf(ctx context.Context, ip string) (mac string, ok bool, err error) {
-	err = d.read.QueryRowContext(ctx, `SELECT mac FROM nics WHERE ip = ?`, ip).Scan(&mac)
+	err = d.hot[selectOwner].QueryRowContext(ctx, ip).Scan(&mac)
 	if errors.Is(err, sql.ErrNoRows) {
 		return "", false, nil
 	}

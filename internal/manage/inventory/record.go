@@ -25,6 +25,8 @@ type querier interface {
 
 const (
 	selectRecord = `SELECT nodes.name, nodes.data, nodes.own, nodes.learnt, nodes.bmc_sealed FROM nodes`
+	selectByMAC  = selectRecord + ` JOIN nics ON nics.node = nodes.name WHERE nics.mac = ?`
+	selectGroups = selectGroup + ` WHERE name IN (SELECT value FROM json_each(?))`
 	selectGroup  = `SELECT name, own, bmc_sealed FROM groups`
 )
 
@@ -133,7 +135,7 @@ func groupsOf(ctx context.Context, q querier, names []string) ([]node.Group, err
 	if err != nil {
 		return nil, err
 	}
-	have, err := readGroups(ctx, q, selectGroup+` WHERE name IN (SELECT value FROM json_each(?))`, string(b))
+	have, err := readGroups(ctx, q, selectGroups, string(b))
 	if err != nil {
 		return nil, err
 	}

@@ -302,12 +302,13 @@ func scanLease(row scanner) (l dhcp.Lease, err error) {
 	return l, err
 }
 
+const putLease = `INSERT INTO leases(addr, mac, node, expires, declined) VALUES(?, ?, ?, ?, ?)
+	ON CONFLICT(addr) DO UPDATE SET mac = excluded.mac, node = excluded.node, expires = excluded.expires, declined = excluded.declined
+	WHERE mac = excluded.mac OR declined OR expires <= ?`
+
 // PutDHCPLease implements dhcp.Leases.
 func (d *DB) PutDHCPLease(ctx context.Context, l dhcp.Lease, now time.Time) error {
-	r, err := d.sql.ExecContext(ctx, `INSERT INTO leases(addr, mac, node, expires, declined) VALUES(?, ?, ?, ?, ?)
-		ON CONFLICT(addr) DO UPDATE SET mac = excluded.mac, node = excluded.node, expires = excluded.expires, declined = excluded.declined
-		WHERE mac = excluded.mac OR declined OR expires <= ?`,
-		l.Addr.String(), l.MAC, l.Node, millis(l.Expires), l.Declined, millis(now))
+	r, err := d.lease.ExecContext(ctx, l.Addr.String(), l.MAC, l.Node, millis(l.Expires), l.Declined, millis(now))
 	if err != nil {
 		return explain(err)
 	}
