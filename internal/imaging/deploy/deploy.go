@@ -161,7 +161,7 @@ func (r *run) all(ctx context.Context) error {
 	if err := ctx.Err(); err != nil {
 		return err
 	}
-	if err := r.renew(); err != nil {
+	if err := r.renew(ctx); err != nil {
 		return err
 	}
 	return r.finish()
