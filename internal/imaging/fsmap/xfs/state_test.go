@@ -12,6 +12,9 @@ import (
 	"testing"
 
 	"mimeo/internal/imaging/extent"
+	"mimeo/internal/imaging/fsmap/fact"
+	"mimeo/internal/imaging/fsmap/tree"
+	"mimeo/internal/imaging/uml"
 )
 
 // seal makes the checksum of b good, which lies at byte at of it.
@@ -138,14 +141,15 @@ func (f *failing) ReadAt(b []byte, off int64) (int, error) {
 	return bytes.NewReader(f.b).ReadAt(b, off)
 }
 
-// TestOtherDevices makes filesystems whose log, or realtime files, lie elsewhere.
+// TestOtherDevices has Linux 6.1 write to filesystems whose log, or realtime files, lie elsewhere.
 func TestOtherDevices(t *testing.T) {
-	other := sparse(t, 32*mib)
-	img := mkfs(t, 64*mib, "-l logdev="+other+",size=16m")
-	if facts, _ := mapImage(t, img); !strings.Contains(facts.Whole, "its log lies on another device") {
+	log, rt := sparse(t, 16*mib), sparse(t, 32*mib)
+	away, img := mkfs(t, 64*mib, "-l logdev="+log), mkfs(t, 64*mib, "-d rtinherit=1 -r extsize=4096,rtdev="+rt)
+	uml.Run(t, `mkdir m; mount -t xfs -o logdev=/dev/ubdb /dev/ubda m; seq 9999 >m/f; umount m
+mount -t xfs -o rtdev=/dev/ubdd /dev/ubdc m; seq 99999 >m/file; mkdir m/d; ln -s file m/link; umount m`, away, log, img, rt)
+	if facts, _ := mapImage(t, away); !strings.Contains(facts.Whole, "its log lies on another device") {
 		t.Errorf("%+v", facts)
 	}
-	img = mkfs(t, 64*mib, "-r rtdev="+other)
 	facts, used := mapImage(t, img)
 	if facts.Whole != "" || len(facts.Notes) != 1 || !strings.Contains(facts.Notes[0], "lies on another device") {
 		t.Errorf("%+v", facts)
@@ -154,6 +158,26 @@ func TestOtherDevices(t *testing.T) {
 	want := extent.Subtract(extent.List{{Len: facts.Len}}, freesp(t, img, fs))
 	if lost := extent.Subtract(want, used); len(lost) > 0 || used.Bytes()-want.Bytes() != keptBlocks(t, img, fs)*fs.blockSize {
 		t.Errorf("used by xfs_db and not by us: %v", lost)
+	}
+	var all []extent.Extent
+	why, err := Claims(fs.r, fs.size, func(e extent.Extent) { all = append(all, e) })
+	if claimed := extent.FromUnsorted(all); err != nil || why != "" || len(extent.Subtract(used, claimed))+len(extent.Subtract(claimed, used)) > 0 {
+		t.Errorf("claimed: %v, %q, %v", claimed, why, err)
+	}
+	tr, err := OpenTree(fs.r, fs.size)
+	if err != nil {
+		t.Fatal(err)
+	}
+	f, err := tree.Lookup(tr, "/link", true)
+	if err != nil || f.Size != 588_888 {
+		t.Fatalf("%+v, %v", f, err)
+	}
+	if _, err := tr.Open(f.Inode); err == nil || !strings.Contains(err.Error(), "for realtime") {
+		t.Errorf("a realtime file: %v", err)
+	}
+	n := 0
+	if err := Pieces(fs.r, fs.size, func(fact.Piece) { n++ }); err != nil || n != 2 { // the maps of the realtime device
+		t.Errorf("%d pieces, %v", n, err)
 	}
 }
 
