@@ -32,6 +32,7 @@ type book struct {
 	cards   map[string][]netip.Addr // by MAC: the addresses whose last lease was this card's
 	offers  map[netip.Addr]offer
 	fresh   map[Range]netip.Addr      // where the addresses begin that nobody ever had
+	inUse   map[netip.Addr]offer      // at which another machine was heard that was not given it: by whom, and until when that counts
 	refused map[netip.Prefix]refusals // by the first network of those that were full
 }
 
@@ -281,6 +282,9 @@ func (b *book) may(ctx context.Context, w wish, addr netip.Addr) error {
 			return fmt.Errorf("%w: %s is leased to %s until %s", errNoAddress, addr, l.MAC, l.Expires.UTC().Format(time.RFC3339))
 		}
 	}
+	if u, ok := b.inUse[addr]; ok && u.mac != w.mac && now.Before(u.until) && !w.fixed.IsValid() {
+		return fmt.Errorf("%w: %s is in use by %s, which was not given it", errNoAddress, addr, u.mac)
+	}
 	if o, ok := b.offers[addr]; ok && o.mac != w.mac && now.Before(o.until) {
 		return fmt.Errorf("%w: %s was just offered to %s", errNoAddress, addr, o.mac)
 	}
@@ -295,6 +299,58 @@ func (b *book) may(ctx context.Context, w wish, addr netip.Addr) error {
 		return fmt.Errorf("%w: %s is the fixed address of %s", errNoAddress, addr, mac)
 	}
 	return nil
+}
+
+// used notes that a machine was heard at addr. It gives false where that is as it should be: the address is leased.
+func (b *book) used(addr netip.Addr, mac string) bool {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	now := b.now()
+	if l, ok := b.leases[addr]; ok && now.Before(l.Expires) {
+		return false
+	}
+	for a, u := range b.inUse {
+		if !now.Before(u.until) {
+			delete(b.inUse, a)
+		}
+	}
+	if b.inUse == nil {
+		b.inUse = map[netip.Addr]offer{}
+	}
+	b.inUse[addr] = offer{mac, now.Add(usedHold)}
+	return true
+}
+
+// ahead are the next addresses that nobody ever had, n of each pool on our wire.
+func (b *book) ahead(subnets []Subnet, n int) (out []netip.Addr) {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	for _, sub := range subnets {
+		if !sub.Server.IsValid() {
+			continue
+		}
+		for _, r := range sub.Pool {
+			a, ok := b.fresh[r]
+			if !ok {
+				a = r.From
+			}
+			for left := n; left > 0 && a.IsValid() && a.Compare(r.To) <= 0; a = a.Next() {
+				if _, known := b.leases[a]; !known && a != sub.Server && a != sub.Gateway {
+					out = append(out, a)
+					left--
+				}
+			}
+		}
+	}
+	return out
+}
+
+// held tells whether mac has addr leased just now.
+func (b *book) held(addr netip.Addr, mac string) bool {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	l, ok := b.leases[addr]
+	return ok && l.MAC == mac && !l.Declined && b.now().Before(l.Expires)
 }
 
 // decline notes that another machine was found at addr. It gives false where addr was not mac's.

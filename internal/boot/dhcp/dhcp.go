@@ -65,7 +65,7 @@ type Answer struct {
 // Event is a step that a node passed.
 type Event struct {
 	Time     time.Time
-	Kind     string // dhcp-offer, dhcp-ack, dhcp-nak, dhcp-none, dhcp-decline, dhcp-release
+	Kind     string // dhcp-offer, dhcp-ack, dhcp-nak, dhcp-none, dhcp-conflict, dhcp-decline, dhcp-release
 	Node     node.Name
 	MAC      string
 	Addr     netip.Addr // given; zero in mode Proxy
@@ -125,6 +125,7 @@ type Server struct {
 	Addr    netip.Prefix // ours; zero means the first IPv4 address of the interface
 	Subnets []Subnet     // mode Full: the network of Addr and others, on this wire or behind relays
 	RA      RAMode
+	NoProbe bool // do not ask by ARP whether an address is in use before it is given
 
 	socks *sockets
 	book  *book

@@ -273,6 +273,9 @@ func (s *Server) discover(ctx context.Context, p packet, n node.Node, r Request,
 		return nil, err
 	}
 	sub, r := s.at(w, r, addr)
+	if s.socks != nil && s.socks.arp != nil && sub.Server.IsValid() && !r.Relay.IsValid() && !s.book.held(addr, r.MAC) {
+		s.socks.arp.ask(addr, w)
+	}
 	a := s.Decide(ctx, n, r)
 	m := s.reply(p.msg, r, dhcpv4.MessageTypeOffer)
 	leaseOptions(m, addr, sub.leaseTime())

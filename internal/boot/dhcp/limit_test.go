@@ -2,6 +2,8 @@ package dhcp
 
 import (
 	"errors"
+	"net"
+	"net/netip"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -80,4 +82,23 @@ func TestFullPool(t *testing.T) {
 			t.Errorf("%+v", u)
 		}
 	})
+}
+
+func TestARPPackets(t *testing.T) {
+	hw := net.HardwareAddr{0x52, 0x54, 0, 0x77, 0, 1}
+	b := probeFrame(hw, netip.MustParseAddr("10.77.0.100"))
+	if _, _, ok := parseARP(b); ok {
+		t.Error("a probe says that somebody has an address")
+	}
+	answer := append([]byte(nil), b...)
+	answer[21] = 2
+	copy(answer[22:], "\x52\x54\x00\x88\x00\x09\x0a\x4d\x00\x64")
+	if a, mac, ok := parseARP(answer); !ok || a.String() != "10.77.0.100" || mac != "52:54:00:88:00:09" {
+		t.Errorf("%s, %s, %v", a, mac, ok)
+	}
+	for n := range answer {
+		if _, _, ok := parseARP(answer[:n]); ok {
+			t.Errorf("%d bytes are taken", n)
+		}
+	}
 }

@@ -46,6 +46,13 @@ func (s *Server) Listen() error {
 	if s.socks, err = openSockets(ifi); err != nil {
 		return err
 	}
+	if s.Mode == Full && !s.NoProbe {
+		if s.socks.arp, err = openProber(s, ifi); err != nil {
+			s.socks.close()
+			s.socks = nil
+			return err
+		}
+	}
 	auto := s.RA == RAAuto || s.RA == ""
 	if s.RA == RAOn || (auto && s.Mode == Full) {
 		s.socks.ra, err = openAdvertiser(ifi, auto, s.log())
@@ -120,6 +127,9 @@ func (s *Server) Serve(ctx context.Context) error {
 	g.Go(func() error { return s.loop(ctx, socks.pxe, portPXE) })
 	if socks.ra != nil {
 		g.Go(func() error { return socks.ra.run(ctx) })
+	}
+	if socks.arp != nil {
+		g.Go(func() error { return socks.arp.run(ctx) })
 	}
 	return g.Wait()
 }

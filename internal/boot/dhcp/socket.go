@@ -23,6 +23,7 @@ type sockets struct {
 	index int          // of the interface
 	hw    net.HardwareAddr
 	ra    *advertiser // nil where none are sent
+	arp   *prober     // nil where nothing is probed
 }
 
 // openSockets opens the ports on one interface alone, so that a second interface may have a server of its own.
@@ -82,6 +83,9 @@ func (s *sockets) close() {
 	}
 	if s.ra != nil {
 		s.ra.conn.Close()
+	}
+	if s.arp != nil {
+		s.arp.file.Close()
 	}
 }
 

@@ -52,6 +52,12 @@ func (s *Server) Uses() []Use {
 				u.Leased++
 			}
 		}
+		for a, o := range b.inUse {
+			if now.Before(o.until) && inPool(sub.Pool, a) && !u.taken[a] {
+				u.taken[a] = true
+				u.Declined++
+			}
+		}
 		for a, o := range b.offers {
 			if now.Before(o.until) && inPool(sub.Pool, a) && !u.taken[a] {
 				u.taken[a] = true

@@ -144,7 +144,10 @@ func (c *Config) checkInterface(f *Interface, key string) error {
 	def(&f.DHCP, "full")
 	def(&f.RA, "auto")
 	def(&f.Discovery, "off")
+	def(&f.Probe, "on")
 	switch {
+	case f.Probe != "on" && f.Probe != "off":
+		return c.wrong(key+"probe", "%q: want on or off", f.Probe)
 	case f.Discovery != "on" && f.Discovery != "off":
 		return c.wrong(key+"discovery", "%q: want on or off", f.Discovery)
 	case f.Discovery == "on" && f.DHCP == "off":

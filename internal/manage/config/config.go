@@ -57,6 +57,7 @@ type Interface struct {
 	RA      string   `yaml:"ra"`      // IPv6 router advertisements: auto, on, off
 
 	Discovery string `yaml:"discovery"` // machines that are not known: on, off
+	Probe     string `yaml:"probe"`     // full: ask by ARP whether an address is in use: on, off
 
 	Networks []Network `yaml:"networks"` // others than the interface's own, on its wire or behind relays
 }

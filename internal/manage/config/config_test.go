@@ -65,6 +65,7 @@ func TestErrorsNameThePlace(t *testing.T) {
 		"interfaces:\n- name: a\n  gateway: fe80::1\n":                         {"c.yaml:3: ", "no IPv4"},
 		"interfaces:\n- name: a\n  dns:\n  - 10.0.0.1\n  - y\n":                {"c.yaml:5: interfaces[0].dns[1]: "},
 		"interfaces:\n- name: a\n  ra: x\n":                                    {"c.yaml:3: interfaces[0].ra: "},
+		"interfaces:\n- name: a\n  probe: x\n":                                 {"c.yaml:3: interfaces[0].probe: "},
 		"interfaces:\n- name: a\n  discovery: x\n":                             {"c.yaml:3: interfaces[0].discovery: "},
 		"interfaces:\n- name: a\n  dhcp: off\n  discovery: on\n":               {"c.yaml:4: interfaces[0].discovery: "},
 		"interfaces:\n- name: a\n  dhcp: proxy\n  lease: 1h\n":                 {"c.yaml:4: interfaces[0].lease: ", "proxy"},

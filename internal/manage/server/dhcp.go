@@ -22,7 +22,7 @@ import (
 
 // newDHCP makes the DHCP server of an interface.
 func (s *Server) newDHCP(f iface) *dhcp.Server {
-	d := &dhcp.Server{Interface: f.Name, Mode: dhcp.Mode(f.DHCP), Addr: f.prefix, Subnets: f.subnets, Leases: s.db, Log: s.log,
+	d := &dhcp.Server{Interface: f.Name, Mode: dhcp.Mode(f.DHCP), Addr: f.prefix, Subnets: f.subnets, Leases: s.db, Log: s.log, NoProbe: f.Probe == "off",
 		Lookup: func(ctx context.Context, mac string) (node.Node, bool, error) { return s.db.NodeByMAC(ctx, mac) },
 		Decide: s.dhcpDecide, Events: s.dhcpEvent,
 		FixedOwner: func(ctx context.Context, a netip.Addr) (string, bool, error) { return s.db.OwnerOf(ctx, a.String()) },
