@@ -210,6 +210,9 @@ func (a *agent) hardware() api.Hardware {
 		a.asked, a.bmc = true, hwinfo.BMC("/")
 	}
 	h.BMC = a.bmc
+	if h.UEFI && a.Images == nil {
+		h.Boot = a.boot()
+	}
 	if a.Images != nil {
 		h.Disks = []api.Disk{}
 		disks, err := a.disks()

@@ -19,11 +19,15 @@ import (
 // chrootDir is where root postscripts that come with the task are kept while they run, in the deployed root.
 const chrootDir = "/.mimeo-postscripts"
 
-// finish makes of the copied disk a system of its own: its last filesystem grows, it gets its identity, and root
+// finish makes of the copied disk a system of its own: its last filesystem grows, the firmware learns
+// of it, it gets its identity, and root
 // postscripts run in it.
 func (j *job) finish(ctx context.Context, m *manifest.Manifest) (err error) {
 	j.report.enter(api.PhaseFinishing)
 	if err := j.grow(ctx, m); err != nil {
+		return err
+	}
+	if err := j.bootEntries(m); err != nil {
 		return err
 	}
 	t, err := j.mountTarget(ctx, m)

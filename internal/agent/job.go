@@ -32,6 +32,7 @@ type job struct {
 	outputs  []api.Output
 	wiping   []victim        // wipe: the disks
 	proof    *api.WipeReport // wipe: what became of them
+	entries  *api.HardwareBoot
 }
 
 // job runs a capture, deploy or wipe to its end, and returns what the server wants then.
@@ -48,7 +49,7 @@ func (a *agent) job(ctx context.Context, t api.Task) Action {
 	}
 	j.clean()
 	d := api.Done{Job: t.Job, BootID: a.BootID, OK: err == nil, Touched: j.touched, Manifest: j.manifest, Counts: j.counts,
-		PhaseMS: j.report.times(), Disk: j.disk.Disk, Outputs: j.outputs, Wipe: j.proof, Time: time.Now().UTC()}
+		PhaseMS: j.report.times(), Disk: j.disk.Disk, Outputs: j.outputs, Wipe: j.proof, Boot: j.entries, Time: time.Now().UTC()}
 	switch {
 	case errors.Is(err, errCancelled), errors.Is(err, errGone):
 		d.Cancelled = true

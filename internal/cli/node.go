@@ -360,6 +360,7 @@ func (t *terminal) showNode(n api.NodeStatus) {
 	}
 	add("knobs.disk_boot", n.Knobs.DiskBoot)
 	add("knobs.loader", n.Knobs.Loader)
+	add("knobs.nvram", n.Knobs.NVRAM)
 	add("knobs.console", n.Knobs.Console)
 	add("knobs.cmdline", n.Knobs.Cmdline)
 	keys := make([]string, 0, len(n.Labels))
@@ -376,6 +377,14 @@ func (t *terminal) showNode(n api.NodeStatus) {
 	}
 	if h := n.Hardware; h != nil {
 		add("machine", strings.TrimSpace(h.Vendor+" "+h.Product+", serial "+dash(h.Serial)))
+		if h.UEFI {
+			add("secure boot", map[bool]string{true: "on", false: "off"}[h.SecureBoot])
+		}
+		if h.Boot != nil {
+			for _, e := range h.Boot.Entries {
+				add("boot entry", bootEntryText(e))
+			}
+		}
 		add("cpu", fmt.Sprintf("%s, %d of them", h.CPU, h.CPUs))
 		add("memory", size(h.Memory))
 		for _, d := range h.Disks {
@@ -390,6 +399,18 @@ func (t *terminal) showNode(n api.NodeStatus) {
 		}
 	}
 	table(t.out, rows)
+}
+
+// bootEntryText is an entry of a node's firmware in words.
+func bootEntryText(e api.BootEntry) string {
+	s := fmt.Sprintf("%s %s, %s", e.Number, e.Name, e.Kind)
+	if e.Path != "" {
+		s += ", " + e.Path
+	}
+	if !e.Active {
+		s += ", not active"
+	}
+	return s
 }
 
 func nodeRmCmd(t *terminal) *cobra.Command {

@@ -17,7 +17,7 @@ const keysHelp = `Keys: mac (several with commas), ip (one a card, in their orde
 bmc.password, bmc.insecure, bmc.cipher_suite, arch, firmware, groups, profile,
 hostname, disk.serial, disk.wwn, disk.bus, disk.by_path, disk.min_size,
 disk.max_size (bytes, or 200G), knobs.disk_boot (sanboot, exit), knobs.loader,
-knobs.console, knobs.cmdline, label.ANYTHING.`
+knobs.nvram (on, off), knobs.console, knobs.cmdline, label.ANYTHING.`
 
 func nodeSetCmd(t *terminal) *cobra.Command {
 	var passwordStdin bool

@@ -38,7 +38,7 @@ func System(ctx context.Context, p Params, log func(string, ...any)) (wait func(
 	if isMounted("/sys") {
 		efi := mount{"efivarfs", "/sys/firmware/efi/efivars", "efivarfs", plain, ""}
 		if _, err := os.Stat(efi.target); err == nil && !isMounted(efi.target) {
-			efi.do() // only root postscripts want it, and many machines have none
+			efi.do() // for boot entries; many machines have none
 		}
 	}
 	name, _, _ := strings.Cut(p.Host(), ".")

@@ -22,8 +22,7 @@ func Read(root, bootMAC string) api.Hardware {
 	h := api.Hardware{Arch: Arch(), NICs: nics(root, bootMAC), Disks: []api.Disk{}}
 	dmi(root, &h)
 	deviceTree(root, &h)
-	if _, err := os.Stat(filepath.Join(root, "sys/firmware/efi")); err == nil {
-		h.UEFI = true
+	if h.UEFI = UEFI(root); h.UEFI {
 		// Four bytes of attributes, then the value (UEFI 2.10 section 3.3).
 		b, err := os.ReadFile(filepath.Join(root, "sys/firmware/efi/efivars/SecureBoot-8be4df61-93ca-11d2-aa0d-00e098032b8c"))
 		h.SecureBoot = err == nil && len(b) == 5 && b[4] == 1
@@ -34,6 +33,12 @@ func Read(root, bootMAC string) api.Hardware {
 		h.Disks = append(h.Disks, d.Disk)
 	}
 	return h
+}
+
+// UEFI tells whether the machine was booted by UEFI.
+func UEFI(root string) bool {
+	_, err := os.Stat(filepath.Join(root, "sys/firmware/efi"))
+	return err == nil
 }
 
 // Arch returns the architecture that this program was built for.

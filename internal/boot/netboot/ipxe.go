@@ -149,7 +149,7 @@ func (s Script) diskLoaders() ([]string, error) {
 	if s.DiskLoader == "" {
 		return []string{removable}, nil
 	}
-	if err := checkEFIPath(s.DiskLoader); err != nil {
+	if err := CheckDiskLoader(s.DiskLoader); err != nil {
 		return nil, err
 	}
 	if strings.EqualFold(s.DiskLoader, removable) {
@@ -158,8 +158,8 @@ func (s Script) diskLoaders() ([]string, error) {
 	return []string{s.DiskLoader, removable}, nil
 }
 
-// checkEFIPath accepts \DIR\...\FILE of plain characters: neither iPXE nor GRUB can quote blanks in it.
-func checkEFIPath(p string) error {
+// CheckDiskLoader accepts \DIR\...\FILE of plain characters: neither iPXE nor GRUB can quote blanks in it.
+func CheckDiskLoader(p string) error {
 	if len(p) < 2 || len(p) > 200 || p[0] != '\\' || strings.HasSuffix(p, `\`) {
 		return fmt.Errorf(`boot entry %q is not a path like \EFI\BOOT\BOOTX64.EFI`, p)
 	}

@@ -68,7 +68,24 @@ type Hardware struct {
 	Memory     int64         `json:"memory"` // bytes
 	NICs       []HardwareNIC `json:"nics"`
 	Disks      []Disk        `json:"disks"`
-	BMC        *HardwareBMC  `json:"bmc,omitempty"` // where the machine has one that answers
+	BMC        *HardwareBMC  `json:"bmc,omitempty"`  // where the machine has one that answers
+	Boot       *HardwareBoot `json:"boot,omitempty"` // UEFI
+}
+
+// HardwareBoot is what a UEFI firmware starts.
+type HardwareBoot struct {
+	Entries []BootEntry `json:"entries"`          // in the boot order, then the others
+	Loader  string      `json:"loader,omitempty"` // of the system on the disk: a path on its EFI system partition, as \EFI\debian\shimx64.efi
+}
+
+// BootEntry is a boot entry of a UEFI firmware.
+type BootEntry struct {
+	Number    string `json:"number"` // four hexadecimal digits
+	Name      string `json:"name"`
+	Kind      string `json:"kind"`                // network, disk, firmware, other
+	Path      string `json:"path,omitempty"`      // disk: of the file
+	Partition string `json:"partition,omitempty"` // disk: GUID
+	Active    bool   `json:"active"`
 }
 
 // HardwareNIC is a network card of the machine.
@@ -127,6 +144,7 @@ type Task struct {
 	Method   string            `json:"method,omitempty"`    // wipe: one of WipeMethods
 	AllDisks bool              `json:"all_disks,omitempty"` // wipe: every fixed disk, whatever Disk says
 	Discard  bool              `json:"discard,omitempty"`   // deploy: tell the disk which blocks the image leaves free
+	NoNVRAM  bool              `json:"no_nvram,omitempty"`  // deploy: leave the firmware's boot entries as they are
 	Compare  bool              `json:"compare"`             // deploy: read the disk first and write only what differs
 	Attrs    map[string]string `json:"attrs,omitempty"`     // environment of the postscripts
 	Mounts   []Mount           `json:"mounts,omitempty"`
@@ -221,6 +239,7 @@ type Done struct {
 	Disk      Disk             `json:"disk"` // the one that was chosen
 	Outputs   []Output         `json:"outputs,omitempty"`
 	Wipe      *WipeReport      `json:"wipe,omitempty"` // wipe: what became of the disks
+	Boot      *HardwareBoot    `json:"boot,omitempty"` // deploy: what the firmware starts now
 	Time      time.Time        `json:"time"`
 }
 

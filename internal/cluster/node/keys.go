@@ -67,6 +67,7 @@ var keys = []key{
 	bytes("disk.max_size", func(n *Node) *int64 { return &n.Disk.MaxSize }),
 	plain("knobs.disk_boot", "what suits the firmware", oneOf("sanboot", "exit"), func(n *Node) *string { return &n.Knobs.DiskBoot }),
 	plain("knobs.loader", "iPXE", oneOf("own", "shim"), func(n *Node) *string { return &n.Knobs.Loader }),
+	plain("knobs.nvram", "on", oneOf("on", "off"), func(n *Node) *string { return &n.Knobs.NVRAM }),
 	plain("knobs.console", "", checkConsole, func(n *Node) *string { return &n.Knobs.Console }),
 	with(plain("knobs.cmdline", "", checkText, func(n *Node) *string { return &n.Knobs.Cmdline }), func(k *key) { k.pattern = true }),
 }

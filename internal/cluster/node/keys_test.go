@@ -72,7 +72,7 @@ func TestCheck(t *testing.T) {
 func TestKeysAreWhole(t *testing.T) {
 	own := Values{"groups": "b,a", "mac": "52:54:00:00:00:01,52:54:00:00:00:02", "ip": "-,10.0.0.2", "bmc": "ipmi://10.0.9.1", "bmc.user": "u", "bmc.insecure": "true", "bmc.cipher_suite": "3", "arch": "arm64", "firmware": "uefi",
 		"profile": "p", "hostname": "h", "disk.serial": "s", "disk.wwn": "w", "disk.bus": "nvme", "disk.by_path": "p", "disk.min_size": "1G", "disk.max_size": "1GiB",
-		"knobs.disk_boot": "exit", "knobs.loader": "own", "knobs.console": "ttyS0", "knobs.cmdline": "a b", "label.row": "7"}
+		"knobs.disk_boot": "exit", "knobs.loader": "own", "knobs.nvram": "off", "knobs.console": "ttyS0", "knobs.cmdline": "a b", "label.row": "7"}
 	for _, k := range Keys() {
 		if own[k] == "" && k != KeyPassword {
 			t.Errorf("the test has no %s", k)

@@ -96,4 +96,5 @@ type Knobs struct {
 	Loader   string `json:"loader,omitempty"`    // "own": our iPXE even where the ROM is one; "shim": Secure Boot (UEFI); empty means iPXE
 	Console  string `json:"console,omitempty"`   // kernel's console= value, as ttyS0,115200
 	Cmdline  string `json:"cmdline,omitempty"`   // more kernel parameters
+	NVRAM    string `json:"nvram,omitempty"`     // "off": a deploy leaves the firmware's boot entries as they are (UEFI); empty means on
 }

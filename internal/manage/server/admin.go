@@ -35,6 +35,11 @@ func (s *Server) apiHandler() http.Handler {
 		if c.job == "" {
 			return api.DoneReply{Action: "reboot"}, nil
 		}
+		if d.Boot != nil && s.jobOf(c.node) == c.job {
+			if err := s.keepBoot(ctx, c.node, d.Boot); err != nil {
+				return api.DoneReply{}, err
+			}
+		}
 		return s.jobs.Done(ctx, c.job, d)
 	}))
 	mux.HandleFunc("POST "+api.PathTrouble, agentCall(s, s.trouble))

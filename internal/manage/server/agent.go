@@ -110,7 +110,7 @@ func (s *Server) hello(ctx context.Context, c caller, r *http.Request, h api.Hel
 		// A token is good until its job ends: what comes with it later is not believed.
 		return api.Task{Kind: api.TaskReboot, Node: c.node, Job: c.job}, nil
 	}
-	if err := s.db.SetHardware(ctx, c.node, h.Hardware); err != nil {
+	if err := s.keepHardware(ctx, c.node, h.Hardware); err != nil {
 		return api.Task{}, err
 	}
 	// An agent that waits says hello again and again; only the first of a boot is news.
@@ -231,11 +231,41 @@ func (s *Server) trouble(ctx context.Context, c caller, r *http.Request, t api.T
 	return struct{}{}, nil
 }
 
+// keepHardware keeps what a node reports of itself. Where its firmware has no entry for its disk, what the last deploy
+// said of the loader there stands.
+func (s *Server) keepHardware(ctx context.Context, n node.Name, h api.Hardware) error {
+	if h.UEFI && (h.Boot == nil || h.Boot.Loader == "") {
+		f, err := s.db.Facts(ctx, n)
+		if err != nil {
+			return err
+		}
+		if f.Hardware != nil && f.Hardware.Boot != nil && f.Hardware.Boot.Loader != "" {
+			b := api.HardwareBoot{Entries: []api.BootEntry{}}
+			if h.Boot != nil {
+				b = *h.Boot
+			}
+			b.Loader = f.Hardware.Boot.Loader
+			h.Boot = &b
+		}
+	}
+	return s.db.SetHardware(ctx, n, h)
+}
+
+// keepBoot keeps what a node's firmware starts after a deploy.
+func (s *Server) keepBoot(ctx context.Context, n node.Name, b *api.HardwareBoot) error {
+	f, err := s.db.Facts(ctx, n)
+	if err != nil || f.Hardware == nil {
+		return err
+	}
+	f.Hardware.Boot = b
+	return s.db.SetHardware(ctx, n, *f.Hardware)
+}
+
 // jobTask is the task of a job.
 func (s *Server) jobTask(n node.Node, r job.Record, master netip.Addr) (api.Task, error) {
 	t := api.Task{Kind: r.Kind, Job: r.ID, Node: n.Name, Disk: n.Disk, Image: r.Image, Rev: r.Rev, Compare: !r.Request.Full, Discard: r.Request.Discard}
 	if r.Kind == api.TaskDeploy {
-		t.Manifest, t.Force, t.Grow = r.Manifest.String(), true, r.Request.Grow
+		t.Manifest, t.Force, t.Grow, t.NoNVRAM = r.Manifest.String(), true, r.Request.Grow, n.Knobs.NVRAM == "off"
 	}
 	if r.Kind == api.TaskCapture {
 		t.LeaveOut, t.KeepAll = r.Request.LeaveOut, r.Request.KeepAll

@@ -187,6 +187,13 @@ func (s *Server) bootPlan(ctx context.Context, n node.Node, kind netboot.Kind, a
 	case netboot.Ignore:
 		return sc, im, ev, fmt.Errorf("%s", o.Why)
 	case netboot.Disk:
+		facts, err := s.db.Facts(ctx, n.Name)
+		if err != nil {
+			return "", ev, err
+		}
+		if h := facts.Hardware; h != nil && h.Boot != nil && netboot.CheckDiskLoader(h.Boot.Loader) == nil {
+			sc.DiskLoader = h.Boot.Loader
+		}
 		ev.Kind, ev.Text = "told-disk", "boots its disk: "+o.Why
 	case netboot.Memtest:
 		sc.Kernel = s.bootBase(addr) + netboot.PathLoaders + netboot.MemtestFile(o.Firmware)

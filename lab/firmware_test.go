@@ -1,0 +1,142 @@
+package lab
+
+import (
+	"context"
+	"fmt"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"regexp"
+	"strings"
+	"testing"
+	"time"
+
+	"mimeo/lab/golden"
+	"mimeo/lab/rack"
+)
+
+// firmwareRow is a kind of node that goes through the whole of capture and deploy, unattended. Its disk is small: the
+// firmware is what is looked at.
+type firmwareRow struct {
+	firmware rack.Firmware
+	set      []string // of both nodes, as mimeo node set takes it
+	boot     string   // how the system on the disk says that it was booted
+	entry    string   // what efibootmgr says in the deployed system, a regular expression
+	asked    []string // what the nodes must have asked for
+	never    []string // and what not
+}
+
+var firmwareRows = map[string]firmwareRow{
+	"uefi-pxe": {firmware: rack.UEFIPXE, boot: "uefi", entry: debianBehindNetwork,
+		asked: []string{"snponly.efi by TFTP", "autoexec.ipxe by TFTP", "told-disk"}, never: []string{"shimx64.efi"}},
+	"uefi-http": {firmware: rack.UEFIHTTP, boot: "uefi", entry: debianBehindNetwork,
+		asked: []string{"snponly.efi by HTTP", "told-disk"}, never: []string{"by TFTP"}},
+	"uefi-sb": {firmware: rack.UEFISB, set: []string{"knobs.loader=shim"}, boot: "secure", entry: debianBehindNetwork,
+		asked: []string{"shimx64.efi by TFTP", "grubx64.efi by TFTP", "told-disk"}, never: []string{"snponly.efi", "ipxe"}},
+}
+
+// debianBehindNetwork is the deployed system's entry, and that nothing but the network comes before it.
+const debianBehindNetwork = `(?s)Boot[0-9A-F]{4}\* debian\s+HD\(2,GPT,6d1e0c1a-6f0b-4c55-9c1e-5f2f6f3b9ae5,0x1000,0x14000\)/File\(\\EFI\\debian\\shimx64.efi\)`
+
+// TestFirmware captures a node of each kind and deploys the image onto another, whose firmware comes from the factory
+// and boots from the network first, for ever.
+func TestFirmware(t *testing.T) {
+	if testing.Short() {
+		t.Skip("-short leaves the virtual rack out")
+	}
+	ctx, cancel := context.WithTimeout(context.Background(), 20*time.Minute)
+	defer cancel()
+	r := newRack(t, ctx)
+	buildImages(t, ctx, r, "imaging")
+	config := filepath.Join(r.Dir, "mimeod.yaml")
+	if err := os.WriteFile(config, []byte("limits:\n  netboot: 90s\n"), 0o644); err != nil {
+		t.Fatal(err)
+	}
+	startServer(t, ctx, r, "--config", config)
+	small := filepath.Join(r.Dir, "small.img")
+	if err := golden.Make(ctx, small, golden.Config{Cache: cacheDir(t), Small: true}); err != nil {
+		t.Fatal(err)
+	}
+	i := 0
+	for name, row := range firmwareRows {
+		t.Run(name, func(t *testing.T) {
+			i++
+			row.run(t, ctx, r, i, name, small)
+		})
+	}
+}
+
+func (row firmwareRow) run(t *testing.T, ctx context.Context, r *rack.Rack, i int, name, small string) {
+	ctx, cancel := context.WithTimeout(ctx, 5*time.Minute)
+	defer cancel()
+	disks := [2]string{filepath.Join(r.Dir, name+"-1.img"), filepath.Join(r.Dir, name+"-2.img")}
+	copySparse(t, small, disks[0])
+	// The other disk is larger, and has a system of its own in the way.
+	if out, err := exec.Command("sh", "-c", `truncate -s 200M "$1"; sgdisk -og -n 1:1M:+100M -n 2:0:0 "$1" >/dev/null; head -c 20M /dev/urandom | dd of="$1" bs=1M seek=2 conv=notrunc status=none`, "sh", disks[1]).CombinedOutput(); err != nil {
+		t.Fatalf("prepare a disk: %v: %s", err, out)
+	}
+	var nodes [2]*rack.Node
+	for k := range nodes {
+		n := fmt.Sprintf("f%d%d", i, k+1)
+		nodes[k] = addNode(t, ctx, r, rack.NodeConfig{Name: n, MAC: fmt.Sprintf("52:54:00:77:1%d:0%d", i, k+1), Serial: strings.ToUpper(n),
+			Disk: disks[k], Firmware: row.firmware}, fmt.Sprintf("10.77.0.%d", 20+2*i+k))
+		if len(row.set) > 0 {
+			mimeo(t, ctx, r, append([]string{"node", "set", n}, row.set...)...)
+		}
+	}
+	defer func() {
+		for _, n := range nodes {
+			if t.Failed() {
+				b, _ := os.ReadFile(n.Console)
+				t.Logf("%s ends with:\n%s\n%s", n.Name, rack.Tail(b, 40), mimeo(t, context.Background(), r, "node", "events", n.Name))
+			}
+			n.PowerOff()
+		}
+	}()
+	up := func(n *rack.Node, from int64, as string) string {
+		t.Helper()
+		ctx, cancel := context.WithTimeout(ctx, 90*time.Second)
+		defer cancel()
+		text, err := n.WaitConsole(ctx, from, `(?s)^.*`+golden.Marker+` node=`+as+` root=/dev/vda3 id=[0-9a-f]+ boot=`+row.boot)
+		if err != nil {
+			t.Fatal(err)
+		}
+		return text
+	}
+	start := time.Now()
+	step := func(what string) {
+		t.Logf("%s: %.1f s", what, time.Since(start).Seconds())
+		start = time.Now()
+	}
+	a, b := nodes[0], nodes[1]
+	mimeo(t, ctx, r, "capture", a.Name, "--image", name, "--watch")
+	step("captured")
+	up(a, 0, "golden")
+	step("booted the disk")
+	a.PowerOff()
+	mimeo(t, ctx, r, "deploy", b.Name, "--image", name, "--watch", "--yes")
+	step("deployed")
+	text := up(b, 0, b.Name)
+	step("booted the disk")
+	if got := regexp.MustCompile(row.entry).FindString(text); got == "" {
+		t.Errorf("the deployed system's boot entries are not %s", row.entry)
+	}
+	if row.firmware == rack.UEFISB {
+		if show := mimeo(t, ctx, r, "node", "show", b.Name); !regexp.MustCompile(`(?m)^secure boot +on$`).MatchString(show) {
+			t.Errorf("nothing is said of Secure Boot:\n%s", show)
+		}
+	}
+	for _, n := range nodes {
+		events := mimeo(t, ctx, r, "node", "events", n.Name)
+		for _, want := range row.asked {
+			if !strings.Contains(events, want) {
+				t.Errorf("%s's events lack %q:\n%s", n.Name, want, events)
+			}
+		}
+		for _, not := range row.never {
+			if strings.Contains(events, not) {
+				t.Errorf("%s's events have %q:\n%s", n.Name, not, events)
+			}
+		}
+	}
+}
