@@ -251,6 +251,17 @@ func ScriptURL(base string, kind Kind, mac string, fw node.Firmware, arch node.A
 	return u
 }
 
+// Optional tells whether a file is one that loaders ask for and do well without: shim's lists of what is revoked and its
+// further certificates, GRUB's lists of modules.
+func Optional(name string) bool {
+	for _, p := range []string{"revocations_", "shim_certificate_", "grub/x86_64-efi/", "grub/arm64-efi/"} {
+		if strings.HasPrefix(name, p) {
+			return true
+		}
+	}
+	return false
+}
+
 // LoaderNames are the files that Decide may name, for the one who fills the loaders folder.
 func LoaderNames() []string {
 	return []string{LoaderBIOS, LoaderUEFIAMD64, LoaderUEFIARM64, LoaderShimAMD64, LoaderGRUBAMD64, LoaderShimARM64, LoaderGRUBARM64}

@@ -4,17 +4,47 @@ import (
 	"context"
 	"encoding/json"
 	"net/http"
+	"net/netip"
 	"os"
 	"path/filepath"
 	"strings"
 	"testing"
 	"time"
 
+	"mimeo/internal/boot/netboot"
 	"mimeo/internal/cluster/api"
 	"mimeo/internal/cluster/node"
 	"mimeo/internal/imaging/store/httpstore"
 	"mimeo/internal/imaging/store/storetest"
 )
+
+// What a UEFI firmware starts after a deploy is kept until the node reports otherwise, and its disk is booted by that
+// loader; one that no script can hold is left out.
+func TestBootLoader(t *testing.T) {
+	r := start(t)
+	for _, c := range []struct{ reported, want string }{
+		{`\EFI\debian\shimx64.efi`, `--filename \EFI\debian\shimx64.efi `},
+		{"", `--filename \EFI\debian\shimx64.efi `}, // no entry for the disk
+		{`\EFI\my system\x.efi`, `--filename \EFI\BOOT\BOOTX64.EFI `},
+	} {
+		if c.reported != "" {
+			if err := r.Server.keepBoot(t.Context(), "n1", &api.HardwareBoot{Loader: c.reported}); err != nil {
+				t.Fatal(err)
+			}
+		}
+		if err := r.Server.keepHardware(t.Context(), "n1", api.Hardware{UEFI: true, Boot: &api.HardwareBoot{Loader: c.reported}}); err != nil {
+			t.Fatal(err)
+		}
+		n, err := r.db.Node(t.Context(), "n1")
+		if err != nil {
+			t.Fatal(err)
+		}
+		text, _, err := r.Server.script(t.Context(), n, netboot.KindIPXE, netboot.Ask{Firmware: node.UEFI, Arch: node.AMD64, IPXE: true, MAC: n.NICs[0].MAC}, netip.MustParseAddr("127.0.0.1"), false)
+		if err != nil || !strings.Contains(text, "sanboot --no-describe --drive 0 "+c.want) {
+			t.Errorf("%q: %v\n%s", c.reported, err, text)
+		}
+	}
+}
 
 // A fake agent takes a capture from its script to the disk, over real TLS, with a watcher that sees the end.
 func TestCapture(t *testing.T) {

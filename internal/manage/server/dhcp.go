@@ -161,7 +161,7 @@ func (s *Server) newTFTP() *tftp.Server {
 			ctx, cancel := context.WithTimeout(context.Background(), 10*time.Second)
 			defer cancel()
 			n, ok := s.nodeAt(ctx, r.Remote.Addr())
-			if !ok {
+			if !ok || r.Err != nil && netboot.Optional(r.Name) {
 				return
 			}
 			text := fmt.Sprintf("%s by TFTP, %d bytes in %d ms (blksize %d, windowsize %d)", r.Name, r.Size, r.Took.Milliseconds(), r.Block, r.Win)
