@@ -189,7 +189,7 @@ func (s *Server) bootPlan(ctx context.Context, n node.Node, kind netboot.Kind, a
 	case netboot.Disk:
 		facts, err := s.db.Facts(ctx, n.Name)
 		if err != nil {
-			return "", ev, err
+			return sc, im, ev, err
 		}
 		if h := facts.Hardware; h != nil && h.Boot != nil && netboot.CheckDiskLoader(h.Boot.Loader) == nil {
 			sc.DiskLoader = h.Boot.Loader
