@@ -309,6 +309,13 @@ func FuzzHandle(f *testing.F) {
 			f.Add(pkt, false)
 		}
 	}
+	if m, err := dhcpv4.NewDiscovery([]byte{0x52, 0x54, 0, 0x77, 0, 1}); err == nil {
+		m.UpdateOption(dhcpv4.OptGeneric(dhcpv4.OptionOptionOverload, []byte{3}))
+		b := m.ToBytes()
+		copy(b[108:], "\x3c\x09PXEClient\x34\x01\x03\xff")
+		copy(b[44:], "\x52\x06\x05\x04\x0a\x4d\x00\x09\xff")
+		f.Add(b, false)
+	}
 	full, proxy := testServer(f, Full), testServer(f, Proxy)
 	f.Fuzz(func(t *testing.T, b []byte, pxe bool) {
 		m, err := parse(b)

@@ -51,6 +51,9 @@ func parse(b []byte) (*dhcpv4.DHCPv4, error) {
 	if err != nil {
 		return nil, ignore("malformed packet: %v", err)
 	}
+	if err := overload(m, b); err != nil {
+		return nil, ignore("malformed packet: %v", err)
+	}
 	switch {
 	case m.OpCode != dhcpv4.OpcodeBootRequest:
 		return nil, ignore("not a request")
@@ -60,6 +63,31 @@ func parse(b []byte) (*dhcpv4.DHCPv4, error) {
 		return nil, ignore("BOOTP, not DHCP")
 	}
 	return m, nil
+}
+
+// overload adds the options that stand in the fields file and sname where option 52 says so (RFC 2132 section 9.3);
+// what is in several places belongs together (RFC 3396 section 7). Another option 52 in there means nothing.
+func overload(m *dhcpv4.DHCPv4, b []byte) error {
+	v := m.GetOneOption(dhcpv4.OptionOptionOverload)
+	if len(v) != 1 || len(b) < 236 {
+		return nil
+	}
+	for _, f := range []struct {
+		bit   byte
+		field []byte
+	}{{1, b[108:236]}, {2, b[44:108]}} {
+		if v[0]&f.bit == 0 {
+			continue
+		}
+		more := dhcpv4.Options{}
+		if err := more.FromBytes(f.field); err != nil {
+			return fmt.Errorf("options in the place of other fields: %w", err)
+		}
+		for code, text := range more {
+			m.Options[code] = append(slices.Clip(m.Options[code]), text...)
+		}
+	}
+	return nil
 }
 
 // handle decides what p is answered. The error is ignored where that is on purpose.

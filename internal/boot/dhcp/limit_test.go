@@ -4,6 +4,7 @@ import (
 	"errors"
 	"net"
 	"net/netip"
+	"strings"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -100,5 +101,41 @@ func TestARPPackets(t *testing.T) {
 		if _, _, ok := parseARP(answer[:n]); ok {
 			t.Errorf("%d bytes are taken", n)
 		}
+	}
+}
+
+// Options may stand in the fields file and sname, and go on from one to the other.
+func TestOverload(t *testing.T) {
+	hw, _ := parseMAC(macA)
+	m, err := dhcpv4.NewDiscovery(hw)
+	if err != nil {
+		t.Fatal(err)
+	}
+	m.UpdateOption(dhcpv4.OptGeneric(dhcpv4.OptionOptionOverload, []byte{3}))
+	b := m.ToBytes()
+	copy(b[108:], "\x3c\x09PXEClient\x5d\x02\x00\x07\x34\x01\x03\xff")
+	copy(b[44:], "\x3c\x0b:Arch:00007\xff")
+	got, err := parse(b)
+	if err != nil {
+		t.Fatal(err)
+	}
+	s := testServer(t, Full)
+	if r := s.request(got); r.VendorClass != "PXEClient:Arch:00007" || len(r.Archs) != 1 || r.Archs[0] != 7 {
+		t.Errorf("%+v", r)
+	}
+	for _, bad := range []string{"\x3c\xff", "\x3c", strings.Repeat("\x01\x04\x01\x02\x03", 25) + "\x3c\x7f\x00"} {
+		clear(b[108:236])
+		copy(b[108:236], bad)
+		if m, err := parse(b); err == nil && len(m.GetOneOption(dhcpv4.OptionClassIdentifier)) > 255 {
+			t.Errorf("%q is read as %s", bad, m.Summary())
+		}
+	}
+	// Without option 52 these fields are what they are called.
+	m.Options = dhcpv4.Options{}
+	m.UpdateOption(dhcpv4.OptMessageType(dhcpv4.MessageTypeDiscover))
+	b = m.ToBytes()
+	copy(b[108:], "\x3c\x09PXEClient\xff")
+	if got, err := parse(b); err != nil || got.GetOneOption(dhcpv4.OptionClassIdentifier) != nil {
+		t.Errorf("%v, %v", got, err)
 	}
 }

@@ -165,6 +165,16 @@ func (b *sessions) request(ctx context.Context, pkt []byte, from netip.AddrPort,
 		refuse(codeUndefined, "too many transfers, try again")
 		return
 	}
+	mine := 0
+	for a := range b.open {
+		if a.Addr() == from.Addr() {
+			mine++
+		}
+	}
+	if mine >= max(1, b.limit/8) {
+		refuse(codeUndefined, "too many transfers to this address, try again")
+		return
+	}
 	ctx, cancel := context.WithCancel(ctx)
 	ses := &session{
 		server: s, rrq: rrq, cancel: cancel,

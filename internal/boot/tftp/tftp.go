@@ -46,7 +46,7 @@ type Server struct {
 	Interface   string // bind to this interface as well; empty means any
 	Open        func(ctx context.Context, r Request) (File, error)
 	Done        func(Result)  // told of the end of each transfer, from its goroutine; may be nil
-	MaxSessions int           // transfers at once; 0 means 512, which is a rack room coming up at once
+	MaxSessions int           // transfers at once; 0 means 512, which is a rack room coming up at once. An eighth of them may be to one address
 	Timeout     time.Duration // first wait for an acknowledgement; 0 means 1 s; doubles up to 8 s
 	Retries     int           // of one window; 0 means 6
 	Log         *slog.Logger  // nil means silent

@@ -422,3 +422,34 @@ func FuzzRequest(f *testing.F) {
 		}
 	})
 }
+
+// TestOneAddressTakesAFewSessions has one machine ask for files that it never takes: others are served all the same.
+func TestOneAddressTakesAFewSessions(t *testing.T) {
+	root, _ := folder(t)
+	at := serve(t, &Server{Open: Dir(root), MaxSessions: 16, Timeout: time.Second})
+	open := func(from string) string {
+		c, err := net.ListenUDP("udp4", &net.UDPAddr{IP: net.ParseIP(from)})
+		if err != nil {
+			t.Fatal(err)
+		}
+		t.Cleanup(func() { c.Close() })
+		if _, err := c.WriteToUDPAddrPort([]byte("\x00\x01small\x00octet\x00"), at); err != nil {
+			t.Fatal(err)
+		}
+		buf := make([]byte, 600)
+		c.SetReadDeadline(time.Now().Add(5 * time.Second))
+		n, err := c.Read(buf)
+		if err != nil {
+			t.Fatal(err)
+		}
+		return string(buf[:min(n, 30)])
+	}
+	for i, want := range []string{"\x00\x03\x00\x01", "\x00\x03\x00\x01", "\x00\x05\x00\x00too many transfers to this"} {
+		if got := open("127.0.0.1"); !strings.HasPrefix(got, want) {
+			t.Errorf("request %d is answered %q", i+1, got)
+		}
+	}
+	if got := open("127.0.0.2"); !strings.HasPrefix(got, "\x00\x03\x00\x01") {
+		t.Errorf("another machine is answered %q", got)
+	}
+}
