@@ -87,6 +87,7 @@ func treeList(t testing.TB, img string) map[string]bool {
 
 // TestOldLinux has Linux 6.1 fill filesystems of version 4, and one of version 5 whose log began anew, and read the copies.
 func TestOldLinux(t *testing.T) {
+	t.Parallel()
 	all := []string{
 		"-m crc=0", "-m crc=0 -b size=512 -d agcount=2 -n ftype=0,size=4096", "-m crc=0 -b size=1024 -l version=1,lazy-count=0 -i attr=1,projid32bit=0",
 		"-m crc=0 -s size=4096 -i size=2048 -n size=16384 -l su=64k,size=8m", "-m rmapbt=1",

@@ -143,6 +143,7 @@ func (f *failing) ReadAt(b []byte, off int64) (int, error) {
 
 // TestOtherDevices has Linux 6.1 write to filesystems whose log, or realtime files, lie elsewhere.
 func TestOtherDevices(t *testing.T) {
+	t.Parallel()
 	log, rt := sparse(t, 16*mib), sparse(t, 32*mib)
 	away, img := mkfs(t, 64*mib, "-l logdev="+log), mkfs(t, 64*mib, "-d rtinherit=1 -r extsize=4096,rtdev="+rt)
 	uml.Run(t, `mkdir m; mount -t xfs -o logdev=/dev/ubdb /dev/ubda m; seq 9999 >m/f; umount m

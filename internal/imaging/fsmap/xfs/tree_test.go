@@ -154,13 +154,13 @@ func fillTree(at string) error {
 // TestTree compares Tree with the kernel on filesystems with all that a file can be.
 func TestTree(t *testing.T) {
 	for _, args := range []string{
-		"", "-b size=1024", "-s size=4096 -i size=2048", "-n size=65536", "-b size=65536", "-i nrext64=1", "-m rmapbt=1",
-		"-m reflink=0,finobt=0,bigtime=0,inobtcount=0 -i sparse=0 -n size=16384", "-d agcount=17",
+		"-i nrext64=1", "-b size=1024", "-s size=4096 -i size=2048", "-b size=65536",
+		"-m reflink=0,finobt=0,bigtime=0,inobtcount=0 -i sparse=0 -n size=16384",
 	} {
 		t.Run(args, func(t *testing.T) {
 			t.Parallel()
 			size := int64(96)
-			if strings.Contains(args, "size=65536") || strings.Contains(args, "agcount") {
+			if strings.Contains(args, "size=65536") {
 				size = 300
 			}
 			img := mkfs(t, size*mib, args)
