@@ -33,6 +33,7 @@ printf 'interfaces:\n  - name: vec0\n' >>/etc/mimeo/mimeod.yaml
 systemctl restart mimeod
 pid=$(systemctl show -P MainPID mimeod)
 mimeo status
+mimeo doctor
 mimeo node add n01 --mac 52:54:00:77:00:01 --ip 10.77.0.11
 echo WAIT
 for i in $(seq 90); do mimeo node events n01 | grep -q told-disk && break; sleep 1; done

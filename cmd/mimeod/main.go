@@ -81,9 +81,10 @@ Exit codes: 0 stopped by a signal; 1 something is wrong, as said on stderr.`,
 			return s.Serve(cmd.Context())
 		},
 	}
-	cmd.AddCommand(buildCmd(), manualCmd())
+	given := func() (config.Config, error) { return configure(file, environ, flags, interfaces) }
+	cmd.AddCommand(checkCmd(given), setupCmd(given), buildCmd(), manualCmd())
 	cmd.CompletionOptions.HiddenDefaultCmd = true
-	f := cmd.Flags()
+	f := cmd.PersistentFlags()
 	f.StringVar(&file, "config", "", "configuration `file` ("+config.DefaultFile+", where it is there)")
 	f.StringArrayVar(&interfaces, "interface", nil, "`NAME[=full|proxy|off]` of an interface on which nodes are served; several times for several")
 	for _, o := range []struct{ key, usage string }{

@@ -30,7 +30,7 @@ Debian packages. The image in use is replaced only when the new one is whole.
 Images for other architectures are built without running a program of theirs.`,
 		Example: `  mimeo stateless build imaging
   mimeo stateless build imaging --arch amd64,arm64,ppc64el`,
-		Args:    cobra.MaximumNArgs(1),
+		Args: cobra.MaximumNArgs(1),
 		RunE: func(cmd *cobra.Command, args []string) error {
 			req := api.StatelessNew{Profile: "imaging"}
 			if len(args) > 0 {

@@ -158,3 +158,6 @@ func ParseInterface(s string) Interface {
 	}
 	return Interface{Name: name, DHCP: mode}
 }
+
+// File is the configuration file that was read, or looked for.
+func (c *Config) File() string { return c.file }

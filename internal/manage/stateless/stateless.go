@@ -111,3 +111,9 @@ func checkArch(arch node.Arch) error {
 	}
 	return nil
 }
+
+// OtherAgent tells whether the image has another agent than the given program.
+func (s Stateless) OtherAgent(program string) (bool, error) {
+	_, sum, err := hashFile(program)
+	return err == nil && sum != s.Agent, err
+}
