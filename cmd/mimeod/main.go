@@ -82,7 +82,7 @@ Exit codes: 0 stopped by a signal; 1 something is wrong, as said on stderr.`,
 		},
 	}
 	given := func() (config.Config, error) { return configure(file, environ, flags, interfaces) }
-	cmd.AddCommand(checkCmd(given), setupCmd(given), buildCmd(), manualCmd())
+	cmd.AddCommand(checkCmd(given), setupCmd(given), restoreCmd(given), buildCmd(), manualCmd())
 	cmd.CompletionOptions.HiddenDefaultCmd = true
 	f := cmd.PersistentFlags()
 	f.StringVar(&file, "config", "", "configuration `file` ("+config.DefaultFile+", where it is there)")

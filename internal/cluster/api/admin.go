@@ -10,6 +10,7 @@ import (
 // "Authorization: Bearer TOKEN"; an answer of 4xx or 5xx carries an Error. RANGE is a noderange.
 //
 //	GET    /v1/status                         → ServerStatus
+//	PUT    /v1/backup                         → application/gzip
 //	GET    /v1/dhcp                           → DHCPStatus
 //	GET    /v1/dhcp/snippet?server=KIND&interface=NAME → DHCPSnippet
 //	GET    /v1/nodes?range=RANGE              → []NodeStatus (all where range is left out)

@@ -154,13 +154,18 @@ func (c *Client) Stream(ctx context.Context, method, path string, in any, fn fun
 
 // Download writes the bytes of an answer to w. Where the answer breaks off it fails.
 func (c *Client) Download(ctx context.Context, path string, w io.Writer) error {
-	resp, err := c.send(ctx, http.MethodGet, path, nil)
+	return c.Receive(ctx, http.MethodGet, path, w)
+}
+
+// Receive is Download with another method than GET.
+func (c *Client) Receive(ctx context.Context, method, path string, w io.Writer) error {
+	resp, err := c.send(ctx, method, path, nil)
 	if err != nil {
 		return err
 	}
 	defer resp.Body.Close()
 	if _, err := io.Copy(w, resp.Body); err != nil {
-		return fmt.Errorf("GET %s: the answer broke off: %w", path, err)
+		return fmt.Errorf("%s %s: the answer broke off: %w", method, path, err)
 	}
 	return nil
 }

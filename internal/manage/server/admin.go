@@ -126,6 +126,7 @@ func (s *Server) apiHandler() http.Handler {
 	route("GET /v1/stateless", s.listStateless)
 	route("GET /v1/stateless/{profile}", s.showStateless)
 	admin.HandleFunc("POST /v1/stateless", s.buildStateless)
+	admin.HandleFunc("PUT /v1/backup", s.makeBackup)
 	route("DELETE /v1/stateless/{profile}", s.removeStateless)
 	admin.HandleFunc("/", func(w http.ResponseWriter, r *http.Request) {
 		writeError(w, &api.Error{Code: "not_found", Message: "no such path: " + r.Method + " " + r.URL.Path, Hint: "docs/formats/api.md lists them"})
