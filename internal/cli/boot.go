@@ -89,6 +89,9 @@ Nodes are not restarted unless --cycle says so; with several it asks.`,
 	c.Flags().StringVar(&keyFile, "ssh-key", "", "public key `file` that may sign in as root to the shell or stateless system")
 	c.AddCommand(&cobra.Command{
 		Use: "explain NODE", Short: "Say what a node would be offered now, and why",
+		Long: `Say what a node would be offered now, if it netbooted: by which firmware, at which
+address, the loader, the script that the loader fetches, and why. Nothing changes.
+What it was offered the last times is in "mimeo node events".`,
 		Args: cobra.ExactArgs(1),
 		RunE: func(cmd *cobra.Command, args []string) error {
 			c, err := connect()
@@ -102,7 +105,14 @@ Nodes are not restarted unless --cycle says so; with several it asks.`,
 			if t.json {
 				return t.printJSON(e)
 			}
-			table(t.out, [][]string{{"node", string(e.Node)}, {"firmware", dash(string(e.Firmware))}, {"arch", dash(string(e.Arch))},
+			firmware := dash(string(e.Firmware))
+			switch e.From {
+			case "learnt":
+				firmware += ", learnt from its requests"
+			case "own", "group":
+				firmware += ", as was set"
+			}
+			table(t.out, [][]string{{"node", string(e.Node)}, {"firmware", firmware}, {"arch", dash(string(e.Arch))}, {"dhcp", dash(e.DHCP)}, {"address", dash(e.Address)},
 				{"boots", e.Decision}, {"why", e.Why}, {"loader", dash(e.Loader)}})
 			if e.Script != "" {
 				fmt.Fprintf(t.out, "\n%s\n", strings.TrimRight(e.Script, "\n"))

@@ -102,7 +102,10 @@ type BootExplain struct {
 	Node     node.Name     `json:"node"`
 	Arch     node.Arch     `json:"arch"`
 	Firmware node.Firmware `json:"firmware"`
-	Decision string        `json:"decision"` // "disk", "stateless imaging", "nothing"
+	From     string        `json:"firmware_from,omitempty"` // who said so: "learnt" from its own requests, "own", "group"
+	DHCP     string        `json:"dhcp,omitempty"`          // who answers it, in words
+	Address  string        `json:"address,omitempty"`       // that it would get, and why, in words
+	Decision string        `json:"decision"`                // "disk", "stateless imaging", "nothing"
 	Why      string        `json:"why"`
 	Loader   string        `json:"loader,omitempty"`
 	Script   string        `json:"script,omitempty"` // with the token blanked

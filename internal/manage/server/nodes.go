@@ -4,11 +4,9 @@ import (
 	"context"
 	"fmt"
 	"net/http"
-	"net/netip"
 	"strconv"
 	"strings"
 
-	"mimeo/internal/boot/netboot"
 	"mimeo/internal/cluster/api"
 	"mimeo/internal/cluster/node"
 	"mimeo/internal/manage/inventory"
@@ -92,59 +90,6 @@ func (s *Server) node(ctx context.Context, name node.Name) (node.Node, error) {
 		return n, &api.Error{Code: "not_found", Message: fmt.Sprintf("no node %q", name), Hint: `"mimeo node list" shows all`}
 	}
 	return n, nil
-}
-
-func (s *Server) explainBoot(r *http.Request) (any, error) {
-	ctx := r.Context()
-	n, err := s.node(ctx, node.Name(r.PathValue("name")))
-	if err != nil {
-		return nil, err
-	}
-	out := api.BootExplain{Node: n.Name, Arch: n.Arch, Firmware: n.Firmware}
-	// What loads the script is an iPXE, but where the firmware reads it by itself.
-	ask := netboot.Ask{Firmware: n.Firmware, Arch: n.Arch, IPXE: n.Firmware != node.OpenFirmware && n.Firmware != node.OPAL}
-	if len(n.NICs) > 0 {
-		ask.MAC = n.NICs[0].MAC
-	}
-	first := ask
-	first.IPXE = false
-	loader := netboot.Decide(n, first)
-	o := netboot.Decide(n, ask)
-	out.Decision, out.Why, out.Loader = string(o.Decision), o.Why, loader.File()
-	if n.Firmware == node.FirmwareUnknown {
-		// The boot state decides alike for every firmware; only loader and script wait for the first netboot.
-		o = netboot.Decide(n, netboot.Ask{Firmware: node.BIOS, Arch: node.AMD64, IPXE: true, MAC: ask.MAC})
-		out.Decision, out.Loader = string(o.Decision), ""
-		if o.Decision == netboot.Stateless {
-			out.Decision += " " + o.Profile
-		}
-		out.Why = o.Why + "; it has not netbooted yet, so its firmware, and with it loader and script, is not known"
-		return out, nil
-	}
-	if o.Decision == netboot.Ignore {
-		return out, nil
-	}
-	if o.Decision == netboot.Stateless {
-		out.Decision += " " + o.Profile
-	}
-	addr := netip.MustParseAddr("127.0.0.1")
-	if len(s.ifaces) > 0 {
-		addr = s.ifaces[0].prefix.Addr()
-	}
-	ask.Base = s.bootBase(addr)
-	kind := o.Script
-	text, _, err := s.script(ctx, n, kind, ask, addr, false)
-	if err != nil {
-		out.Script = "(no script just now: " + err.Error() + ")"
-		return out, nil
-	}
-	for _, w := range strings.Fields(text) {
-		if v, ok := strings.CutPrefix(w, api.ParamToken+"="); ok {
-			text = strings.ReplaceAll(text, v, "***")
-		}
-	}
-	out.Script = text
-	return out, nil
 }
 
 func (s *Server) setBoot(r *http.Request) (any, error) {
