@@ -25,6 +25,10 @@ func (n *Node) machine(nicIndex, diskIndex int) (program string, args []string, 
 	switch n.Arch {
 	case "", "amd64":
 		program, args, err = n.amd64(nicIndex)
+	case "arm64":
+		program, args, err = n.arm64(nicIndex)
+	case "ppc64el":
+		program, args, err = n.ppc64el(nicIndex)
 	default:
 		err = fmt.Errorf("the rack has no machine of architecture %q", n.Arch)
 	}

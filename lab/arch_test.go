@@ -1,0 +1,149 @@
+package lab
+
+import (
+	"context"
+	"fmt"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"strings"
+	"syscall"
+	"testing"
+	"time"
+
+	"mimeo/lab/golden"
+	"mimeo/lab/rack"
+)
+
+// archRow is a kind of machine that is not amd64, and what its nodes are told.
+type archRow struct {
+	arch     string
+	firmware rack.Firmware
+	console  string
+	boot     string   // what a golden disk says of how it was booted
+	set      []string // of the node, where its firmware does not say who it is
+	steps    []string // that its events name
+}
+
+var archRows = []archRow{
+	{arch: "arm64", firmware: rack.UEFIPXE, console: "ttyAMA0", boot: "uefi", steps: []string{"ipxe-arm64.efi by TFTP", "kernel", "initrd", "rootimg", "agent", "told-disk"}},
+	{arch: "arm64", firmware: rack.UEFIHTTP, console: "ttyAMA0", boot: "uefi", steps: []string{"ipxe-arm64.efi by HTTP", "kernel", "initrd", "rootimg", "agent", "told-disk"}},
+	{arch: "ppc64el", firmware: rack.OpenFirmware, console: "hvc0", boot: "openfirmware", steps: []string{"boot/openfirmware/", "by TFTP", "rootimg", "agent", "told-disk"}},
+}
+
+// buildArchs makes the imaging images of architectures, of which none is this machine's. They are kept for the next run,
+// where the server finds that nothing has changed.
+func buildArchs(t *testing.T, ctx context.Context, r *rack.Rack, archs ...string) {
+	t.Helper()
+	cmd := exec.Command("../build/agent", append([]string{programs}, archs...)...)
+	if out, err := cmd.CombinedOutput(); err != nil {
+		t.Fatalf("build agents: %v\n%s", err, out)
+	}
+	kept := filepath.Join(cacheDir(t), "stateless")
+	if err := os.MkdirAll(kept, 0o755); err != nil {
+		t.Fatal(err)
+	}
+	if err := os.Symlink(kept, filepath.Join(r.State, "stateless")); err != nil {
+		t.Fatal(err)
+	}
+	r.Outside = true
+	startServer(t, ctx, r)
+	t.Log(mimeo(t, ctx, r, "stateless", "build", "imaging", "--arch", strings.Join(archs, ",")))
+	if err := r.StopServer(syscall.SIGTERM); err != nil {
+		t.Fatal(err)
+	}
+	r.Outside = false
+}
+
+// TestArchitectures takes a node of each kind through the whole: its disk is captured and deployed to another, and both
+// boot from disk, though they ask the network first for ever.
+func TestArchitectures(t *testing.T) {
+	if testing.Short() {
+		t.Skip("-short leaves the virtual rack out")
+	}
+	ctx, cancel := context.WithTimeout(t.Context(), 15*time.Minute)
+	defer cancel()
+	r := newRack(t, ctx)
+	buildArchs(t, ctx, r, "arm64", "ppc64el")
+	startServer(t, ctx, r)
+	for i, row := range archRows {
+		t.Run(row.arch+" "+string(row.firmware), func(t *testing.T) {
+			ctx, cancel := context.WithTimeout(ctx, 4*time.Minute)
+			defer cancel()
+			row.through(t, ctx, r, i)
+		})
+	}
+}
+
+func (row archRow) through(t *testing.T, ctx context.Context, r *rack.Rack, i int) {
+	image := fmt.Sprintf("%s-%s", row.arch, row.firmware)
+	var nodes [2]*rack.Node
+	for k := range nodes {
+		name := fmt.Sprintf("%c%02d", 'a'+i, k+1)
+		disk := filepath.Join(r.Dir, name+".img")
+		if k == 0 {
+			err := golden.MakeForeign(ctx, disk, golden.Foreign{Arch: row.arch, Image: filepath.Join(r.State, "stateless/imaging", row.arch, "current"),
+				Apt: filepath.Join(r.State, "cache/apt/bookworm-"+row.arch, "apt.conf"), Cache: cacheDir(t)})
+			if err != nil {
+				t.Fatal(err)
+			}
+		} else if err := os.WriteFile(disk, nil, 0o644); err != nil {
+			t.Fatal(err)
+		} else if err := os.Truncate(disk, 384<<20); err != nil {
+			t.Fatal(err)
+		}
+		mac := fmt.Sprintf("52:54:00:77:1%d:0%d", i, k+1)
+		n, bmc, err := r.AddNode(ctx, rack.NodeConfig{Name: name, MAC: mac, Disk: disk, Serial: "DISK-" + name, Memory: 1024, Arch: row.arch, Firmware: row.firmware})
+		if err != nil {
+			t.Fatal(err)
+		}
+		nodes[k] = n
+		mimeo(t, ctx, r, "node", "add", name, "--mac", mac, "--bmc", "ipmi://"+bmc, "--user", rack.BMCUser, "--set", "bmc.password="+rack.BMCPassword, "--set", "knobs.console="+row.console)
+	}
+	t.Cleanup(func() {
+		for _, n := range nodes {
+			if err := n.PowerOff(); err != nil {
+				t.Error(err)
+			}
+			if t.Failed() {
+				text, _ := os.ReadFile(n.Console)
+				t.Logf("%s's console ends with:\n%s", n.Name, rack.Tail(text, 30))
+				events, err := r.Run(context.Background(), "node", "events", n.Name)
+				t.Log(events, err)
+			}
+		}
+	})
+	up := func(n *rack.Node, from int64, node string) {
+		t.Helper()
+		mark, err := n.WaitConsole(ctx, from, golden.Marker+` node=`+node+` root=/dev/vda2 id=[0-9a-f]{32} boot=`+row.boot+` size=\d+`)
+		if err != nil {
+			t.Fatalf("%s does not boot its disk: %v", n.Name, err)
+		}
+		t.Log(mark)
+	}
+	started := time.Now()
+	t.Log(mimeo(t, ctx, r, "capture", nodes[0].Name, "--image", image, "--watch"))
+	up(nodes[0], 0, "golden")
+	t.Logf("captured and up after %.0f s", time.Since(started).Seconds())
+	if err := nodes[0].PowerOff(); err != nil {
+		t.Fatal(err)
+	}
+	t.Log(mimeo(t, ctx, r, "deploy", nodes[1].Name, "--image", image, "--watch"))
+	up(nodes[1], 0, nodes[1].Name)
+	t.Logf("deployed and up after %.0f s", time.Since(started).Seconds())
+	from := nodes[1].ConsoleSize()
+	if err := nodes[1].Reset(); err != nil {
+		t.Fatal(err)
+	}
+	up(nodes[1], from, nodes[1].Name)
+	events := mimeo(t, ctx, r, "node", "events", nodes[1].Name)
+	for _, step := range row.steps {
+		if !strings.Contains(events, step) {
+			t.Errorf("the events lack %q:\n%s", step, events)
+		}
+	}
+	show := mimeo(t, ctx, r, "node", "show", nodes[1].Name)
+	if !strings.Contains(show, row.arch) {
+		t.Errorf("its architecture was not learnt:\n%s", show)
+	}
+}
