@@ -31,6 +31,9 @@ func (s *Server) bootHandler() http.Handler {
 	mux := http.NewServeMux()
 	mux.HandleFunc("GET "+netboot.PathScripts+"{kind}/{mac}", s.serveScript)
 	mux.HandleFunc("GET "+netboot.PathLoaders+"{file...}", s.serveLoader)
+	mux.HandleFunc("GET /"+netboot.FileGRUBConfig, func(w http.ResponseWriter, r *http.Request) {
+		s.serveCommon(w, r, netboot.GRUBConfig) // GRUB takes the root of the server that it came from for its own
+	})
 	mux.HandleFunc("GET "+pathStateless+"{build}/{file}", s.serveStateless)
 	return mux
 }
@@ -243,13 +246,12 @@ func (s *Server) wait(n node.Node, kind netboot.Kind, ask netboot.Ask) (netboot.
 func (s *Server) serveLoader(w http.ResponseWriter, r *http.Request) {
 	remote := remoteAddr(r)
 	name := r.PathValue("file")
-	if name == netboot.FileAutoexec {
-		text, err := netboot.Autoexec(s.bootBase(s.addrFor(remote, localAddr(r))))
-		if err != nil {
-			http.Error(w, err.Error(), http.StatusInternalServerError)
-			return
-		}
-		io.WriteString(w, text)
+	switch name {
+	case netboot.FileAutoexec:
+		s.serveCommon(w, r, netboot.Autoexec)
+		return
+	case netboot.FileGRUBConfig:
+		s.serveCommon(w, r, netboot.GRUBConfig)
 		return
 	}
 	root, err := os.OpenRoot(filepath.Join(s.cfg.State, "loaders"))
@@ -278,6 +280,17 @@ func (s *Server) serveLoader(w http.ResponseWriter, r *http.Request) {
 			s.booted(r.Context(), n)
 		}
 	}
+}
+
+// serveCommon gives a text that is the same for every node; render makes it for the address that was asked.
+func (s *Server) serveCommon(w http.ResponseWriter, r *http.Request, render func(base string) (string, error)) {
+	text, err := render(s.bootBase(s.addrFor(remoteAddr(r), localAddr(r))))
+	if err != nil {
+		http.Error(w, err.Error(), http.StatusInternalServerError)
+		return
+	}
+	w.Header().Set("Content-Type", "text/plain; charset=utf-8")
+	io.WriteString(w, text)
 }
 
 // serveStateless gives a file of a stateless image, once its bytes are what the build recorded.
