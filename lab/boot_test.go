@@ -14,7 +14,7 @@ import (
 )
 
 // buildImages builds stateless images, outside of the rack's network.
-func buildImages(t *testing.T, ctx context.Context, r *rack.Rack, profiles ...string) {
+func buildImages(t testing.TB, ctx context.Context, r *rack.Rack, profiles ...string) {
 	t.Helper()
 	r.Outside = true
 	startServer(t, ctx, r)
@@ -28,7 +28,7 @@ func buildImages(t *testing.T, ctx context.Context, r *rack.Rack, profiles ...st
 }
 
 // addNode puts a node with an empty disk and an IPMI BMC into the rack and the inventory.
-func addNode(t *testing.T, ctx context.Context, r *rack.Rack, c rack.NodeConfig, ip string) *rack.Node {
+func addNode(t testing.TB, ctx context.Context, r *rack.Rack, c rack.NodeConfig, ip string) *rack.Node {
 	t.Helper()
 	if c.Disk == "" {
 		c.Disk = filepath.Join(r.Dir, c.Name+".img")

@@ -46,7 +46,7 @@ func TestMain(m *testing.M) {
 }
 
 // cacheDir keeps what takes long to make between runs: Debian packages and the golden root tree.
-func cacheDir(t *testing.T) string {
+func cacheDir(t testing.TB) string {
 	dir, err := filepath.Abs("../build/out/cache")
 	if err != nil {
 		t.Fatal(err)
@@ -57,7 +57,7 @@ func cacheDir(t *testing.T) string {
 	return dir
 }
 
-func newRack(t *testing.T, ctx context.Context) *rack.Rack {
+func newRack(t testing.TB, ctx context.Context) *rack.Rack {
 	t.Helper()
 	r, err := rack.New(ctx, fmt.Sprintf("mlab-%d-%d", os.Getpid(), time.Now().UnixNano()%1e6), t.TempDir(), programs)
 	if err != nil {
@@ -85,7 +85,7 @@ func newRack(t *testing.T, ctx context.Context) *rack.Rack {
 }
 
 // startServer starts mimeod in the rack.
-func startServer(t *testing.T, ctx context.Context, r *rack.Rack, args ...string) {
+func startServer(t testing.TB, ctx context.Context, r *rack.Rack, args ...string) {
 	t.Helper()
 	if err := r.StartServer(ctx, args...); err != nil {
 		t.Fatal(err)
@@ -105,7 +105,7 @@ func buildStateless(t *testing.T, ctx context.Context, r *rack.Rack) {
 }
 
 // mimeo calls the command line and fails the test where it fails.
-func mimeo(t *testing.T, ctx context.Context, r *rack.Rack, args ...string) string {
+func mimeo(t testing.TB, ctx context.Context, r *rack.Rack, args ...string) string {
 	t.Helper()
 	out, err := r.Run(ctx, args...)
 	if err != nil {

@@ -18,6 +18,7 @@ import (
 // firmwareRow is a kind of node that goes through the whole of capture and deploy, unattended. Its disk is small: the
 // firmware is what is looked at.
 type firmwareRow struct {
+	name     string
 	firmware rack.Firmware
 	set      []string // of both nodes, as mimeo node set takes it
 	boot     string   // how the system on the disk says that it was booted
@@ -26,13 +27,15 @@ type firmwareRow struct {
 	never    []string // and what not
 }
 
-var firmwareRows = map[string]firmwareRow{
-	"uefi-pxe": {firmware: rack.UEFIPXE, boot: "uefi", entry: debianBehindNetwork,
+var firmwareRows = []firmwareRow{
+	{name: "uefi-pxe", firmware: rack.UEFIPXE, boot: "uefi", entry: debianBehindNetwork,
 		asked: []string{"snponly.efi by TFTP", "autoexec.ipxe by TFTP", "told-disk"}, never: []string{"shimx64.efi"}},
-	"uefi-http": {firmware: rack.UEFIHTTP, boot: "uefi", entry: debianBehindNetwork,
+	{name: "uefi-http", firmware: rack.UEFIHTTP, boot: "uefi", entry: debianBehindNetwork,
 		asked: []string{"snponly.efi by HTTP", "told-disk"}, never: []string{"by TFTP"}},
-	"uefi-sb": {firmware: rack.UEFISB, set: []string{"knobs.loader=shim"}, boot: "secure", entry: debianBehindNetwork,
+	{name: "uefi-sb", firmware: rack.UEFISB, set: []string{"knobs.loader=shim"}, boot: "secure", entry: debianBehindNetwork,
 		asked: []string{"shimx64.efi by TFTP", "grubx64.efi by TFTP", "told-disk"}, never: []string{"snponly.efi", "ipxe"}},
+	{name: "uefi-http-sb", firmware: rack.UEFIHTTPSB, set: []string{"knobs.loader=shim"}, boot: "secure", entry: debianBehindNetwork,
+		asked: []string{"shimx64.efi by HTTP", "grubx64.efi by HTTP", "told-disk"}, never: []string{"snponly.efi", "ipxe", "by TFTP"}},
 }
 
 // debianBehindNetwork is the deployed system's entry, and that nothing but the network comes before it.
@@ -57,16 +60,13 @@ func TestFirmware(t *testing.T) {
 	if err := golden.Make(ctx, small, golden.Config{Cache: cacheDir(t), Small: true}); err != nil {
 		t.Fatal(err)
 	}
-	i := 0
-	for name, row := range firmwareRows {
-		t.Run(name, func(t *testing.T) {
-			i++
-			row.run(t, ctx, r, i, name, small)
-		})
+	for i, row := range firmwareRows {
+		t.Run(row.name, func(t *testing.T) { row.run(t, ctx, r, i, small) })
 	}
 }
 
-func (row firmwareRow) run(t *testing.T, ctx context.Context, r *rack.Rack, i int, name, small string) {
+func (row firmwareRow) run(t *testing.T, ctx context.Context, r *rack.Rack, i int, small string) {
+	name := row.name
 	ctx, cancel := context.WithTimeout(ctx, 5*time.Minute)
 	defer cancel()
 	disks := [2]string{filepath.Join(r.Dir, name+"-1.img"), filepath.Join(r.Dir, name+"-2.img")}
@@ -121,7 +121,7 @@ func (row firmwareRow) run(t *testing.T, ctx context.Context, r *rack.Rack, i in
 	if got := regexp.MustCompile(row.entry).FindString(text); got == "" {
 		t.Errorf("the deployed system's boot entries are not %s", row.entry)
 	}
-	if row.firmware == rack.UEFISB {
+	if row.boot == "secure" {
 		if show := mimeo(t, ctx, r, "node", "show", b.Name); !regexp.MustCompile(`(?m)^secure boot +on$`).MatchString(show) {
 			t.Errorf("nothing is said of Secure Boot:\n%s", show)
 		}

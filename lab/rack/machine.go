@@ -16,6 +16,8 @@ const (
 	UEFIPXE  Firmware = "uefi-pxe"  // edk2 and its own PXE client
 	UEFIHTTP Firmware = "uefi-http" // edk2 and its own HTTP client
 	UEFISB   Firmware = "uefi-sb"   // as UEFIPXE, with Secure Boot enforced for Microsoft's keys
+
+	UEFIHTTPSB Firmware = "uefi-http-sb" // as UEFIHTTP, with Secure Boot
 )
 
 const ovmf = "/usr/share/OVMF/"
@@ -65,7 +67,8 @@ func (n *Node) amd64(nicIndex int) (program string, args []string, err error) {
 		accel, cpu, cpus = "tcg", "max", 1
 	}
 	board, nic := "q35,graphics=off", "virtio-net-pci"
-	if n.Firmware == UEFISB {
+	secure := n.Firmware == UEFISB || n.Firmware == UEFIHTTPSB
+	if secure {
 		board += ",smm=on" // so that the system cannot write the firmware's flash itself
 	}
 	if n.Firmware != BIOS && n.Firmware != "" {
@@ -82,14 +85,15 @@ func (n *Node) amd64(nicIndex int) (program string, args []string, err error) {
 	switch n.Firmware {
 	case "", BIOS:
 		return "qemu-system-x86_64", args, nil
-	case UEFIPXE:
-	case UEFIHTTP:
+	case UEFIPXE, UEFISB:
+	case UEFIHTTP, UEFIHTTPSB:
 		args = append(args, "-fw_cfg", "name=opt/org.tianocore/IPv4PXESupport,string=n")
-	case UEFISB:
-		code, vars = "OVMF_CODE_4M.ms.fd", "OVMF_VARS_4M.ms.fd"
-		args = append(args, "-global", "driver=cfi.pflash01,property=secure,value=on")
 	default:
 		return "", nil, fmt.Errorf("the rack has no firmware %q for amd64", n.Firmware)
+	}
+	if secure {
+		code, vars = "OVMF_CODE_4M.ms.fd", "OVMF_VARS_4M.ms.fd"
+		args = append(args, "-global", "driver=cfi.pflash01,property=secure,value=on")
 	}
 	if err := keepVars(ovmf+vars, n.Vars()); err != nil {
 		return "", nil, err
