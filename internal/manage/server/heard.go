@@ -2,6 +2,7 @@ package server
 
 import (
 	"context"
+	"fmt"
 	"time"
 
 	"mimeo/internal/boot/dhcp"
@@ -65,7 +66,18 @@ func (s *Server) eventOf(e dhcp.Event) api.Event {
 	if e.Addr.IsValid() {
 		ev.Addr = e.Addr.String()
 	}
+	if e.File != "" {
+		ev.Text = fmt.Sprintf("%s %s is told to load %s: %s", asker(e), e.Arch, e.File, e.Text)
+	}
 	return ev
+}
+
+// asker is what asked: a firmware, or the iPXE that it carries or has loaded.
+func asker(e dhcp.Event) string {
+	if e.IPXE {
+		return "iPXE on " + string(e.Firmware)
+	}
+	return string(e.Firmware)
 }
 
 // keep writes down events and what they teach of their nodes. A request of an operating system teaches nothing of the

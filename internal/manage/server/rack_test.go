@@ -243,7 +243,7 @@ func TestInterfaces(t *testing.T) {
 		t.Errorf("n2's script for another network: %d", code)
 	}
 
-	for name, want := range map[string][]string{"n1": {"dhcp-offer " + ip.String(), "dhcp-ack " + ip.String(), "loader " + ip.String(), "script " + ip.String(), "agent "}, "n2": {"dhcp-offer ", "script 10.9.1.77"}} {
+	for name, want := range map[string][]string{"n1": {"dhcp-offer " + ip.String() + " bios amd64 is told to load undionly.kpxe: ", "dhcp-ack " + ip.String(), "loader " + ip.String(), "script " + ip.String(), "agent "}, "n2": {"dhcp-offer ", "script 10.9.1.77"}} {
 		var evs []api.Event
 		r.must("GET", "/v1/nodes/"+name+"/events", nil, &evs)
 		var all strings.Builder
