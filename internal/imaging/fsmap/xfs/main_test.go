@@ -212,6 +212,15 @@ func open(t testing.TB, img string) *filesystem {
 // judge holds what is found on a filesystem against all others, and returns a copy of it that must be as good.
 func judge(t testing.TB, img string) string {
 	t.Helper()
+	dup := copyUsed(t, img, compare(t, img))
+	check(t, img)
+	check(t, dup)
+	return dup
+}
+
+// compare holds what is found on a filesystem against blkid and xfs_db.
+func compare(t testing.TB, img string) extent.List {
+	t.Helper()
 	facts, used := mapImage(t, img)
 	if facts.Whole != "" {
 		t.Fatalf("whole: %s", facts.Whole)
@@ -228,8 +237,5 @@ func judge(t testing.TB, img string) string {
 	if len(lost) > 0 || over.Bytes() != keptBlocks(t, img, fs)*fs.blockSize {
 		t.Errorf("used by xfs_db and not by us: %v, by us alone: %v", lost, over)
 	}
-	dup := copyUsed(t, img, used)
-	check(t, img)
-	check(t, dup)
-	return dup
+	return used
 }

@@ -91,7 +91,7 @@ func TestMkfs(t *testing.T) {
 		t.Run(v.name, func(t *testing.T) {
 			t.Parallel()
 			img := mkfs(t, v.mib*mib, v.args+" -p "+proto)
-			judge(t, img)
+			compare(t, img)
 			erase(t, img, 2)
 			dup := judge(t, img)
 			checkPieces(t, img, false)

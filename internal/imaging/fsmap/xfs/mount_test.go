@@ -250,7 +250,8 @@ func TestAgainstKernel(t *testing.T) {
 				t.Errorf("%d files, the copy has %d, and they are not the same", len(want), len(got))
 			}
 			mounted(t, dup, "rw", func(dir, _ string) { change(t, filepath.Join(dir, "d1"), 2*mib) })
-			judge(t, dup)
+			compare(t, dup)
+			check(t, dup)
 		})
 	}
 }

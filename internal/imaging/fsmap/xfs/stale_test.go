@@ -79,7 +79,7 @@ func renewLog(t *testing.T, refused *atomic.Int32) {
 					crashed = snapshot(t, img)
 				})
 				check(t, img)
-				judge(t, img)
+				compare(t, img)
 				if !renew { // this is what it is for
 					if !mountable(t, crashed) {
 						refused.Add(1)
