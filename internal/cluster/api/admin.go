@@ -11,6 +11,7 @@ import (
 //
 //	GET    /v1/status                         → ServerStatus
 //	PUT    /v1/backup                         → application/gzip
+//	GET    /v1/metrics                        → text, for Prometheus
 //	GET    /v1/dhcp                           → DHCPStatus
 //	GET    /v1/dhcp/snippet?server=KIND&interface=NAME → DHCPSnippet
 //	GET    /v1/nodes?range=RANGE              → []NodeStatus (all where range is left out)

@@ -29,6 +29,7 @@ type Engine struct {
 	limits Limits
 	quota  Quota
 	prove  Prove
+	ended  func(api.Job)
 	log    *slog.Logger
 	now    func() time.Time
 
@@ -59,13 +60,14 @@ type Options struct {
 	Limits Limits
 	Quota  Quota
 	Prove  Prove            // nil where there are no wipes
+	Ended  func(api.Job)    // called with each job that has ended, and must not wait; nil means nobody
 	Log    *slog.Logger     // nil means silent
 	Now    func() time.Time // nil means the real clock
 }
 
 // New reads the active jobs. Nothing happens to them before Run.
 func New(ctx context.Context, o Options) (*Engine, error) {
-	e := &Engine{db: o.DB, store: o.Store, power: o.Power, limits: o.Limits.withDefaults(), quota: o.Quota, prove: o.Prove, log: o.Log, now: o.Now, powerPause: powerPause,
+	e := &Engine{db: o.DB, store: o.Store, power: o.Power, limits: o.Limits.withDefaults(), quota: o.Quota, prove: o.Prove, ended: o.Ended, log: o.Log, now: o.Now, powerPause: powerPause,
 		live: map[string]*Record{}, samples: map[string][]sample{}, watchers: map[string]map[chan api.Watch]bool{}, follows: map[string]map[*Follower]bool{},
 		busy: map[string]bool{}, pause: map[string]time.Time{}}
 	if e.log == nil {
@@ -262,6 +264,9 @@ func (e *Engine) write(ctx context.Context, edits []edit, more func(*inventory.T
 			delete(e.live, r.ID)
 			delete(e.samples, r.ID)
 			delete(e.pause, r.ID)
+			if e.ended != nil {
+				e.ended(clone(r).Job)
+			}
 		}
 		e.tell(r, ed.event)
 		if ed.event != nil {

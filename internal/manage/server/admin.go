@@ -127,6 +127,7 @@ func (s *Server) apiHandler() http.Handler {
 	route("GET /v1/stateless/{profile}", s.showStateless)
 	admin.HandleFunc("POST /v1/stateless", s.buildStateless)
 	admin.HandleFunc("PUT /v1/backup", s.makeBackup)
+	admin.Handle("GET /v1/metrics", s.counts.Handler())
 	route("DELETE /v1/stateless/{profile}", s.removeStateless)
 	admin.HandleFunc("/", func(w http.ResponseWriter, r *http.Request) {
 		writeError(w, &api.Error{Code: "not_found", Message: "no such path: " + r.Method + " " + r.URL.Path, Hint: "docs/formats/api.md lists them"})
@@ -257,14 +258,20 @@ func (s *Server) status(r *http.Request) (any, error) {
 	if st, err := s.store.Stats(ctx); err == nil {
 		out.StoreBytes = st.PackBytes
 	}
-	var fs syscall.Statfs_t
-	if syscall.Statfs(strings.TrimPrefix(s.cfg.Store, "dir:"), &fs) == nil {
-		out.FreeBytes = int64(fs.Bavail) * fs.Bsize
-	}
+	out.FreeBytes = s.storeFree()
 	for _, f := range s.ifaces {
 		out.Interfaces = append(out.Interfaces, api.InterfaceStatus{Name: f.Name, Addr: f.prefix.String(), DHCP: f.DHCP, Networks: s.dhcpNetworks(f, nodes)})
 	}
 	return out, nil
+}
+
+// storeFree is how many bytes are free on the store's filesystem; 0 where that cannot be told.
+func (s *Server) storeFree() int64 {
+	var fs syscall.Statfs_t
+	if syscall.Statfs(strings.TrimPrefix(s.cfg.Store, "dir:"), &fs) != nil {
+		return 0
+	}
+	return int64(fs.Bavail) * fs.Bsize
 }
 
 // expand reads a noderange against the inventory; an empty one means all nodes where that is allowed.

@@ -128,6 +128,7 @@ func (s *Server) jobOf(n node.Name) string {
 
 // event keeps an event; that one cannot be kept must not stop a node from booting.
 func (s *Server) event(ctx context.Context, e api.Event) {
+	s.counts.Event(e.Kind)
 	if err := s.db.AddEvent(ctx, &e); err != nil {
 		s.log.Error("event is lost", "node", e.Node, "kind", e.Kind, "err", err)
 	}

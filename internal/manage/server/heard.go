@@ -53,6 +53,9 @@ func (s *Server) keepHeard() {
 		if err := s.db.Update(ctx, func(t *inventory.Tx) error { return keep(t, batch, events) }); err != nil {
 			s.log.Error("events of DHCP are lost", "events", len(batch), "first", batch[0].Node, "err", err)
 		}
+		for i := range events {
+			s.counts.Event(events[i].Kind)
+		}
 		cancel()
 		if len(batch) > manyHeard {
 			time.Sleep(heardPause)

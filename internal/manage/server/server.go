@@ -31,6 +31,7 @@ import (
 	"mimeo/internal/manage/console"
 	"mimeo/internal/manage/inventory"
 	"mimeo/internal/manage/job"
+	"mimeo/internal/manage/metrics"
 	"mimeo/internal/manage/nfs"
 	"mimeo/internal/manage/power"
 	"mimeo/internal/manage/schedule"
@@ -46,6 +47,7 @@ type Server struct {
 	db     *inventory.DB
 	store  *dir.Store
 	jobs   *job.Engine
+	counts *metrics.Metrics
 	power  *power.Pool
 	secret []byte // makes the nodes' tokens
 	proof  []byte // seed of the key that signs certificates of wipes
@@ -128,7 +130,8 @@ func New(ctx context.Context, cfg config.Config, version string, log *slog.Logge
 	if s.proof, err = loadSecret(filepath.Join(cfg.State, "tls", "certificate-key")); err != nil {
 		return nil, err
 	}
-	s.jobs, err = job.New(ctx, job.Options{Prove: s.prove, DB: s.db, Store: jobStore{s.store, s.published}, Power: s.withPower, Log: log, Quota: job.Quota{Jobs: cfg.Jobs.MaxActive, Captures: cfg.Jobs.MaxCaptures, Deploys: cfg.Jobs.MaxDeploys}, Limits: job.Limits{
+	s.counts = metrics.New(version, s.started, s.lookNow)
+	s.jobs, err = job.New(ctx, job.Options{Prove: s.prove, Ended: s.counts.Ended, DB: s.db, Store: jobStore{s.store, s.published}, Power: s.withPower, Log: log, Quota: job.Quota{Jobs: cfg.Jobs.MaxActive, Captures: cfg.Jobs.MaxCaptures, Deploys: cfg.Jobs.MaxDeploys}, Limits: job.Limits{
 		Netboot: time.Duration(l.Netboot), AgentSilence: time.Duration(l.AgentSilence), Reboot: time.Duration(l.Reboot), Power: time.Duration(l.Power), SoftOff: time.Duration(l.SoftOff), Stall: time.Duration(l.Stall)}})
 	if err != nil {
 		return nil, err
