@@ -16,7 +16,7 @@ import (
 
 func imageCmd(t *terminal) *cobra.Command {
 	c := &cobra.Command{Use: "image", Short: "List, show, look into, mount, compare, verify, keep and remove images"}
-	c.AddCommand(imageListCmd(t), imageShowCmd(t), imageFilesCmd(t), imageCatCmd(t), imageDiffCmd(t), imageMountCmd(t), imageVerifyCmd(t), imageRmCmd(t), imageRetainCmd(t), imagePinCmd(t, true), imagePinCmd(t, false))
+	c.AddCommand(imageListCmd(t), imageShowCmd(t), imageFilesCmd(t), imageCatCmd(t), imageDiffCmd(t), imageMountCmd(t), imageBootTestCmd(t), imageVerifyCmd(t), imageRmCmd(t), imageRetainCmd(t), imagePinCmd(t, true), imagePinCmd(t, false))
 	return c
 }
 
@@ -124,6 +124,7 @@ func imageShowCmd(t *terminal) *cobra.Command {
 			var d struct {
 				api.Revision
 				Manifest json.RawMessage `json:"manifest"`
+				BootTest *api.BootTest   `json:"boot_test,omitempty"`
 			}
 			if err := c.Do(cmd.Context(), http.MethodGet, imagePath(name, rev), nil, &d); err != nil {
 				return err
@@ -140,7 +141,7 @@ func imageShowCmd(t *terminal) *cobra.Command {
 				{"of", fmt.Sprintf("%s, job %s, agent %s, %s", dash(m.Source.Node), dash(m.Source.Job), m.Source.Agent, m.Source.Arch)},
 				{"disk", fmt.Sprintf("%s, sectors of %d bytes, %s serial %s", size(m.Disk.Size), m.Disk.SectorSize, dash(m.Disk.Model), dash(m.Disk.Serial))},
 				{"table", strings.TrimSpace(m.Table.Kind + " " + m.Table.ID)},
-				{"in use", size(d.Used)}, {"new", size(d.New)}, {"stored", size(d.Stored)},
+				{"in use", size(d.Used)}, {"new", size(d.New)}, {"stored", size(d.Stored)}, {"boot test", bootTestLine(d.BootTest)},
 			})
 			for _, n := range append(m.Table.Notes, m.Warnings...) {
 				fmt.Fprintln(t.out, "note:", n)

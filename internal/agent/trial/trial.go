@@ -50,7 +50,7 @@ type Result struct {
 const (
 	look      = 250 * time.Millisecond
 	maxResets = 5                // of a guest: a system that sets itself up starts anew once or twice
-	kvmTime   = 15 * time.Second // after which a guest that KVM runs has long read from its disk
+	kvmTime   = 8 * time.Second // after which a guest that KVM runs has long read from its disk
 	maxFile   = 16 << 30         // bytes that the guest may write to its disk, at most
 	tailBytes = 4 << 10
 )
@@ -79,7 +79,7 @@ func Run(ctx context.Context, o Options) (Result, error) {
 	}
 	res, err := run(ctx, o, accel)
 	if errors.Is(err, errStuck) && o.Accel == "" {
-		o.Log("KVM does not run the machine: it is tried without, which is slower")
+		o.Log("%v: it is tried without, which is slower", err)
 		res, err = run(ctx, o, "tcg")
 	}
 	return res, err
@@ -125,6 +125,9 @@ func run(ctx context.Context, o Options, accel string) (res Result, err error) {
 		ended <- nil
 		if errors.Is(err, context.Canceled) && outer.Err() == nil {
 			err = errors.New("QEMU has ended")
+		}
+		if outer.Err() == nil && accel == "kvm" && o.Accel == "" && res.Read == 0 {
+			err = errStuck
 		}
 		if text := strings.TrimSpace(problems.String()); text != "" {
 			err = fmt.Errorf("%w: %s", err, tail(text, 1000))

@@ -28,6 +28,8 @@ import (
 //	GET    /v1/images/{name}/{rev}            → ImageDetail
 //	DELETE /v1/images/{name}/{rev}            → Affected
 //	POST   /v1/images/{name}/{rev}/verify     → text/event-stream of VerifyProgress; the last has Finished
+//	POST   /v1/images/{name}/{rev}/boot-test  BootTestNew → text/event-stream of BootTestProgress; the last has Finished
+//	GET    /v1/images/{name}/{rev}/boot-test/screen → a PNG
 //	GET    /v1/images/{name}/{rev}/files?path=PATH&recursive=1&partition=N    → text/event-stream of ImageFiles
 //	GET    /v1/images/{name}/{rev}/content?path=PATH&partition=N              → the bytes of a file
 //	GET    /v1/images/{name}/{rev}/diff?with=NAME@REV&partition=N             → text/event-stream of ImageDiff
@@ -146,7 +148,8 @@ type Revision struct {
 // ImageDetail is a revision with its manifest.
 type ImageDetail struct {
 	Revision
-	Manifest any `json:"manifest"` // as docs/formats/manifest.md has it
+	Manifest any       `json:"manifest"`            // as docs/formats/manifest.md has it
+	BootTest *BootTest `json:"boot_test,omitempty"` // the last
 }
 
 // VerifyProgress is how far a read-back of a revision is.

@@ -114,6 +114,8 @@ func (s *Server) apiHandler() http.Handler {
 	route("PUT /v1/images/{name}/{rev}/pin", s.pinRevision)
 	route("DELETE /v1/images/{name}/{rev}/pin", s.pinRevision)
 	admin.HandleFunc("POST /v1/images/{name}/{rev}/verify", s.verifyRevision)
+	admin.HandleFunc("POST /v1/images/{name}/{rev}/boot-test", s.bootTest)
+	admin.HandleFunc("GET /v1/images/{name}/{rev}/boot-test/screen", s.bootTestScreen)
 	admin.HandleFunc("GET /v1/images/{name}/{rev}/files", s.imageFiles)
 	admin.HandleFunc("GET /v1/images/{name}/{rev}/content", s.imageContent)
 	admin.HandleFunc("GET /v1/images/{name}/{rev}/diff", s.imageDiff)

@@ -5,6 +5,7 @@ import (
 	"bytes"
 	"encoding/json"
 	"errors"
+	"fmt"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -37,7 +38,9 @@ func TestImageFiles(t *testing.T) {
 		mke2fs -q -F -t ext4 -d tree disk 32m
 		bin/mimeo-agent capture disk --store dir:store --image deb
 		debugfs -w -R "rm numbers" disk
-		bin/mimeo-agent capture disk --store dir:store --image deb`, state)
+		bin/mimeo-agent capture disk --store dir:store --image deb
+		truncate -s 1M boots; { printf '\061\300\216\330\276\025\174\254\204\300\164\006\272\370\003\356\353\365\364\353\375'; printf 'deb login: \0'; } | dd of=boots conv=notrunc status=none
+		printf '\125\252' | dd of=boots bs=1 seek=510 conv=notrunc status=none; bin/mimeo-agent capture boots --store dir:store --image boots`, state)
 	r := startIn(t, state)
 	r.cfg.Agent = filepath.Dir(agent)
 
@@ -93,6 +96,56 @@ func TestImageFiles(t *testing.T) {
 		}
 	}
 	mountImage(t, r, agent, filepath.Join(state, "tree"))
+	bootImage(t, r)
+}
+
+// bootImage tries images whose boot sectors say something on the first serial port and stop.
+func bootImage(t *testing.T, r *rig) {
+	t.Helper()
+	try := func(rev int, q api.BootTestNew) (last api.BootTestProgress) {
+		t.Helper()
+		q.Memory = 128
+		if err := r.admin.Stream(t.Context(), "POST", fmt.Sprintf("/v1/images/boots/%d/boot-test", rev), q, func(b []byte) error {
+			last = api.BootTestProgress{}
+			return json.Unmarshal(b, &last)
+		}); err != nil || !last.Finished || last.Error != nil {
+			t.Fatalf("%+v, %v", last, err)
+		}
+		return last
+	}
+	show := func() *api.BootTest {
+		t.Helper()
+		var d struct {
+			BootTest *api.BootTest `json:"boot_test"`
+		}
+		r.must("GET", "/v1/images/boots/1", nil, &d)
+		return d.BootTest
+	}
+	if got := show(); got != nil {
+		t.Errorf("before: %+v", got)
+	}
+	r.fails("GET", "/v1/images/boots/1/boot-test/screen", nil, "not_found", "there is no picture")
+	if p := try(1, api.BootTestNew{}); !p.Result.Booted || p.Result.Match != "deb login:" || p.Result.Image != "boots" || !p.Result.Screen {
+		t.Errorf("%+v", p.Result)
+	}
+	var picture bytes.Buffer
+	if err := r.admin.Download(t.Context(), "/v1/images/boots/1/boot-test/screen", &picture); err != nil || !strings.HasPrefix(picture.String(), "\x89PNG") {
+		t.Errorf("the picture has %d bytes, %v", picture.Len(), err)
+	}
+	if got := show(); got == nil || !got.Booted {
+		t.Errorf("afterwards: %+v", got)
+	}
+	if p := try(1, api.BootTestNew{Expect: "nothing like it", TimeoutMS: 2000}); p.Result.Booted || !strings.Contains(p.Result.Why, "nothing like it") {
+		t.Errorf("%+v", p.Result)
+	}
+	for _, q := range []api.BootTestNew{{Firmware: "openfirmware"}, {Expect: "("}, {TimeoutMS: 1}, {Memory: 1}} {
+		r.fails("POST", "/v1/images/boots/1/boot-test", q, "bad_request", "")
+	}
+	r.fails("POST", "/v1/images/boots/7/boot-test", api.BootTestNew{}, "not_found", "")
+	r.must("DELETE", "/v1/images/boots/1", nil, nil)
+	if left, err := os.ReadDir(filepath.Join(r.cfg.State, "boot-tests")); err != nil || len(left) > 0 {
+		t.Errorf("of an image that is gone, %v are kept, %v", left, err)
+	}
 }
 
 // mountImage mounts an image from the server, as "mimeo image mount" does.

@@ -101,7 +101,7 @@ func (s *Server) showRevision(r *http.Request) (any, error) {
 		return nil, err
 	}
 	a, err := s.apiRevision(r.Context(), rev, pins)
-	return api.ImageDetail{Revision: a, Manifest: m}, err
+	return api.ImageDetail{Revision: a, Manifest: m, BootTest: s.lastBootTest(rev)}, err
 }
 
 func (s *Server) removeRevision(r *http.Request) (any, error) {
@@ -131,6 +131,9 @@ func (s *Server) remove(ctx context.Context, name string, rev int) error {
 	}
 	if pins[rev] {
 		return &api.Error{Code: "conflict", Message: fmt.Sprintf("%s@%d is pinned", name, rev), Hint: fmt.Sprintf("mimeo image unpin %s@%d", name, rev)}
+	}
+	if found, err := store.Find(ctx, s.store, name, rev); err == nil {
+		s.forgetBootTest(found)
 	}
 	// A manifest that is damaged must not keep its revision from being removed.
 	if err := s.store.Remove(ctx, name, rev); err != nil {

@@ -68,6 +68,7 @@ type Server struct {
 
 	retire   sync.RWMutex  // jobs are made under it, revisions removed with it held alone
 	builds   sync.Mutex    // one stateless build at a time
+	trials   sync.Mutex    // one boot test at a time
 	browsing chan struct{} // agents that read images' files just now
 	files    fileHashes
 
