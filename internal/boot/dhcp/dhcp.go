@@ -114,7 +114,7 @@ type Server struct {
 	// Decide says what n boots, when r asks.
 	Decide func(ctx context.Context, n node.Node, r Request) Answer
 	Leases Leases      // mode Full; nil means kept in memory
-	Events func(Event) // may be nil; called from the goroutine that answers, so it must be quick
+	Events func(Event) // may be nil; called from the goroutines that answer, so it must be quick
 	Now    func() time.Time
 	Log    *slog.Logger // nil means silent
 
@@ -130,6 +130,7 @@ type Server struct {
 	socks *sockets
 	book  *book
 	said  seldom
+	heard floods
 }
 
 // Subnet is a network in which addresses are given. Zero values mean none, unless it says otherwise.

@@ -16,12 +16,15 @@ const (
 
 // floods counts the packets of each network card.
 type floods struct {
+	mu    sync.Mutex
 	since time.Time
 	count map[[6]byte]int
 }
 
 // add counts a packet. It gives false where it is one too many, and first where it is the first of those.
 func (f *floods) add(mac [6]byte, now time.Time) (ok, first bool) {
+	f.mu.Lock()
+	defer f.mu.Unlock()
 	if f.count == nil || now.Sub(f.since) >= floodWindow || now.Before(f.since) {
 		f.since, f.count = now, make(map[[6]byte]int, min(len(f.count), floodCards))
 	}

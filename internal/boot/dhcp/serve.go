@@ -123,7 +123,9 @@ func (s *Server) Serve(ctx context.Context) error {
 		socks.pxe.SetReadDeadline(time.Unix(1, 0))
 	})
 	defer stop()
-	g.Go(func() error { return s.loop(ctx, socks.dhcp, portServer) })
+	for range readers {
+		g.Go(func() error { return s.loop(ctx, socks.dhcp, portServer) })
+	}
 	g.Go(func() error { return s.loop(ctx, socks.pxe, portPXE) })
 	if socks.ra != nil {
 		g.Go(func() error { return socks.ra.run(ctx) })
@@ -134,10 +136,13 @@ func (s *Server) Serve(ctx context.Context) error {
 	return g.Wait()
 }
 
-// loop answers the packets of one port, one after the other.
+// readers answer port 67 side by side: while the lease of one node reaches the disk, another is looked up. More gain
+// nothing, as leases are written one after the other.
+const readers = 2
+
+// loop answers packets of one port, one after the other.
 func (s *Server) loop(ctx context.Context, conn *net.UDPConn, port int) error {
 	buf := make([]byte, 9216)
-	var heard floods
 	for {
 		n, from, err := conn.ReadFromUDPAddrPort(buf)
 		if err != nil {
@@ -162,7 +167,7 @@ func (s *Server) loop(ctx context.Context, conn *net.UDPConn, port int) error {
 			s.log().Debug("dhcp ignored", "interface", s.Interface, "addr", from, "why", err)
 			continue
 		}
-		if ok, first := heard.add([6]byte(m.ClientHWAddr), s.Now()); !ok {
+		if ok, first := s.heard.add([6]byte(m.ClientHWAddr), s.Now()); !ok {
 			if first && s.said.now("flood "+m.ClientHWAddr.String(), s.Now()) {
 				s.log().Warn("dhcp: a network card asks too often, and is not answered for a while", "interface", s.Interface,
 					"mac", m.ClientHWAddr.String(), "most", floodMost, "within", floodWindow)
