@@ -94,3 +94,17 @@ func TestSeveralSubnetsOnOneWire(t *testing.T) {
 		t.Errorf("%v, %v", m, err)
 	}
 }
+
+// One that has its address by itself asks for the rest: it is told the network, and neither address nor lease.
+func TestInform(t *testing.T) {
+	s := manySubnets(t)
+	for ip, gateway := range map[string]string{"10.77.0.50": "10.77.0.254", "10.78.0.50": "10.78.0.254", "10.88.7.7": "10.88.0.1"} {
+		m, err := ask(t, s, macA, dhcpv4.MessageTypeInform, ciaddr(ip))
+		if err != nil || m.MessageType() != dhcpv4.MessageTypeAck || !m.YourIPAddr.IsUnspecified() || m.ClientIPAddr.String() != ip || m.IPAddressLeaseTime(0) != 0 || m.Router()[0].String() != gateway {
+			t.Errorf("%s: %v, %v", ip, m, err)
+		}
+	}
+	if u := s.Uses()[0]; u.Leased+u.Offered != 0 {
+		t.Errorf("addresses were given: %+v", u)
+	}
+}

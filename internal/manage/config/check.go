@@ -159,11 +159,43 @@ func (c *Config) checkInterface(f *Interface, key string) error {
 	if f.RA != "auto" && f.RA != "on" && f.RA != "off" {
 		return c.wrong(key+"ra", "%q: want auto, on or off", f.RA)
 	}
+	if err := c.checkReservations(f, key); err != nil {
+		return err
+	}
 	own := Network{Pool: f.Pool, Gateway: f.Gateway, DNS: f.DNS, Domain: f.Domain, Lease: f.Lease}
 	if err := c.checkNetwork(own, f.DHCP, key); err != nil {
 		return err
 	}
 	return c.checkNetworks(f, key)
+}
+
+// checkReservations looks at the fixed addresses of machines that are no nodes, and brings their MACs to our form.
+func (c *Config) checkReservations(f *Interface, key string) error {
+	if len(f.Reservations) > 0 && f.DHCP != "full" {
+		return c.wrong(key+"reservations", "has no meaning where dhcp is %s: another server gives the addresses", f.DHCP)
+	}
+	seen := map[string]int{}
+	for i := range f.Reservations {
+		r := &f.Reservations[i]
+		key := fmt.Sprintf("%sreservations[%d].", key, i)
+		hw, err := net.ParseMAC(r.MAC)
+		switch {
+		case err != nil || len(hw) != 6:
+			return c.wrong(key+"mac", "%q: want a MAC address like 52:54:00:12:34:56", r.MAC)
+		case !isIPv4(r.IP):
+			return c.wrong(key+"ip", "%q is no IPv4 address", r.IP)
+		case len(r.Name) > 253 || strings.ContainsAny(r.Name, " \t\n/"):
+			return c.wrong(key+"name", "%q is no host name", r.Name)
+		}
+		r.MAC = hw.String()
+		for k, v := range map[string]string{"mac": r.MAC, "ip": r.IP} {
+			if first, ok := seen[v]; ok {
+				return c.wrong(key+k, "%s is named twice, first by reservations[%d]", v, first)
+			}
+			seen[v] = i
+		}
+	}
+	return nil
 }
 
 // checkNetworks looks at the further networks of an interface.

@@ -59,7 +59,16 @@ type Interface struct {
 	Discovery string `yaml:"discovery"` // machines that are not known: on, off
 	Probe     string `yaml:"probe"`     // full: ask by ARP whether an address is in use: on, off
 
+	Reservations []Reservation `yaml:"reservations"` // full: of machines that are no nodes
+
 	Networks []Network `yaml:"networks"` // others than the interface's own, on its wire or behind relays
+}
+
+// Reservation is the fixed address of a machine that is no node, as a BMC: it is given that, and nothing to boot.
+type Reservation struct {
+	MAC  string `yaml:"mac"`  // aa:bb:cc:dd:ee:ff
+	IP   string `yaml:"ip"`   // in a network of the interface
+	Name string `yaml:"name"` // host name that it is told; default none
 }
 
 // Network is a further network of an interface. All but Network is for full alone.

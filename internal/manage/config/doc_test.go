@@ -9,7 +9,7 @@ import (
 	"testing"
 )
 
-var types = []reflect.Type{reflect.TypeFor[Config](), reflect.TypeFor[Interface](), reflect.TypeFor[Network](), reflect.TypeFor[Limits](), reflect.TypeFor[Power](), reflect.TypeFor[Command](), reflect.TypeFor[Jobs](), reflect.TypeFor[Console]()}
+var types = []reflect.Type{reflect.TypeFor[Config](), reflect.TypeFor[Interface](), reflect.TypeFor[Network](), reflect.TypeFor[Reservation](), reflect.TypeFor[Limits](), reflect.TypeFor[Power](), reflect.TypeFor[Command](), reflect.TypeFor[Jobs](), reflect.TypeFor[Console]()}
 
 // The page for people has each key, and its example works.
 func TestDescribed(t *testing.T) {

@@ -23,9 +23,24 @@ import (
 // newDHCP makes the DHCP server of an interface.
 func (s *Server) newDHCP(f iface) *dhcp.Server {
 	d := &dhcp.Server{Interface: f.Name, Mode: dhcp.Mode(f.DHCP), Addr: f.prefix, Subnets: f.subnets, Leases: s.db, Log: s.log, NoProbe: f.Probe == "off",
-		Lookup: func(ctx context.Context, mac string) (node.Node, bool, error) { return s.db.NodeByMAC(ctx, mac) },
 		Decide: s.dhcpDecide, Events: s.dhcpEvent,
-		FixedOwner: func(ctx context.Context, a netip.Addr) (string, bool, error) { return s.db.OwnerOf(ctx, a.String()) },
+	}
+	reserved, owners := map[string]config.Reservation{}, map[netip.Addr]string{}
+	for _, r := range f.Reservations {
+		reserved[r.MAC], owners[netip.MustParseAddr(r.IP)] = r, r.MAC // the configuration was checked
+	}
+	d.Lookup = func(ctx context.Context, mac string) (node.Node, bool, error) {
+		n, ok, err := s.db.NodeByMAC(ctx, mac)
+		if r, fixed := reserved[mac]; fixed && !ok && err == nil {
+			return node.Node{Hostname: r.Name, NICs: []node.NIC{{MAC: mac, IP: r.IP}}}, true, nil
+		}
+		return n, ok, err
+	}
+	d.FixedOwner = func(ctx context.Context, a netip.Addr) (string, bool, error) {
+		if mac, ok := owners[a]; ok {
+			return mac, true, nil
+		}
+		return s.db.OwnerOf(ctx, a.String())
 	}
 	if f.Discovery == "on" {
 		d.Unknown = func(r dhcp.Request) (node.Node, bool) { return s.unknown(f, r) }
@@ -70,6 +85,12 @@ func newIface(f config.Interface) (iface, error) {
 		}
 		out.subnets = append(out.subnets, sub)
 	}
+	for _, r := range f.Reservations {
+		if _, ok := out.subnet(netip.MustParseAddr(r.IP)); !ok {
+			return out, &api.Error{Code: "bad_request", Message: fmt.Sprintf("interface %s: the reservation of %s, %s, is in none of its networks", f.Name, r.MAC, r.IP),
+				Hint: "name its network below networks, or another address"}
+		}
+	}
 	return out, nil
 }
 
@@ -110,6 +131,9 @@ func upperHalf(p netip.Prefix) dhcp.Range {
 
 // dhcpDecide asks the one decision function.
 func (s *Server) dhcpDecide(ctx context.Context, n node.Node, r dhcp.Request) dhcp.Answer {
+	if n.Name == "" && n.Boot == "" {
+		return dhcp.Answer{Why: "it is no node: its address is reserved in the configuration"}
+	}
 	ask := netboot.Identify(netboot.Wire{VendorClass: r.VendorClass, UserClass: r.UserClass, Archs: r.Archs, HasUUID: len(r.UUID) > 0, HasIPXE: r.HasIPXE, Params: r.Params})
 	ask.MAC, ask.Mode, ask.Base = r.MAC, netboot.Mode(r.Mode), s.bootBase(r.Server)
 	ask.Own = s.loaded.recently(n.Name)

@@ -127,3 +127,38 @@ func TestSnippetOfASite(t *testing.T) {
 	r.ifaces = append(r.ifaces, r.ifaces[0])
 	r.fails("GET", "/v1/dhcp/snippet?server=isc", nil, "bad_request", "several")
 }
+
+// A machine that is no node may have a fixed address in the configuration: it boots nothing, nobody else gets the
+// address, and a node with that network card goes first.
+func TestReservations(t *testing.T) {
+	r := start(t)
+	c := config.Interface{Name: "lo", DHCP: "full", Reservations: []config.Reservation{{MAC: "52:54:00:aa:00:01", IP: "127.0.0.40", Name: "n1-bmc"}, {MAC: "52:54:00:00:00:01", IP: "127.0.0.41"}}}
+	f, err := newIface(c)
+	if err != nil {
+		t.Fatal(err)
+	}
+	d := r.newDHCP(f)
+	n, ok, err := d.Lookup(t.Context(), "52:54:00:aa:00:01")
+	if err != nil || !ok || n.Name != "" || n.NICs[0].IP != "127.0.0.40" || n.Hostname != "n1-bmc" {
+		t.Errorf("%+v, %v, %v", n, ok, err)
+	}
+	if a := d.Decide(t.Context(), n, pxe("52:54:00:aa:00:01")); a.Boot || a.File != "" {
+		t.Errorf("it is told to boot: %+v", a)
+	}
+	if mac, ok, err := d.FixedOwner(t.Context(), netip.MustParseAddr("127.0.0.40")); mac != "52:54:00:aa:00:01" || !ok || err != nil {
+		t.Errorf("%s, %v, %v", mac, ok, err)
+	}
+	if mac, _, _ := d.FixedOwner(t.Context(), netip.MustParseAddr("127.0.0.11")); mac != "52:54:00:00:00:01" {
+		t.Errorf("n1's address is %s's", mac)
+	}
+	if n, ok, _ := d.Lookup(t.Context(), "52:54:00:00:00:01"); !ok || n.Name != "n1" || n.NICs[0].IP != "127.0.0.11" {
+		t.Errorf("%+v", n)
+	}
+	if _, ok, _ := d.Lookup(t.Context(), "52:54:00:aa:00:02"); ok {
+		t.Error("a stranger is known")
+	}
+	c.Reservations[0].IP = "10.5.5.5"
+	if _, err := newIface(c); err == nil || !strings.Contains(err.Error(), "none of its networks") {
+		t.Errorf("%v", err)
+	}
+}
