@@ -22,24 +22,27 @@ type firmwareRow struct {
 	firmware rack.Firmware
 	set      []string // of both nodes, as mimeo node set takes it
 	boot     string   // how the system on the disk says that it was booted
-	entry    string   // what efibootmgr says in the deployed system, a regular expression
 	asked    []string // what the nodes must have asked for
 	never    []string // and what not
+	exit     bool     // look also at what the firmware does when it is left to its boot order
 }
 
 var firmwareRows = []firmwareRow{
-	{name: "uefi-pxe", firmware: rack.UEFIPXE, boot: "uefi", entry: debianBehindNetwork,
-		asked: []string{"snponly.efi by TFTP", "autoexec.ipxe by TFTP", "told-disk"}, never: []string{"shimx64.efi"}},
-	{name: "uefi-http", firmware: rack.UEFIHTTP, boot: "uefi", entry: debianBehindNetwork,
+	{name: "uefi-pxe", firmware: rack.UEFIPXE, boot: "uefi",
+		asked: []string{"snponly.efi by TFTP", "autoexec.ipxe by TFTP", "told-disk"}, never: []string{"shimx64.efi by"}, exit: true},
+	{name: "uefi-http", firmware: rack.UEFIHTTP, boot: "uefi",
 		asked: []string{"snponly.efi by HTTP", "told-disk"}, never: []string{"by TFTP"}},
-	{name: "uefi-sb", firmware: rack.UEFISB, set: []string{"knobs.loader=shim"}, boot: "secure", entry: debianBehindNetwork,
+	{name: "uefi-sb", firmware: rack.UEFISB, set: []string{"knobs.loader=shim"}, boot: "secure",
 		asked: []string{"shimx64.efi by TFTP", "grubx64.efi by TFTP", "told-disk"}, never: []string{"snponly.efi", "ipxe"}},
-	{name: "uefi-http-sb", firmware: rack.UEFIHTTPSB, set: []string{"knobs.loader=shim"}, boot: "secure", entry: debianBehindNetwork,
+	{name: "uefi-http-sb", firmware: rack.UEFIHTTPSB, set: []string{"knobs.loader=shim"}, boot: "secure",
 		asked: []string{"shimx64.efi by HTTP", "grubx64.efi by HTTP", "told-disk"}, never: []string{"snponly.efi", "ipxe", "by TFTP"}},
 }
 
-// debianBehindNetwork is the deployed system's entry, and that nothing but the network comes before it.
-const debianBehindNetwork = `(?s)Boot[0-9A-F]{4}\* debian\s+HD\(2,GPT,6d1e0c1a-6f0b-4c55-9c1e-5f2f6f3b9ae5,0x1000,0x14000\)/File\(\\EFI\\debian\\shimx64.efi\)`
+// debian is the deployed system's entry as efibootmgr shows it, debianBehindNetwork what the agent says of the order.
+var (
+	debian              = regexp.MustCompile(`Boot[0-9A-F]{4}\* debian\s+HD\(2,GPT,6d1e0c1a-6f0b-4c55-9c1e-5f2f6f3b9ae5,0x1000,0x14000\)/File\(\\EFI\\debian\\shimx64.efi\)`)
+	debianBehindNetwork = regexp.MustCompile(`boot order is now ([0-9A-F]{4} UEFI (PXE|HTTP)v[46] \([^)]*\), )+[0-9A-F]{4} debian, [0-9A-F]{4} UEFI Misc Device`)
+)
 
 // TestFirmware captures a node of each kind and deploys the image onto another, whose firmware comes from the factory
 // and boots from the network first, for ever.
@@ -118,12 +121,31 @@ func (row firmwareRow) run(t *testing.T, ctx context.Context, r *rack.Rack, i in
 	step("deployed")
 	text := up(b, 0, b.Name)
 	step("booted the disk")
-	if got := regexp.MustCompile(row.entry).FindString(text); got == "" {
-		t.Errorf("the deployed system's boot entries are not %s", row.entry)
+	if !debian.MatchString(text) {
+		t.Errorf("the deployed system's boot entries are not %s:\n%s", debian, text)
 	}
 	if row.boot == "secure" {
 		if show := mimeo(t, ctx, r, "node", "show", b.Name); !regexp.MustCompile(`(?m)^secure boot +on$`).MatchString(show) {
 			t.Errorf("nothing is said of Secure Boot:\n%s", show)
+		}
+	}
+	if events := mimeo(t, ctx, r, "node", "events", b.Name); !debianBehindNetwork.MatchString(events) {
+		t.Errorf("the boot order is not the network, then the disk:\n%s", events)
+	}
+	if row.exit {
+		// iPXE gives the turn back; the firmware tries its other network entries, then the one that the agent wrote.
+		b.PowerOff()
+		start = time.Now()
+		mimeo(t, ctx, r, "node", "set", b.Name, "knobs.disk_boot=exit")
+		from := b.ConsoleSize()
+		if err := b.PowerOn(); err != nil {
+			t.Fatal(err)
+		}
+		text = up(b, from, b.Name)
+		step("booted the disk by the firmware's entry")
+		current := regexp.MustCompile(`BootCurrent: ([0-9A-F]{4})`).FindStringSubmatch(text)
+		if current == nil || !strings.Contains(text, "Boot"+current[1]+"* debian") {
+			t.Errorf("the firmware did not start the entry: %v", current)
 		}
 	}
 	for _, n := range nodes {

@@ -220,7 +220,7 @@ func Set(dir string, p Partition, loaders []Loader) (changes []string, err error
 			if err := v.put(varName(n), want[i]); err != nil {
 				return changes, err
 			}
-			v.taken[n] = true
+			v.taken[n], v.entries[n] = true, Entry{n, Option{Name: l.Name}}
 			changes = append(changes, fmt.Sprintf("boot entry %04X %q is new, for %s on partition %d", n, l.Name, l.Path, p.Number))
 		}
 		if !slices.Contains(v.order, n) {
