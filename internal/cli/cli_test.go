@@ -138,6 +138,23 @@ func fakeServer() http.Handler {
 	mux.HandleFunc("POST /v1/power", func(w http.ResponseWriter, r *http.Request) {
 		power(w, r)
 	})
+	mux.HandleFunc("POST /v1/images/{name}/{rev}/boot-test", func(w http.ResponseWriter, r *http.Request) {
+		var q api.BootTestNew
+		json.NewDecoder(r.Body).Decode(&q)
+		p := api.BootTestProgress{Finished: true, Result: &api.BootTest{Image: "pc", Rev: 1, Firmware: "bios", TookMS: 12300, Time: when, Booted: true, Match: "pc login:", Screen: true}}
+		if r.PathValue("rev") == "2" {
+			p.Result.Booted, p.Result.Match, p.Result.Why, p.Result.Console = false, "", fmt.Sprintf("%q was not seen within %d ms", q.Expect, q.TimeoutMS), "grub rescue>"
+		}
+		for _, v := range []api.BootTestProgress{{RunningMS: 1000}, p} {
+			b, _ := json.Marshal(v)
+			fmt.Fprintf(w, "data: %s\n\n", b)
+		}
+	})
+	mux.HandleFunc("GET /v1/images/{name}/{rev}/boot-test/screen", func(w http.ResponseWriter, r *http.Request) { fmt.Fprint(w, "a picture") })
+	mux.HandleFunc("GET /v1/images/pc/1", func(w http.ResponseWriter, r *http.Request) {
+		answer(w, api.ImageDetail{Revision: api.Revision{Image: "pc", Rev: 1, Created: when}, Manifest: map[string]any{},
+			BootTest: &api.BootTest{Firmware: "uefi", Time: when, Why: "its kernel panicked"}})
+	})
 	mux.HandleFunc("POST /v1/images/{name}/{rev}/verify", func(w http.ResponseWriter, r *http.Request) {
 		b, _ := json.Marshal(api.VerifyProgress{Done: 1 << 20, Total: 1 << 20, Finished: r.PathValue("rev") == "1"})
 		fmt.Fprintf(w, "data: %s\n\n", b)

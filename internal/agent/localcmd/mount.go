@@ -143,7 +143,11 @@ func sayMounted(out, errw io.Writer, mnt *mount.Mount, rev store.Revision, asJSO
 	if err := w.Flush(); err != nil {
 		return err
 	}
-	fmt.Fprintf(errw, "ctrl-C ends it, and so does: umount %s\n", mnt.Dir)
+	how := "umount"
+	if os.Geteuid() != 0 {
+		how = "fusermount3 -u"
+	}
+	fmt.Fprintf(errw, "ctrl-C ends it, and so does: %s %s\n", how, mnt.Dir)
 	return nil
 }
 
