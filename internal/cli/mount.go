@@ -27,7 +27,7 @@ damaged gives an input/output error, and a line here says why.
   disk.img        the whole disk, as large as it was: what is not in use are holes
   volumes/N.img   the bytes of partition N; volumes/N/VG/LV.img of a volume in it
   files/N/        the files of partition N; files/N/VG/LV of a volume in it
-                  (ext2, ext3, ext4, NTFS)
+                  (ext2, ext3, ext4, XFS, NTFS)
 
 It needs FUSE, and the program mimeo-agent beside mimeo or in PATH. Root needs no
 more; others need fusermount3 (of the package fuse3). Only who mounts may look; with
@@ -36,7 +36,7 @@ more; others need fusermount3 (of the package fuse3). Only who mounts may look; 
 With --json, the first line tells in JSON where everything is.`,
 		Example: `  mimeo image mount rocky9 /mnt/rocky9
   mimeo image mount win11@4 ~/win11 &
-  mount -o loop,ro,norecovery /mnt/rocky9/volumes/3.img /mnt/xfs   # of a kind it has no files of`,
+  mount -o loop,ro,norecovery /mnt/rocky9/volumes/3.img /mnt/3   # of a kind it has no files of`,
 		Args: cobra.ExactArgs(2),
 		RunE: func(cmd *cobra.Command, args []string) error {
 			name, rev, err := t.splitImage(cmd, args[0])

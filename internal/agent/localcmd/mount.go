@@ -45,7 +45,7 @@ SIGTERM or "umount DIR". DIR is made where it is missing, and must be empty.
   disk.img        the whole disk, as large as it was: what is not in use are holes
   volumes/N.img   the bytes of partition N; volumes/N/VG/LV.img of a volume in it
   files/N/        the files of partition N; files/N/VG/LV of a volume in it
-                  (ext2, ext3, ext4, NTFS)
+                  (ext2, ext3, ext4, XFS, NTFS)
 
 PLACE is dir:PATH, a store in a folder, or https://ADDRESS:PORT, that of a management
 node; then MIMEO_TOKEN and MIMEO_PIN (an admin's token and the key's pin) are read from
@@ -60,7 +60,7 @@ files let them, for which a user who is not root needs user_allow_other in
 Exit codes: 0 unmounted; 1 failed; 2 the command line cannot be understood; 3 no such
 image or store; 4 this system cannot mount, or not at DIR.`,
 		Example: `  mimeo-agent mount rocky9 /mnt/rocky9 --store dir:images
-  mount -o loop,ro,norecovery /mnt/rocky9/volumes/3.img /mnt/xfs   # of a kind it has no files of`,
+  mount -o loop,ro,norecovery /mnt/rocky9/volumes/3.img /mnt/3   # of a kind it has no files of`,
 		Args: exactly(2),
 		RunE: func(cmd *cobra.Command, args []string) error {
 			return withStore(cmd.Context(), place, func(st store.Reader) error {

@@ -49,9 +49,9 @@ type Result struct {
 
 const (
 	look      = 250 * time.Millisecond
-	maxResets = 5                // of a guest: a system that sets itself up starts anew once or twice
+	maxResets = 5               // of a guest: a system that sets itself up starts anew once or twice
 	kvmTime   = 8 * time.Second // after which a guest that KVM runs has long read from its disk
-	maxFile   = 16 << 30         // bytes that the guest may write to its disk, at most
+	maxFile   = 16 << 30        // bytes that the guest may write to its disk, at most
 	tailBytes = 4 << 10
 )
 

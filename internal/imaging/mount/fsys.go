@@ -199,8 +199,9 @@ func (s *fsys) attributes(number uint64) (a fuse.Attr, err error) {
 		a.Size = uint64(len(f.Target))
 	}
 	if f.Type() == tree.Regular {
-		a.Blocks = (a.Size + 511) / 512
+		a.Blocks = uint64(max(0, f.Size-f.Holes)+511) / 512
 	}
+	a.Rdev = f.Device
 	switch f.Type() {
 	case tree.Pipe, tree.Char, tree.Dir, tree.Block, tree.Regular, tree.Link, tree.Socket:
 		return a, nil

@@ -42,7 +42,8 @@ const (
 	fileNodes    = 1 << 20 // blocks of a file's map, at most
 	maxLink      = 4096    // bytes of a symbolic link's target
 	flagEncrypt  = 0x800
-	inodeBlocks  = 0x28 // where i_block lies, 60 bytes
+	flagHuge     = 0x40000 // i_blocks counts blocks
+	inodeBlocks  = 0x28    // where i_block lies, 60 bytes
 	xattrMagic   = 0xea020000
 	xattrSystem  = 7 // index of the names that begin with "system."
 	inlineInNode = 60
@@ -93,10 +94,33 @@ func (t *Tree) File(nr uint64) (tree.File, error) {
 		return f, damaged("inode %d has %d bytes", nr, size)
 	}
 	f.Size = int64(size)
-	if f.Type() == tree.Link {
+	if f.Type() == tree.Regular && le.Uint32(b[0x20:])&flagInline == 0 {
+		f.Holes = f.Size - t.stored(b)
+	}
+	switch f.Type() {
+	case tree.Link:
 		f.Target, err = t.target(b, f.Size)
+	case tree.Char, tree.Block:
+		f.Device = device(b)
 	}
 	return f, err
+}
+
+// stored returns the bytes that a file takes: i_blocks, in sectors or, as the inode may say, in blocks.
+func (t *Tree) stored(b []byte) int64 {
+	n := int64(le.Uint32(b[0x1c:])) | int64(le.Uint16(b[0x74:]))<<32
+	if le.Uint32(b[0x20:])&flagHuge != 0 {
+		return n * t.fs.blockSize
+	}
+	return n * 512
+}
+
+// device returns the number of a device file: the first word of i_block where both parts fit in a byte, else the second.
+func device(b []byte) uint32 {
+	if n := le.Uint32(b[inodeBlocks:]); n != 0 {
+		return n & 0xffff // major and minor, a byte each: that is how the larger ones begin, too
+	}
+	return le.Uint32(b[inodeBlocks+4:])
 }
 
 // modified returns when a file was last written: seconds, and in larger inodes nanoseconds and two more bits.

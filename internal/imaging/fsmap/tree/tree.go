@@ -33,6 +33,8 @@ type File struct {
 	Size     int64 // bytes
 	Modified time.Time
 	Target   string // of a symbolic link
+	Holes    int64  // bytes of Size that take no room on the disk, where that is known; negative where it takes more than Size
+	Device   uint32 // of a device file, as Linux encodes it: bits 8 to 19 are the major number, the others the minor one
 }
 
 // Type returns the type bits.
