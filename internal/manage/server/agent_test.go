@@ -50,9 +50,10 @@ func TestBootLoader(t *testing.T) {
 func TestCommonFiles(t *testing.T) {
 	r := start(t)
 	for path, want := range map[string]string{
-		"/loaders/autoexec.ipxe": "/boot/ipxe/${netX/mac:hexhyp}",
-		"/loaders/grub/grub.cfg": "configfile '(http," + r.http.Addr().String() + ")/boot/grub/'$net_default_mac",
-		"/grub/grub.cfg":         "configfile '(http," + r.http.Addr().String() + ")/boot/grub/'$net_default_mac",
+		"/loaders/autoexec.ipxe":  "/boot/ipxe/${netX/mac:hexhyp}",
+		"/loaders/grub/grub.cfg":  "configfile '(http," + r.http.Addr().String() + ")/boot/grub/'$net_default_mac",
+		"/loaders//autoexec.ipxe": "/boot/ipxe/${netX/mac:hexhyp}",
+		"/grub/grub.cfg":          "configfile '(http," + r.http.Addr().String() + ")/boot/grub/'$net_default_mac",
 	} {
 		if code, text := r.get("127.0.0.11", path); code != http.StatusOK || !strings.Contains(text, want) {
 			t.Errorf("%s: %d %s", path, code, text)

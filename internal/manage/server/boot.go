@@ -35,7 +35,13 @@ func (s *Server) bootHandler() http.Handler {
 		s.serveCommon(w, r, netboot.GRUBConfig) // GRUB takes the root of the server that it came from for its own
 	})
 	mux.HandleFunc("GET "+pathStateless+"{build}/{file}", s.serveStateless)
-	return mux
+	// shim asks for //grubx64.efi beside itself, and does not follow the redirect that the mux would answer with.
+	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		for strings.Contains(r.URL.Path, "//") {
+			r.URL.Path = strings.ReplaceAll(r.URL.Path, "//", "/")
+		}
+		mux.ServeHTTP(w, r)
+	})
 }
 
 func remoteAddr(r *http.Request) netip.Addr {
