@@ -2,10 +2,11 @@
 # Measures DHCP leases next to dnsmasq: perfdhcp (Debian package kea-admin) asks for as many as it can, each server in
 # turn, in network namespaces that are removed at the end. ./bench dhcp runs it; docs/benchmarks.md says how to read it.
 # usage: ./bench dhcp [ROUNDS [CLIENTS [SECONDS [RATE]]]]
+# BENCH_DIR is where leases are kept: /dev/shm, so that nobody waits for a disk, or a folder on one.
 set -eu
 rounds=${1:-3} clients=${2:-1000} seconds=${3:-6} rate=${4:-4000}
 bin=$PWD/build/out
-work=$(mktemp -d) srv=mimeo-bench-srv-$$ cli=mimeo-bench-cli-$$ pid=
+work=$(mktemp -d -p "${BENCH_DIR:-/dev/shm}") srv=mimeo-bench-srv-$$ cli=mimeo-bench-cli-$$ pid=
 cleanup() {
 	[ -z "$pid" ] || kill "$pid" 2>/dev/null || :
 	ip netns del "$srv" 2>/dev/null || :
