@@ -91,6 +91,9 @@ func (c *Config) Complete() (err error) {
 	if err := c.checkPower(); err != nil {
 		return err
 	}
+	if err := c.checkHooks(); err != nil {
+		return err
+	}
 	if err := c.checkConsole(); err != nil {
 		return err
 	}

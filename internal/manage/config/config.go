@@ -39,6 +39,7 @@ type Config struct {
 	Jobs       Jobs        `yaml:"jobs"`
 	Power      Power       `yaml:"power"`
 	Console    Console     `yaml:"console"`
+	Hooks      Hooks       `yaml:"hooks"`
 
 	file   string            // that was read
 	tree   *ast.File         // what is in it, for the places of errors

@@ -9,7 +9,7 @@ import (
 	"testing"
 )
 
-var types = []reflect.Type{reflect.TypeFor[Config](), reflect.TypeFor[Interface](), reflect.TypeFor[Network](), reflect.TypeFor[Reservation](), reflect.TypeFor[Limits](), reflect.TypeFor[Power](), reflect.TypeFor[Command](), reflect.TypeFor[Jobs](), reflect.TypeFor[Console]()}
+var types = []reflect.Type{reflect.TypeFor[Config](), reflect.TypeFor[Interface](), reflect.TypeFor[Network](), reflect.TypeFor[Reservation](), reflect.TypeFor[Limits](), reflect.TypeFor[Power](), reflect.TypeFor[Command](), reflect.TypeFor[Jobs](), reflect.TypeFor[Console](), reflect.TypeFor[Hooks](), reflect.TypeFor[Web]()}
 
 // The page for people has each key, and its example works.
 func TestDescribed(t *testing.T) {
@@ -70,7 +70,7 @@ func TestInstalledFile(t *testing.T) {
 	}
 	text := regexp.MustCompile(`(?m)^#(\w|  )`).ReplaceAllString(string(b), "$1")
 	all := write(text)
-	all.Power.Exec = nil // its program is not there
+	all.Power.Exec, all.Hooks.Web = nil, nil // what they name is not there
 	if err := all.Complete(); err != nil {
 		t.Fatalf("with all settings: %v", err)
 	}

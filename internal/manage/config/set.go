@@ -34,7 +34,7 @@ func (c *Config) setters() map[string]func(string) error {
 			return nil
 		}
 	}
-	for key, p := range map[string]*string{"state": &c.State, "store": &c.Store, "gc": &c.GC, "http": &c.HTTP, "https": &c.HTTPS, "tftp": &c.TFTP, "nfs": &c.NFS, "agent": &c.Agent, "log": &c.Log, "log_level": &c.LogLevel, "console.log": &c.Console.Log, "console.size": &c.Console.Size} {
+	for key, p := range map[string]*string{"state": &c.State, "store": &c.Store, "gc": &c.GC, "http": &c.HTTP, "https": &c.HTTPS, "tftp": &c.TFTP, "nfs": &c.NFS, "agent": &c.Agent, "log": &c.Log, "log_level": &c.LogLevel, "console.log": &c.Console.Log, "hooks.folder": &c.Hooks.Folder, "console.size": &c.Console.Size} {
 		m[key] = func(v string) error { *p = v; return nil }
 	}
 	for key, d := range map[string]*Duration{"netboot": &c.Limits.Netboot, "agent_silence": &c.Limits.AgentSilence, "reboot": &c.Limits.Reboot, "power": &c.Limits.Power, "stall": &c.Limits.Stall} {

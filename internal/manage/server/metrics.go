@@ -2,9 +2,13 @@ package server
 
 import (
 	"context"
+	"log/slog"
 	"net"
 
+	"mimeo/internal/cluster/api"
 	"mimeo/internal/cluster/node"
+	"mimeo/internal/manage/config"
+	"mimeo/internal/manage/hook"
 	"mimeo/internal/manage/metrics"
 )
 
@@ -30,4 +34,18 @@ func (s *Server) lookNow(ctx context.Context) (metrics.Now, error) {
 		}
 	}
 	return now, nil
+}
+
+func newHooks(cfg config.Config, log *slog.Logger) *hook.Hooks {
+	o := hook.Options{Folder: cfg.Hooks.Folder, Log: log}
+	for _, w := range cfg.Hooks.Web {
+		o.Web = append(o.Web, hook.Web{URL: w.URL, Secret: w.Secret, Events: w.Events})
+	}
+	return hook.New(o)
+}
+
+// ended is told of each job that has ended, and does not wait.
+func (s *Server) ended(j api.Job) {
+	s.counts.Ended(j)
+	s.hooks.Ended(j)
 }

@@ -29,6 +29,7 @@ import (
 	"mimeo/internal/imaging/store/dir"
 	"mimeo/internal/manage/config"
 	"mimeo/internal/manage/console"
+	"mimeo/internal/manage/hook"
 	"mimeo/internal/manage/inventory"
 	"mimeo/internal/manage/job"
 	"mimeo/internal/manage/metrics"
@@ -48,6 +49,7 @@ type Server struct {
 	store  *dir.Store
 	jobs   *job.Engine
 	counts *metrics.Metrics
+	hooks  *hook.Hooks
 	power  *power.Pool
 	secret []byte // makes the nodes' tokens
 	proof  []byte // seed of the key that signs certificates of wipes
@@ -132,7 +134,8 @@ func New(ctx context.Context, cfg config.Config, version string, log *slog.Logge
 		return nil, err
 	}
 	s.counts = metrics.New(version, s.started, s.lookNow)
-	s.jobs, err = job.New(ctx, job.Options{Prove: s.prove, Ended: s.counts.Ended, DB: s.db, Store: jobStore{s.store, s.published}, Power: s.withPower, Log: log, Quota: job.Quota{Jobs: cfg.Jobs.MaxActive, Captures: cfg.Jobs.MaxCaptures, Deploys: cfg.Jobs.MaxDeploys}, Limits: job.Limits{
+	s.hooks = newHooks(cfg, log)
+	s.jobs, err = job.New(ctx, job.Options{Prove: s.prove, Ended: s.ended, DB: s.db, Store: jobStore{s.store, s.published}, Power: s.withPower, Log: log, Quota: job.Quota{Jobs: cfg.Jobs.MaxActive, Captures: cfg.Jobs.MaxCaptures, Deploys: cfg.Jobs.MaxDeploys}, Limits: job.Limits{
 		Netboot: time.Duration(l.Netboot), AgentSilence: time.Duration(l.AgentSilence), Reboot: time.Duration(l.Reboot), Power: time.Duration(l.Power), SoftOff: time.Duration(l.SoftOff), Stall: time.Duration(l.Stall)}})
 	if err != nil {
 		return nil, err
@@ -193,6 +196,7 @@ func (s *Server) Serve(ctx context.Context) error {
 	g, ctx := errgroup.WithContext(ctx)
 	g.Go(func() error { return s.jobs.Run(ctx) })
 	g.Go(func() error { return s.schedules.Run(ctx) })
+	g.Go(func() error { return s.hooks.Run(ctx) })
 	g.Go(func() error { return s.tidy(ctx) })
 	g.Go(func() error { return s.consoles.Run(ctx) })
 	api := &http.Server{Handler: s.apiHandler(), ReadHeaderTimeout: 20 * time.Second, IdleTimeout: 2 * time.Minute, ErrorLog: slog.NewLogLogger(s.log.Handler(), slog.LevelDebug),

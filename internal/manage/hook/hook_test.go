@@ -1,0 +1,177 @@
+package hook
+
+import (
+	"context"
+	"crypto/hmac"
+	"crypto/sha256"
+	"encoding/hex"
+	"encoding/json"
+	"fmt"
+	"io"
+	"log/slog"
+	"net/http"
+	"net/http/httptest"
+	"os"
+	"path/filepath"
+	"strings"
+	"sync"
+	"testing"
+	"time"
+
+	"go.uber.org/goleak"
+
+	"mimeo/internal/cluster/api"
+)
+
+func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
+
+// receiver is somebody else's server. It answers with the statuses in turn, the last for ever.
+type receiver struct {
+	*httptest.Server
+	mu     sync.Mutex
+	status []int
+	got    []http.Header
+	bodies []string
+}
+
+func newReceiver(t *testing.T, status ...int) *receiver {
+	r := &receiver{status: status}
+	r.Server = httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, req *http.Request) {
+		b, _ := io.ReadAll(req.Body)
+		r.mu.Lock()
+		defer r.mu.Unlock()
+		r.got, r.bodies = append(r.got, req.Header), append(r.bodies, string(b))
+		s := r.status[0]
+		if len(r.status) > 1 {
+			r.status = r.status[1:]
+		}
+		w.WriteHeader(s)
+	}))
+	t.Cleanup(r.Close)
+	return r
+}
+
+func (r *receiver) tries() int {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	return len(r.got)
+}
+
+// with runs hooks until check is content, or five seconds are over.
+func with(t *testing.T, o Options, told []api.Job, check func() bool) string {
+	t.Helper()
+	var log strings.Builder
+	var mu sync.Mutex
+	o.Log = slog.New(slog.NewTextHandler(writerFunc(func(p []byte) (int, error) {
+		mu.Lock()
+		defer mu.Unlock()
+		return log.Write(p)
+	}), nil))
+	o.Pause = func(int) time.Duration { return time.Millisecond }
+	o.Client = &http.Client{Transport: &http.Transport{DisableKeepAlives: true}, Timeout: time.Second}
+	h := New(o)
+	ctx, cancel := context.WithCancel(t.Context())
+	done := make(chan error, 1)
+	go func() { done <- h.Run(ctx) }()
+	for _, j := range told {
+		h.Ended(j)
+	}
+	for end := time.Now().Add(5 * time.Second); !check() && time.Now().Before(end); {
+		time.Sleep(5 * time.Millisecond)
+	}
+	time.Sleep(30 * time.Millisecond) // whatever comes too much
+	cancel()
+	if err := <-done; err != nil {
+		t.Error(err)
+	}
+	mu.Lock()
+	defer mu.Unlock()
+	return log.String()
+}
+
+type writerFunc func([]byte) (int, error)
+
+func (f writerFunc) Write(p []byte) (int, error) { return f(p) }
+
+var (
+	good = api.Job{ID: "j1", Kind: api.TaskDeploy, Node: "n07", Image: "rocky9", Rev: 3, Phase: api.PhaseDone, Outputs: []api.Output{{Name: "long"}}}
+	bad  = api.Job{ID: "j2", Kind: api.TaskCapture, Node: "n08", Image: "win11", Phase: api.PhaseFailed, Error: &api.Error{Code: "x", Message: "no disk"}}
+)
+
+func TestWeb(t *testing.T) {
+	all, failed, tired, gone := newReceiver(t, 200), newReceiver(t, 204), newReceiver(t, 503, 429, 200), newReceiver(t, 404)
+	secret := []byte("a secret of some length")
+	log := with(t, Options{Web: []Web{{URL: all.URL, Secret: secret}, {URL: failed.URL, Events: []string{"job.failed"}}, {URL: tired.URL, Events: []string{"job.done"}}, {URL: gone.URL}}},
+		[]api.Job{good, bad}, func() bool { return all.tries() >= 2 && failed.tries() >= 1 && tired.tries() >= 3 && gone.tries() >= 2 })
+	if all.tries() != 2 || failed.tries() != 1 || tired.tries() != 3 || gone.tries() != 2 {
+		t.Errorf("%d, %d, %d and %d requests, want 2, 1, 3 and 2", all.tries(), failed.tries(), tired.tries(), gone.tries())
+	}
+	var m Message
+	if err := json.Unmarshal([]byte(all.bodies[0]), &m); err != nil || m.Event != "job.done" || m.Job.ID != "j1" || m.Job.Node != "n07" || m.Version != 1 || m.Job.Outputs != nil {
+		t.Errorf("%s: %v", all.bodies[0], err)
+	}
+	head := all.got[0]
+	stamp, sum, _ := strings.Cut(strings.TrimPrefix(head.Get("Mimeo-Signature"), "t="), ",v1=")
+	mac := hmac.New(sha256.New, secret)
+	fmt.Fprintf(mac, "%s.%s", stamp, all.bodies[0])
+	if sum != hex.EncodeToString(mac.Sum(nil)) || head.Get("Mimeo-Event") != "job.done" || head.Get("Mimeo-Delivery") != m.ID {
+		t.Errorf("headers %v", head)
+	}
+	if failed.got[0].Get("Mimeo-Signature") != "" || !strings.Contains(failed.bodies[0], "no disk") {
+		t.Errorf("%v %s", failed.got[0], failed.bodies[0])
+	}
+	if tired.got[0].Get("Mimeo-Delivery") != tired.got[2].Get("Mimeo-Delivery") {
+		t.Error("a second try looks like another message")
+	}
+	if !strings.Contains(log, "404") || !strings.Contains(log, "tried again") {
+		t.Errorf("the log has:\n%s", log)
+	}
+}
+
+// TestDead has a receiver that is not there: the others do not wait for it, and the end does not either.
+func TestDead(t *testing.T) {
+	dead := newReceiver(t, 200)
+	dead.Close()
+	alive := newReceiver(t, 200)
+	var many []api.Job
+	for range most + 50 {
+		many = append(many, good)
+	}
+	log := with(t, Options{Web: []Web{{URL: dead.URL}, {URL: alive.URL}}}, many, func() bool { return alive.tries() >= 100 })
+	if alive.tries() < 100 || !strings.Contains(log, "too many wait") || !strings.Contains(log, "not called any more") {
+		t.Errorf("%d requests; the log has:\n%.2000s", alive.tries(), log)
+	}
+}
+
+func TestPrograms(t *testing.T) {
+	dir := t.TempDir()
+	out := filepath.Join(t.TempDir(), "out")
+	put := func(name, text string, mode os.FileMode) {
+		t.Helper()
+		p := filepath.Join(dir, name)
+		if err := os.WriteFile(p, []byte("#!/bin/sh\n"+text), mode); err != nil {
+			t.Fatal(err)
+		}
+		if err := os.Chmod(p, mode); err != nil {
+			t.Fatal(err)
+		}
+	}
+	put("10-first", `echo "first $MIMEO_EVENT $MIMEO_JOB $MIMEO_KIND $MIMEO_NODE $MIMEO_IMAGE $MIMEO_REV $MIMEO_ERROR" >>`+out+"\ngrep -o '\"event\":\"[a-z.]*\"' >>"+out, 0o755)
+	put("20-fails", "echo oh no >&2; exit 3", 0o755)
+	put("30-last", "echo last >>"+out, 0o755)
+	put("40-not-run", "echo wrong >>"+out, 0o644)
+	put("50-anybody", "echo wrong >>"+out, 0o757)
+	put(".hidden", "echo wrong >>"+out, 0o755)
+	read := func() string { b, _ := os.ReadFile(out); return string(b) }
+	log := with(t, Options{Folder: dir}, []api.Job{good, bad}, func() bool { return strings.Count(read(), "last") == 2 })
+	want := "first job.done j1 deploy n07 rocky9 3 \n\"event\":\"job.done\"\nlast\nfirst job.failed j2 capture n08 win11 0 no disk\n\"event\":\"job.failed\"\nlast\n"
+	if read() != want {
+		t.Errorf("got\n%swant\n%s", read(), want)
+	}
+	if !strings.Contains(log, "exit status 3: oh no") || !strings.Contains(log, "everybody may write") {
+		t.Errorf("the log has:\n%s", log)
+	}
+	if log := with(t, Options{Folder: filepath.Join(dir, "none")}, []api.Job{good}, func() bool { return true }); log != "" {
+		t.Errorf("a folder that is not there: %s", log)
+	}
+}
