@@ -45,7 +45,7 @@ func (c wireConn) Write(b []byte) (int, error) {
 // TestResume cuts a capture off when half of it is sent. The second try, of the same server or of one that was started
 // anew, moves no more than the other half and what was on the line.
 func TestResume(t *testing.T) {
-	data := make([]byte, 192<<20)
+	data := make([]byte, 320<<20) // much more than what is under way at once, some 16 MiB
 	rng := rand.NewChaCha8([32]byte{1})
 	rng.Read(data)
 	for what, restart := range map[string]bool{"the same server": false, "a server that was started anew": true} {
