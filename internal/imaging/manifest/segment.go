@@ -138,6 +138,9 @@ func (r *EntryReader) Next(ctx context.Context) (Entry, error) {
 	return e, nil
 }
 
+// Segment returns the segment of the entry that Next returned last.
+func (r *EntryReader) Segment() Segment { return r.m.Content.Segments[r.next-1] }
+
 func (r *EntryReader) load(ctx context.Context) error {
 	raw, err := ReadSegment(ctx, r.from, r.m.Content.Segments[r.next], r.raw)
 	if err != nil {

@@ -79,6 +79,7 @@ type checking struct {
 	why     map[chunk.ID]string // of the first maxProblems in bad
 	hurt    map[uint32]bool     // packs with damage
 	bare    []uint32            // packs without an index file that fits
+	intact  map[chunk.ID]bool   // segments of which no chunk is lost
 	records []string            // files of revisions that cannot be read
 	done    int64
 	total   int64
@@ -100,7 +101,7 @@ func (s *Store) Check(ctx context.Context, readData bool, progress func(done, to
 
 func (s *Store) newChecking(readData bool, progress func(done, total int64)) *checking {
 	return &checking{s: s, readData: readData, progress: progress, r: &Report{Problems: []string{}, Notes: []string{}, Revisions: []RevisionReport{}},
-		bad: make(map[chunk.ID]uint32), why: make(map[chunk.ID]string), hurt: make(map[uint32]bool), there: make(map[uint32]bool)}
+		bad: make(map[chunk.ID]uint32), why: make(map[chunk.ID]string), hurt: make(map[uint32]bool), there: make(map[uint32]bool), intact: make(map[chunk.ID]bool)}
 }
 
 func (c *checking) run(ctx context.Context) error {
@@ -470,7 +471,21 @@ func (c *checking) revision(ctx context.Context, v *RevisionReport) error {
 			v.Losses = append(v.Losses, manifest.Loss{Off: e.Off, Len: e.Len, ID: e.ID, Why: why})
 		}
 	}
-	for e, err := range manifest.Entries(ctx, c.s, m) {
+	entries := manifest.NewEntryReader(c.s, m)
+	var last chunk.ID // segment
+	lossless, known := false, false
+	for {
+		e, err := entries.Next(ctx)
+		if err == nil && entries.Segment().ID != last || err == io.EOF {
+			if lossless {
+				c.intact[last] = true
+			}
+			if err == io.EOF {
+				break
+			}
+			last = entries.Segment().ID
+			lossless, known = true, c.intact[last]
+		}
 		var missing *store.MissingError
 		switch {
 		case errors.As(err, &missing):
@@ -478,13 +493,18 @@ func (c *checking) revision(ctx context.Context, v *RevisionReport) error {
 			v.Error = err.Error()
 		case err != nil:
 			v.Error = err.Error()
-		case e.Zero:
+		case e.Zero, known: // revisions share segments
 		case c.bad[e.ID] != 0:
 			v.Damaged++
+			lossless = false
 			lose(e, c.why[e.ID])
 		case !c.s.there(e.ID):
 			v.Missing++
+			lossless = false
 			lose(e, "not in the store")
+		}
+		if err != nil {
+			break
 		}
 	}
 	if v.Error != "" {

@@ -98,6 +98,7 @@ func (s *Store) Usage(ctx context.Context) (*Usage, error) {
 	u := &Usage{Images: []ImageUsage{}}
 	s.imu.RLock()
 	u.Packs, u.Chunks, u.Raw = len(s.packs), s.index.count, s.index.raw
+	n := int(s.index.n)
 	for _, p := range s.packs {
 		u.PackBytes += p.size
 	}
@@ -106,8 +107,8 @@ func (s *Store) Usage(ctx context.Context) (*Usage, error) {
 	if err != nil {
 		return nil, err
 	}
-	var byRev, byImage owners
-	var inRev, inImage bits
+	byRev, byImage := make(owners, n), make(owners, n)
+	inRev, inImage := make(bits, n/64+1), make(bits, n/64+1)
 	where := make([][2]int, 1, len(revs)+1) // of each revision, from 1: image and place in it
 	for _, rev := range revs {
 		if k := len(u.Images); k == 0 || u.Images[k-1].Image != rev.Image {
