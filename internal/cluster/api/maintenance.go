@@ -38,17 +38,18 @@ type StoreCheck struct {
 
 // StoreCheckRevision says whether a revision is whole.
 type StoreCheckRevision struct {
-	Image    string      `json:"image"`
-	Rev      int         `json:"rev"`
-	ID       string      `json:"id"`
-	Created  time.Time   `json:"created"`
-	Used     int64       `json:"used"`
-	DiskSize int64       `json:"disk_size"`
-	Missing  int64       `json:"missing"`          // pieces of the disk whose chunk is not there
-	Damaged  int64       `json:"damaged"`          // pieces of the disk whose chunk is damaged
-	Lost     int64       `json:"lost"`             // bytes of the disk that cannot be read back
-	Losses   []StoreLoss `json:"losses,omitempty"` // the first twenty
-	Error    string      `json:"error,omitempty"`  // why its manifest or chunk list cannot be read
+	Image     string      `json:"image"`
+	Rev       int         `json:"rev"`
+	ID        string      `json:"id"`
+	Created   time.Time   `json:"created"`
+	Published time.Time   `json:"published,omitzero"`
+	Used      int64       `json:"used"`
+	DiskSize  int64       `json:"disk_size"`
+	Missing   int64       `json:"missing"`          // pieces of the disk whose chunk is not there
+	Damaged   int64       `json:"damaged"`          // pieces of the disk whose chunk is damaged
+	Lost      int64       `json:"lost"`             // bytes of the disk that cannot be read back
+	Losses    []StoreLoss `json:"losses,omitempty"` // the first twenty
+	Error     string      `json:"error,omitempty"`  // why its manifest or chunk list cannot be read
 }
 
 // StoreLoss is a place on a captured disk that cannot be read back.
@@ -103,17 +104,18 @@ type StoreUsageImage struct {
 
 // StoreUsageRevision is the part of a revision.
 type StoreUsageRevision struct {
-	Image    string    `json:"image"`
-	Rev      int       `json:"rev"`
-	ID       string    `json:"id"`
-	Created  time.Time `json:"created"`
-	Used     int64     `json:"used"`
-	DiskSize int64     `json:"disk_size"`
-	Chunks   int64     `json:"chunks"`
-	Stored   int64     `json:"stored"`
-	Unique   int64     `json:"unique"` // removing the revision would free them
-	Shared   int64     `json:"shared"` // with other revisions
-	Error    string    `json:"error,omitempty"`
+	Image     string    `json:"image"`
+	Rev       int       `json:"rev"`
+	ID        string    `json:"id"`
+	Created   time.Time `json:"created"`
+	Published time.Time `json:"published,omitzero"`
+	Used      int64     `json:"used"`
+	DiskSize  int64     `json:"disk_size"`
+	Chunks    int64     `json:"chunks"`
+	Stored    int64     `json:"stored"`
+	Unique    int64     `json:"unique"` // removing the revision would free them
+	Shared    int64     `json:"shared"` // with other revisions
+	Error     string    `json:"error,omitempty"`
 }
 
 // StoreGC is what removing garbage has done, or would do. All but counts are bytes of packs.

@@ -78,12 +78,14 @@ type Stats struct {
 
 // Revision names a published manifest.
 type Revision struct {
-	Image    string      `json:"image"`
-	Rev      int         `json:"rev"` // from 1; a removed number is not used again
-	ID       manifest.ID `json:"id"`
-	Created  time.Time   `json:"created"`   // as the manifest has it
-	Used     int64       `json:"used"`      // bytes captured
-	DiskSize int64       `json:"disk_size"` // bytes
+	Image   string      `json:"image"`
+	Rev     int         `json:"rev"` // from 1; a removed number is not used again
+	ID      manifest.ID `json:"id"`
+	Created time.Time   `json:"created"` // as the manifest has it: by the clock of the node
+	// Published is when the revision was published, by the clock of the store. Zero where the store does not know.
+	Published time.Time `json:"published,omitzero"`
+	Used      int64     `json:"used"`      // bytes captured
+	DiskSize  int64     `json:"disk_size"` // bytes
 }
 
 // NewRevision fills a Revision from its manifest.

@@ -46,7 +46,12 @@ func (s *Server) retention(ctx context.Context, image string, rule api.Retention
 	}
 	list := make([]retain.Revision, 0, len(revs))
 	for _, r := range revs {
-		list = append(list, retain.Revision{Rev: r.Rev, Created: r.Created, Pinned: pins[r.Rev], InUse: used[r.Rev]})
+		// The clock of a node that was captured may be wrong.
+		at := r.Published
+		if at.IsZero() {
+			at = r.Created
+		}
+		list = append(list, retain.Revision{Rev: r.Rev, Created: at, Pinned: pins[r.Rev], InUse: used[r.Rev]})
 	}
 	out.Revisions = retain.Apply(rule, list, time.Local)
 	return out, nil

@@ -72,12 +72,13 @@ type Store struct {
 	buf    []byte     // records on their way to cur
 	forgot int        // how often what was written could not be made durable
 
-	pmu    sync.Mutex             // publishing
-	smu    sync.Mutex             // staged
-	staged map[manifest.ID]uint32 // manifests that this process staged, and in which epoch last
-	work   sync.Mutex             // going over the whole store: one at a time
-	files  *handles
-	reload sync.Mutex // reading what another process wrote
+	pmu     sync.Mutex             // publishing
+	smu     sync.Mutex             // staged
+	staged  map[manifest.ID]uint32 // manifests that this process staged, and in which epoch last
+	work    sync.Mutex             // going over the whole store: one at a time
+	closing sync.Once
+	files   *handles
+	reload  sync.Mutex // reading what another process wrote
 }
 
 // pack is one pack file.
@@ -243,8 +244,10 @@ func (s *Store) sweepTmp() error {
 	return nil
 }
 
-// Close writes what is left and gives the lock back. After an error, what was Put since the last Flush may be gone.
+// Close writes what is left and gives the lock back. It waits for a check or a clean-up, whose context should be done by
+// now. After an error, what was Put since the last Flush may be gone.
 func (s *Store) Close() error {
+	s.closing.Do(s.work.Lock) // waits for who goes over the whole store, and lets nobody begin
 	s.wmu.Lock()
 	defer s.wmu.Unlock()
 	return errors.Join(s.seal(), s.release())

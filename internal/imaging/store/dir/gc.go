@@ -165,11 +165,11 @@ func (g *collecting) mark(ctx context.Context) (dead []manifest.ID, err error) {
 	if bad != nil {
 		return nil, bad
 	}
-	seen := make(map[chunk.ID]bool)
-	name := func(id manifest.ID, what string, set *bits, seen map[chunk.ID]bool) error {
+	seen := &met{segments: make(map[chunk.ID]bool)}
+	name := func(id manifest.ID, what string, set *bits) error {
 		m, err := g.s.Manifest(ctx, id)
 		if err == nil {
-			err = g.s.named(ctx, m, seen, func(n uint32, _ loc, _ chunk.ID) { set.add(n) })
+			err = g.s.named(ctx, m, seen, func(n uint32, _ loc) { set.add(n) })
 		}
 		if err != nil && ctx.Err() == nil {
 			err = &UnreadableError{what, err}
@@ -179,7 +179,7 @@ func (g *collecting) mark(ctx context.Context) (dead []manifest.ID, err error) {
 	published := make(map[manifest.ID]bool, len(revs))
 	for _, r := range revs {
 		published[r.ID] = true
-		if err := name(r.ID, r.String(), &g.live, seen); err != nil {
+		if err := name(r.ID, r.String(), &g.live); err != nil {
 			return nil, err
 		}
 	}
@@ -197,7 +197,7 @@ func (g *collecting) mark(ctx context.Context) (dead []manifest.ID, err error) {
 		switch {
 		case !ok || published[id]:
 		case g.roots[id], !removed[id] && e.mtime.After(g.start.Add(-g.o.Grace)), g.s.stagedIn(id) >= g.cut:
-			if err := name(id, "staged manifest "+id.String(), &g.live, seen); err != nil {
+			if err := name(id, "staged manifest "+id.String(), &g.live); err != nil {
 				return nil, err
 			}
 		default:
@@ -207,10 +207,9 @@ func (g *collecting) mark(ctx context.Context) (dead []manifest.ID, err error) {
 			}
 		}
 	}
-	seen = make(map[chunk.ID]bool)
-	for _, id := range doomed {
+	for _, id := range doomed { // what was met is live, or doomed already
 		// What of it cannot be read has to wait for the grace time, like all else.
-		if err := name(id, "", &g.doomed, seen); err != nil && ctx.Err() != nil {
+		if err := name(id, "", &g.doomed); err != nil && ctx.Err() != nil {
 			return nil, ctx.Err()
 		}
 	}

@@ -10,6 +10,7 @@ import (
 	"io/fs"
 	"slices"
 	"strings"
+	"time"
 
 	"mimeo/internal/imaging/manifest"
 	"mimeo/internal/imaging/store"
@@ -212,6 +213,7 @@ func (s *Store) Publish(ctx context.Context, image string, id manifest.ID) (stor
 		return store.Revision{}, fmt.Errorf("publish %s: %w", image, full(err))
 	}
 	r := store.NewRevision(image, last+1, id, m)
+	r.Published = time.Now().UTC().Truncate(time.Second)
 	b, err := json.MarshalIndent(revision{revVersion, r}, "", "  ")
 	if err != nil {
 		return store.Revision{}, err

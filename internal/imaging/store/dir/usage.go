@@ -1,6 +1,7 @@
 package dir
 
 import (
+	"bytes"
 	"context"
 	"fmt"
 	"slices"
@@ -124,7 +125,7 @@ func (s *Store) Usage(ctx context.Context) (*Usage, error) {
 		clear(inRev)
 		m, err := s.Manifest(ctx, rev.ID)
 		if err == nil {
-			err = s.named(ctx, m, nil, func(n uint32, l loc, _ chunk.ID) {
+			err = s.named(ctx, m, nil, func(n uint32, l loc) {
 				size := recordHead + int64(l.stored)
 				if inRev.add(n) {
 					r.Chunks++
@@ -173,27 +174,59 @@ func (s *Store) Usage(ctx context.Context) (*Usage, error) {
 	return u, nil
 }
 
+// met remembers what was named already, for those who need to hear of each chunk only once. Revisions share most segments,
+// and segments most entries.
+type met struct {
+	segments map[chunk.ID]bool
+	entries  [][]byte // of some segment that was read, by its place in its manifest
+	size     int      // of entries, in bytes
+}
+
+// maxMet bounds met.entries: some 180 GiB of a disk with chunks of the default size.
+const maxMet = 64 << 20
+
+// before returns the records of a segment that was met at place i, and puts raw there.
+func (m *met) before(i int, raw []byte) (old []byte) {
+	for len(m.entries) <= i {
+		m.entries = append(m.entries, nil)
+	}
+	old = m.entries[i]
+	if m.size += len(raw) - len(old); m.size > maxMet {
+		m.entries, m.size = nil, 0
+		return nil
+	}
+	m.entries[i] = slices.Clone(raw)
+	return old
+}
+
 // named calls fn with every chunk that m names, its list's own included, as far as the index has it: with the number of
-// its item and its place, under imu. Segments in seen are passed over, those that were read are put there.
-func (s *Store) named(ctx context.Context, m *manifest.Manifest, seen map[chunk.ID]bool, fn func(n uint32, l loc, id chunk.ID)) error {
+// its item and its place, under imu. Where seen is not nil, what it has met is passed over.
+func (s *Store) named(ctx context.Context, m *manifest.Manifest, seen *met, fn func(n uint32, l loc)) error {
 	var raw []byte
 	visit := func(id chunk.ID) {
 		if slot, ok := s.index.find(&id); ok {
 			n := s.index.table[slot] - firstRef
-			fn(n, s.index.item(n).loc(), id)
+			fn(n, s.index.item(n).loc())
 		}
 	}
 	for i, seg := range m.Content.Segments {
-		if seen[seg.ID] {
+		if seen != nil && seen.segments[seg.ID] {
 			continue
 		}
 		var err error
 		if raw, err = manifest.ReadSegment(ctx, s, seg, raw); err != nil {
 			return fmt.Errorf("segment %d: %w", i, err)
 		}
+		var old []byte
+		if seen != nil {
+			old = seen.before(i, raw)
+		}
 		s.imu.RLock()
 		visit(seg.ID)
 		for b := raw; len(b) > 0 && err == nil; b = b[manifest.EntrySize:] {
+			if at := len(raw) - len(b); at < len(old) && bytes.Equal(b[:manifest.EntrySize], old[at:at+manifest.EntrySize]) {
+				continue
+			}
 			var e manifest.Entry
 			if e, err = manifest.DecodeEntry(b); err == nil && !e.Zero {
 				visit(e.ID)
@@ -204,7 +237,7 @@ func (s *Store) named(ctx context.Context, m *manifest.Manifest, seen map[chunk.
 			return fmt.Errorf("segment %d: %w: %w", i, manifest.ErrContent, err)
 		}
 		if seen != nil {
-			seen[seg.ID] = true
+			seen.segments[seg.ID] = true
 		}
 	}
 	return nil
