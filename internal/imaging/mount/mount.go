@@ -91,7 +91,7 @@ func Start(ctx context.Context, from store.Reader, m *manifest.Manifest, dir str
 	opts := &fuse.MountOptions{
 		FsName: "mimeo:" + o.Name, Name: "mimeo", Options: []string{"ro"}, AllowOther: o.AllowOther,
 		DirectMount: os.Geteuid() == 0, DirectMountFlags: unix.MS_NOSUID | unix.MS_NODEV | unix.MS_RDONLY,
-		DisableReadDirPlus: true, EnableSymlinkCaching: true, DisableXAttrs: true,
+		DisableReadDirPlus: true, EnableSymlinkCaching: true,
 		Logger: log.New(logWriter(o.Log), "", 0),
 	}
 	if o.AllowOther {

@@ -247,6 +247,7 @@ func TestTreeOfDamage(t *testing.T) {
 						rd.ReadAt(make([]byte, 10_000), max(0, f.Size-5000))
 					}
 				}
+				tr.Attributes(f.Inode)
 				return nil
 			}); err != nil && err != stop {
 				t.Fatal(err)
@@ -256,4 +257,21 @@ func TestTreeOfDamage(t *testing.T) {
 			t.Error("nothing was damaged")
 		}
 	}
+}
+
+func FuzzAttributes(f *testing.F) {
+	entry := []byte{4, 1, 24, 0, 0, 0, 0, 0, 2, 0, 0, 0, 0, 0, 0, 0, 'n', 'a', 'm', 'e', 0, 0, 0, 0, 'o', 'k'}
+	f.Add(entry)
+	f.Add([]byte{0, 2, 20, 0, 0, 0, 0, 0, 12, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 1, 0, 0, 0, 2, 0, 6, 0, 9, 0, 0, 0})
+	f.Fuzz(func(t *testing.T, b []byte) {
+		out := map[string][]byte{}
+		if err := (&Tree{&filesystem{}}).attributes(b, b, out); err == nil && bytes.Equal(b, entry) && string(out["user.name"]) != "ok" {
+			t.Errorf("%q", out)
+		}
+		for name, value := range out {
+			if name == "" || len(value) > 2*len(b)+4 {
+				t.Errorf("%q has %d bytes", name, len(value))
+			}
+		}
+	})
 }

@@ -59,6 +59,11 @@ type FS interface {
 	Open(inode uint64) (io.ReaderAt, error)
 }
 
+// Attributed is a filesystem that tells the extended attributes of its files, too: their whole names and their values.
+type Attributed interface {
+	Attributes(inode uint64) (map[string][]byte, error)
+}
+
 // ErrNotFound says that there is no such file.
 var ErrNotFound = errors.New("no such file")
 
