@@ -29,6 +29,11 @@ func (a *agent) boot() *api.HardwareBoot {
 		}
 		return nil
 	}
+	return bootOf(entries)
+}
+
+// bootOf says it in the words of the API. The first entry of a disk that is active is the loader of the system there.
+func bootOf(entries []bootentry.Entry) *api.HardwareBoot {
 	b := &api.HardwareBoot{Entries: []api.BootEntry{}}
 	for _, e := range entries {
 		kind := e.Kind()
@@ -79,6 +84,8 @@ func (j *job) bootEntries(m *manifest.Manifest) error {
 		return nil
 	}
 	switch {
+	case !j.Own:
+		j.report.say("the firmware's boot entries stay as they are: this agent is a guest on its system")
 	case j.task.NoNVRAM:
 		j.report.say("the firmware's boot entries stay as they are: knobs.nvram is off")
 	case esp.partUUID == "":
