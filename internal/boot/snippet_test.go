@@ -36,10 +36,10 @@ var others = []other{
 	{"isc", func(t *testing.T, dir, snippet string) string {
 		write(t, dir+"/conf", "authoritative;\nping-check false;\nsubnet 10.77.0.0 netmask 255.255.255.0 {\n  range 10.77.0.200 10.77.0.210;\n}\ninclude \""+dir+"/snippet\";\n")
 		write(t, dir+"/leases", "")
-		return run(t, "dhcpd", "-t", "-4", "-cf", dir+"/conf", "-lf", dir+"/leases")
+		return run(t, dir+"/dhcpd", "-t", "-4", "-cf", dir+"/conf", "-lf", dir+"/leases")
 	}, func(t *testing.T, ns, dir string) *buffer {
 		d := &buffer{}
-		start(t, d, "ip", "netns", "exec", ns, "dhcpd", "-4", "-f", "-d", "--no-pid", "-cf", dir+"/conf", "-lf", dir+"/leases", "eth0")
+		start(t, d, "ip", "netns", "exec", ns, dir+"/dhcpd", "-4", "-f", "-d", "--no-pid", "-cf", dir+"/conf", "-lf", dir+"/leases", "eth0")
 		waitFor(t, d, "Sending on   Socket/fallback", 5*time.Second)
 		return d
 	}},
@@ -48,10 +48,10 @@ var others = []other{
 "loggers": [ { "name": "kea-dhcp4", "severity": "INFO", "output_options": [ { "output": "stdout" } ] } ],
 "subnet4": [ { "subnet": "10.77.0.0/24", "pools": [ { "pool": "10.77.0.200-10.77.0.210" } ] } ]`+comma(snippet)+`
 <?include "`+dir+`/snippet"?> } }`)
-		return run(t, "ip", "netns", "exec", "dns", "env", "KEA_LOCKFILE_DIR="+dir, "KEA_PIDFILE_DIR="+dir, "kea-dhcp4", "-t", dir+"/conf")
+		return run(t, "ip", "netns", "exec", "dns", "env", "KEA_LOCKFILE_DIR="+dir, "KEA_PIDFILE_DIR="+dir, dir+"/kea-dhcp4", "-t", dir+"/conf")
 	}, func(t *testing.T, ns, dir string) *buffer {
 		d := &buffer{}
-		start(t, d, "ip", "netns", "exec", ns, "env", "KEA_LOCKFILE_DIR="+dir, "KEA_PIDFILE_DIR="+dir, "kea-dhcp4", "-c", dir+"/conf")
+		start(t, d, "ip", "netns", "exec", ns, "env", "KEA_LOCKFILE_DIR="+dir, "KEA_PIDFILE_DIR="+dir, dir+"/kea-dhcp4", "-c", dir+"/conf")
 		waitFor(t, d, "DHCP4_STARTED", 10*time.Second)
 		return d
 	}},
@@ -76,6 +76,10 @@ func runOther(t *testing.T, o other, snippet string) *buffer {
 	t.Helper()
 	dir := t.TempDir()
 	write(t, filepath.Join(dir, "snippet"), snippet)
+	// Debian's AppArmor profiles hold for the installed programs, and keep them from files of a test.
+	for _, name := range []string{"dhcpd", "kea-dhcp4"} {
+		run(t, "cp", "/usr/sbin/"+name, dir)
+	}
 	ns := station(t, "dns", "52:54:00:77:00:fe")
 	run(t, "ip", "-n", ns, "addr", "add", "10.77.0.2/24", "dev", "eth0")
 	if out := o.check(t, dir, snippet); strings.Contains(strings.ToLower(out), "warn") {
