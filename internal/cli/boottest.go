@@ -24,9 +24,10 @@ system writes is thrown away, and it reaches no network. What came of the last t
 is shown by "mimeo image show".
 
 The image must show that it is up on its first serial port (on Linux: console=ttyS0).
-Of one that does not, --screenshot shows the screen at the end of --timeout. It must be
-able to boot from an AHCI disk, one of 4096-byte sectors from NVMe. Images of amd64
-only. The management node needs qemu-system-x86, and for UEFI ovmf.
+Of one that does not, --screenshot shows the screen at the end of --timeout. The disk is
+an AHCI one, of 4096-byte sectors NVMe; what was captured from a virtual machine may need
+--bus virtio. Images of amd64 only. The management node needs qemu-system-x86, and for
+UEFI ovmf.
 
 Exit codes: 0 it came up; 1 it did not, or could not be tried; others as everywhere.`,
 		Example: `  mimeo image boot-test rocky9 --screenshot rocky9.png
@@ -102,6 +103,7 @@ Exit codes: 0 it came up; 1 it did not, or could not be tried; others as everywh
 	}
 	f := c.Flags()
 	f.StringVar(&req.Firmware, "firmware", "", "bios or uefi (default: what the image is for)")
+	f.StringVar(&req.Bus, "bus", "", "how the disk is attached: ahci (default), nvme or virtio")
 	f.StringVar(&req.Expect, "expect", "", "what it must say on its serial console, a regular `EXPRESSION` (default: a login prompt)")
 	f.DurationVar(&timeout, "timeout", api.BootTestTimeout, "how long it has for that")
 	f.IntVar(&req.Memory, "memory", api.BootTestMemory, "memory of the machine in `MIB`")

@@ -34,9 +34,9 @@ on its serial console, or for what --expect says. What the system writes is thro
 it reaches no network, and nothing of it runs any more at the end.
 
 The image must show that it is up on its first serial port (on Linux: console=ttyS0).
-Of one that does not, --screenshot shows the screen at the end of --timeout. It must be
-able to boot from an AHCI disk, one of 4096-byte sectors from NVMe. Images of amd64
-only.
+Of one that does not, --screenshot shows the screen at the end of --timeout. The disk is
+an AHCI one, of 4096-byte sectors NVMe; what was captured from a virtual machine may need
+--bus virtio. Images of amd64 only.
 
 PLACE is dir:PATH, a store in a folder, or https://ADDRESS:PORT ("mimeo-agent mount
 --help" says more). It needs root or fusermount3, and qemu-system-x86; for --firmware
@@ -57,6 +57,8 @@ be understood; 3 no such image or store; 4 this system cannot do it; 130 interru
 			switch {
 			case !slices.Contains([]string{"", "bios", "uefi"}, o.Firmware):
 				return badUsage("--firmware %s: want bios or uefi", o.Firmware)
+			case !slices.Contains(api.BootTestBuses, o.Bus):
+				return badUsage("--bus %s: want one of %s", o.Bus, strings.Join(api.BootTestBuses, ", "))
 			case o.Timeout < time.Second || o.Timeout > api.BootTestMaxTimeout:
 				return badUsage("--timeout %v: want 1s to %v", o.Timeout, api.BootTestMaxTimeout)
 			case o.Memory < 64 || o.Memory > api.BootTestMaxMemory:
@@ -79,6 +81,7 @@ be understood; 3 no such image or store; 4 this system cannot do it; 130 interru
 	f := cmd.Flags()
 	f.StringVar(&place, "store", "", "where the image is kept: dir:PATH, or https://ADDRESS:PORT")
 	f.StringVar(&o.Firmware, "firmware", "", "bios or uefi (default: what the image is for)")
+	f.StringVar(&o.Bus, "bus", api.BootTestBuses[0], "how the disk is attached: ahci, nvme or virtio")
 	f.StringVar(&expect, "expect", "", "what it must say on its serial console, a regular `EXPRESSION` (default: a login prompt)")
 	f.DurationVar(&o.Timeout, "timeout", api.BootTestTimeout, "how long it has for that")
 	f.IntVar(&o.Memory, "memory", api.BootTestMemory, "memory of the machine in `MIB`")

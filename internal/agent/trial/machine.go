@@ -28,16 +28,23 @@ func machine(o Options, accel, work string) ([]string, error) {
 	if accel == "kvm" {
 		cpu = "host"
 	}
-	disk := "ide-hd,bus=ide.0,drive=disk,bootindex=1"
+	disk, card := "ide-hd,bus=ide.0", "e1000e"
+	switch {
+	case o.Bus == "virtio":
+		disk, card = "virtio-blk-pci", "virtio-net-pci"
+	case o.Bus == "nvme", o.SectorSize == 4096: // AHCI knows no such sectors
+		disk = "nvme,serial=trial"
+	}
+	disk += ",drive=disk,bootindex=1"
 	if o.SectorSize == 4096 {
-		disk = "nvme,serial=trial,drive=disk,bootindex=1,logical_block_size=4096,physical_block_size=4096" // IDE knows no such sectors
+		disk += ",logical_block_size=4096,physical_block_size=4096"
 	}
 	args := []string{"-nodefaults", "-no-user-config", "-sandbox", "on,obsolete=deny,elevateprivileges=deny,spawn=deny,resourcecontrol=deny",
 		"-name", "mimeo-boot-test", "-machine", "q35,accel=" + accel, "-cpu", cpu, "-smp", strconv.Itoa(o.CPUs), "-m", strconv.Itoa(o.Memory),
 		"-no-shutdown", "-display", "none", "-vga", "std", "-boot", "strict=on", "-rtc", "base=utc",
 		"-chardev", "stdio,id=serial,signal=off", "-serial", "chardev:serial", "-qmp", "unix:" + filepath.Join(work, "qmp") + ",server=on,wait=off",
 		"-drive", "if=none,id=disk,format=raw,snapshot=on,cache=unsafe,file=" + o.Disk, "-device", disk,
-		"-netdev", "user,id=net,restrict=on", "-device", "e1000e,netdev=net,romfile=", "-device", "virtio-rng-pci"}
+		"-netdev", "user,id=net,restrict=on", "-device", card + ",netdev=net,romfile=", "-device", "virtio-rng-pci"}
 	if o.Firmware != "uefi" {
 		return args, nil
 	}

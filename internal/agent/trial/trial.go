@@ -23,6 +23,7 @@ type Options struct {
 	Disk       string // path of the raw disk, which is only read
 	SectorSize int    // bytes
 	Firmware   string // "bios" or "uefi"
+	Bus        string // of the disk: "ahci", "nvme" or "virtio"
 	Expect     *regexp.Regexp
 	Timeout    time.Duration
 	Memory     int // MiB

@@ -81,6 +81,13 @@ func TestBoots(t *testing.T) {
 			t.Errorf("%+v", res)
 		}
 	})
+	for _, bus := range []string{"ahci", "virtio"} {
+		t.Run(bus, func(t *testing.T) {
+			if res, _ := try(t, Options{Disk: speaker(t, "pc login: "), Bus: bus}); !res.Booted {
+				t.Errorf("%+v", res)
+			}
+		})
+	}
 	t.Run("expected", func(t *testing.T) {
 		res, _ := try(t, Options{Disk: speaker(t, "MARK up\r\n"), Expect: regexp.MustCompile(`MARK (\w+)`)})
 		if !res.Booted || res.Match != "MARK up" {

@@ -11,9 +11,13 @@ const (
 	BootTestWait       = 15 * time.Second // for the programs of a test to end after it was called off
 )
 
+// BootTestBuses are the ways to attach the disk of a boot test.
+var BootTestBuses = []string{"ahci", "nvme", "virtio"}
+
 // BootTestNew asks for a boot test of a revision.
 type BootTestNew struct {
 	Firmware  string `json:"firmware,omitempty"`   // bios or uefi; what the image is for where empty
+	Bus       string `json:"bus,omitempty"`        // one of BootTestBuses, the first where empty
 	Expect    string `json:"expect,omitempty"`     // regular expression; a login prompt where empty
 	TimeoutMS int64  `json:"timeout_ms,omitempty"` // 0 means BootTestTimeout
 	Memory    int    `json:"memory,omitempty"`     // MiB; 0 means BootTestMemory

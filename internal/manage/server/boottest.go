@@ -11,7 +11,9 @@ import (
 	"os/exec"
 	"path/filepath"
 	"regexp"
+	"slices"
 	"strconv"
+	"strings"
 	"syscall"
 	"time"
 
@@ -94,6 +96,9 @@ func checkBootTest(q *api.BootTestNew) error {
 	if q.TimeoutMS == 0 {
 		q.TimeoutMS = api.BootTestTimeout.Milliseconds()
 	}
+	if q.Bus == "" {
+		q.Bus = api.BootTestBuses[0]
+	}
 	if q.Memory == 0 {
 		q.Memory = api.BootTestMemory
 	}
@@ -103,6 +108,8 @@ func checkBootTest(q *api.BootTestNew) error {
 	switch {
 	case q.Firmware != "" && q.Firmware != "bios" && q.Firmware != "uefi":
 		return bad("firmware %q: want bios or uefi", q.Firmware)
+	case !slices.Contains(api.BootTestBuses, q.Bus):
+		return bad("bus %q: want one of %s", q.Bus, strings.Join(api.BootTestBuses, ", "))
 	case q.TimeoutMS < 1000 || q.TimeoutMS > api.BootTestMaxTimeout.Milliseconds():
 		return bad("timeout_ms: want 1000 to %d", api.BootTestMaxTimeout.Milliseconds())
 	case q.Memory < 64 || q.Memory > api.BootTestMaxMemory:
@@ -130,7 +137,7 @@ func (s *Server) runBootTest(ctx context.Context, rev store.Revision, q api.Boot
 	limit := time.Duration(q.TimeoutMS) * time.Millisecond
 	ctx, cancel := context.WithTimeoutCause(ctx, 2*limit+time.Minute, errors.New("the boot test took far too long"))
 	defer cancel()
-	cmd := exec.CommandContext(ctx, agent, "boot-test", "--json", "--store", s.cfg.Store, "--work", work, "--screenshot", screen, "--firmware="+q.Firmware,
+	cmd := exec.CommandContext(ctx, agent, "boot-test", "--json", "--store", s.cfg.Store, "--work", work, "--screenshot", screen, "--firmware="+q.Firmware, "--bus", q.Bus,
 		"--expect="+q.Expect, "--timeout", limit.String(), "--memory", strconv.Itoa(q.Memory), "--", rev.String())
 	cmd.Env = []string{"PATH=/usr/sbin:/usr/bin:/sbin:/bin", "GOMEMLIMIT=256MiB"}
 	// By these it ends the machine and takes the mount down; Pdeathsig does so where this daemon dies.

@@ -135,10 +135,10 @@ func bootImage(t *testing.T, r *rig) {
 	if got := show(); got == nil || !got.Booted {
 		t.Errorf("afterwards: %+v", got)
 	}
-	if p := try(1, api.BootTestNew{Expect: "nothing like it", TimeoutMS: 2000}); p.Result.Booted || !strings.Contains(p.Result.Why, "nothing like it") {
+	if p := try(1, api.BootTestNew{Bus: "virtio", Expect: "nothing like it", TimeoutMS: 2000}); p.Result.Booted || !strings.Contains(p.Result.Why, "nothing like it") {
 		t.Errorf("%+v", p.Result)
 	}
-	for _, q := range []api.BootTestNew{{Firmware: "openfirmware"}, {Expect: "("}, {TimeoutMS: 1}, {Memory: 1}} {
+	for _, q := range []api.BootTestNew{{Firmware: "openfirmware"}, {Expect: "("}, {TimeoutMS: 1}, {Memory: 1}, {Bus: "floppy"}} {
 		r.fails("POST", "/v1/images/boots/1/boot-test", q, "bad_request", "")
 	}
 	r.fails("POST", "/v1/images/boots/7/boot-test", api.BootTestNew{}, "not_found", "")
