@@ -80,6 +80,9 @@ func fakeServer() http.Handler {
 	mux.HandleFunc("GET /v1/status", func(w http.ResponseWriter, r *http.Request) {
 		answer(w, api.ServerStatus{Version: "1", Interfaces: []api.InterfaceStatus{{Name: "eth1", Addr: "10.0.0.1/24", DHCP: "full", Networks: pools[:2]}}})
 	})
+	mux.HandleFunc("GET /v1/maintenance/usage", func(w http.ResponseWriter, r *http.Request) {
+		answer(w, api.StoreUsage{Images: []api.StoreUsageImage{{Image: r.FormValue("image"), Revisions: []api.StoreUsageRevision{{Image: r.FormValue("image"), Rev: 2, Stored: 3 << 30, Unique: 1 << 20}}}}})
+	})
 	mux.HandleFunc("POST /v1/nodes", func(w http.ResponseWriter, r *http.Request) {
 		var req api.NodeAdd
 		json.NewDecoder(r.Body).Decode(&req)

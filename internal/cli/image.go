@@ -209,12 +209,16 @@ func imageVerifyCmd(t *terminal) *cobra.Command {
 }
 
 func imageRmCmd(t *terminal) *cobra.Command {
-	var yes bool
+	var yes, dry bool
 	c := &cobra.Command{
 		Use: "rm NAME@REV", Short: "Remove a revision",
 		Long: `Takes a revision off the list. What it took in the store is freed by the next
 "mimeo store gc", which runs once a day by itself; "mimeo store stats NAME" shows how
-much that is. A revision that is being deployed, or pinned, cannot be removed.`,
+much that is. A revision that is being deployed, or pinned, cannot be removed.
+
+Look first: --dry-run says what removing it would free, and changes nothing.`,
+		Example: `  mimeo image rm rocky9@1 --dry-run
+  mimeo image rm rocky9@1`,
 		Args: cobra.ExactArgs(1),
 		RunE: func(cmd *cobra.Command, args []string) error {
 			if !strings.Contains(args[0], "@") {
@@ -223,6 +227,9 @@ much that is. A revision that is being deployed, or pinned, cannot be removed.`,
 			name, rev, err := t.splitImage(cmd, args[0])
 			if err != nil {
 				return err
+			}
+			if dry {
+				return t.rmDryRun(cmd, name, rev)
 			}
 			if !yes {
 				if err := t.ask(fmt.Sprintf("remove %s@%d for good?", name, rev)); err != nil {
@@ -245,5 +252,31 @@ much that is. A revision that is being deployed, or pinned, cannot be removed.`,
 		},
 	}
 	c.Flags().BoolVarP(&yes, "yes", "y", false, "do not ask")
+	c.Flags().BoolVar(&dry, "dry-run", false, "say what it would free, and change nothing")
 	return c
+}
+
+// rmDryRun says what removing a revision would free.
+func (t *terminal) rmDryRun(cmd *cobra.Command, name string, rev int) error {
+	c, err := connect()
+	if err != nil {
+		return err
+	}
+	var u api.StoreUsage
+	if err := c.Do(cmd.Context(), http.MethodGet, "/v1/maintenance/usage?image="+url.QueryEscape(name), nil, &u); err != nil {
+		return err
+	}
+	for _, im := range u.Images {
+		for _, r := range im.Revisions {
+			if r.Rev != rev {
+				continue
+			}
+			if t.json {
+				return t.printJSON(r)
+			}
+			fmt.Fprintf(t.out, "%s@%d takes %s in the store; removing it would free %s, others have the rest too\n", name, rev, size(r.Stored), size(r.Unique))
+			return nil
+		}
+	}
+	return &api.Error{Code: "not_found", Message: fmt.Sprintf("no image %q", fmt.Sprintf("%s@%d", name, rev)), Hint: `"mimeo image list" shows all`}
 }
