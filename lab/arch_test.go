@@ -67,16 +67,24 @@ func TestArchitectures(t *testing.T) {
 	buildArchs(t, ctx, r, "arm64", "ppc64el")
 	startServer(t, ctx, r)
 	for i, row := range archRows {
-		t.Run(row.arch+" "+string(row.firmware), func(t *testing.T) {
-			ctx, cancel := context.WithTimeout(ctx, 4*time.Minute)
-			defer cancel()
-			row.through(t, ctx, r, i)
-		})
+		within := func(f func(t *testing.T, ctx context.Context)) func(t *testing.T) {
+			return func(t *testing.T) {
+				ctx, cancel := context.WithTimeout(ctx, 4*time.Minute)
+				defer cancel()
+				f(t, ctx)
+			}
+		}
+		ok := t.Run(row.arch+" "+string(row.firmware), within(func(t *testing.T, ctx context.Context) { row.through(t, ctx, r, i) }))
+		if ok && row.firmware == rack.OpenFirmware {
+			t.Run("ppc64el opal", within(func(t *testing.T, ctx context.Context) { opal(t, ctx, r, row.image()) }))
+		}
 	}
 }
 
+func (row archRow) image() string { return row.arch + "-" + string(row.firmware) }
+
 func (row archRow) through(t *testing.T, ctx context.Context, r *rack.Rack, i int) {
-	image := fmt.Sprintf("%s-%s", row.arch, row.firmware)
+	image := row.image()
 	var nodes [2]*rack.Node
 	for k := range nodes {
 		name := fmt.Sprintf("%c%02d", 'a'+i, k+1)
