@@ -2,6 +2,7 @@ package lab
 
 import (
 	"context"
+	"flag"
 	"fmt"
 	"os"
 	"os/exec"
@@ -14,6 +15,9 @@ import (
 	"mimeo/lab/golden"
 	"mimeo/lab/rack"
 )
+
+// again is how often each node boots its stateless image once more, one after the other: a night's work.
+var again = flag.Int("again", 0, "boot each node of another architecture by network this many times more")
 
 // archRow is a kind of machine that is not amd64, and what its nodes are told.
 type archRow struct {
@@ -61,7 +65,7 @@ func TestArchitectures(t *testing.T) {
 	if testing.Short() {
 		t.Skip("-short leaves the virtual rack out")
 	}
-	ctx, cancel := context.WithTimeout(t.Context(), 15*time.Minute)
+	ctx, cancel := context.WithTimeout(t.Context(), 20*time.Minute+time.Duration(*again)*3*time.Minute)
 	defer cancel()
 	r := newRack(t, ctx)
 	buildArchs(t, ctx, r, "arm64", "ppc64el")
@@ -69,7 +73,7 @@ func TestArchitectures(t *testing.T) {
 	for i, row := range archRows {
 		within := func(f func(t *testing.T, ctx context.Context)) func(t *testing.T) {
 			return func(t *testing.T) {
-				ctx, cancel := context.WithTimeout(ctx, 4*time.Minute)
+				ctx, cancel := context.WithTimeout(ctx, 4*time.Minute+time.Duration(*again)*time.Minute)
 				defer cancel()
 				f(t, ctx)
 			}
@@ -144,6 +148,7 @@ func (row archRow) through(t *testing.T, ctx context.Context, r *rack.Rack, i in
 		t.Fatal(err)
 	}
 	up(nodes[1], from, nodes[1].Name)
+	row.again(t, ctx, r, nodes[1])
 	events := mimeo(t, ctx, r, "node", "events", nodes[1].Name)
 	for _, step := range row.steps {
 		if !strings.Contains(events, step) {
@@ -153,5 +158,29 @@ func (row archRow) through(t *testing.T, ctx context.Context, r *rack.Rack, i in
 	show := mimeo(t, ctx, r, "node", "show", nodes[1].Name)
 	if !strings.Contains(show, row.arch) {
 		t.Errorf("its architecture was not learnt:\n%s", show)
+	}
+}
+
+// again has a node boot its stateless image as often as was asked for, and then its disk.
+func (row archRow) again(t *testing.T, ctx context.Context, r *rack.Rack, n *rack.Node) {
+	t.Helper()
+	if *again == 0 {
+		return
+	}
+	mimeo(t, ctx, r, "boot", n.Name, "shell")
+	for i := range *again {
+		from, started := n.ConsoleSize(), time.Now()
+		if err := n.Reset(); err != nil {
+			t.Fatal(err)
+		}
+		if _, err := n.WaitConsole(ctx, from, `mimeo-agent: ready `+n.Name); err != nil {
+			t.Fatalf("boot %d of %d: %v", i+1, *again, err)
+		}
+		t.Logf("boot %d of %d: agent after %.1f s", i+1, *again, time.Since(started).Seconds())
+	}
+	from := n.ConsoleSize()
+	mimeo(t, ctx, r, "boot", n.Name, "disk")
+	if _, err := n.WaitConsole(ctx, from, golden.Marker+` node=`+n.Name); err != nil {
+		t.Fatal(err)
 	}
 }
