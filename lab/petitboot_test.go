@@ -2,6 +2,7 @@ package lab
 
 import (
 	"context"
+	"debug/elf"
 	"encoding/json"
 	"fmt"
 	"os"
@@ -9,7 +10,6 @@ import (
 	"path/filepath"
 	"strings"
 	"testing"
-	"time"
 
 	"mimeo/internal/cluster/api"
 	"mimeo/lab/rack"
@@ -99,21 +99,9 @@ func parsePetitboot(t *testing.T, text string) *entry {
 	return e
 }
 
-// opal deploys an image to a machine that boots by petitboot: its kernel is started with the entry's command line, as
-// petitboot does by kexec. The capture's entry, and what stands there for the disk, are read.
+// opal asks as an OPAL machine does for what it boots: for its disk, a capture, and a deploy of an image.
 func opal(t *testing.T, ctx context.Context, r *rack.Rack, image string) {
 	const name, mac = "o01", "52:54:00:77:19:01"
-	disk := filepath.Join(r.Dir, name+".img")
-	if err := os.WriteFile(disk, nil, 0o644); err != nil {
-		t.Fatal(err)
-	}
-	if err := os.Truncate(disk, 384<<20); err != nil {
-		t.Fatal(err)
-	}
-	n, _, err := r.AddNode(ctx, rack.NodeConfig{Name: name, MAC: mac, Disk: disk, Serial: "DISK-" + name, Memory: 1024, Arch: "ppc64el", Firmware: rack.OpenFirmware, NoReboot: true})
-	if err != nil {
-		t.Fatal(err)
-	}
 	mimeo(t, ctx, r, "node", "add", name, "--mac", mac, "--set", "knobs.console=hvc0")
 	if e := petitboot(t, ctx, r, mac); e != nil {
 		t.Errorf("for the disk there is an entry: %+v", *e)
@@ -121,39 +109,23 @@ func opal(t *testing.T, ctx context.Context, r *rack.Rack, image string) {
 	if show := mimeo(t, ctx, r, "node", "show", name); !strings.Contains(show, "opal") || !strings.Contains(show, "ppc64el") {
 		t.Errorf("firmware and architecture were not learnt:\n%s", show)
 	}
-
-	var jobs []api.Job
-	order := func(args ...string) string {
-		t.Helper()
-		if err := json.Unmarshal([]byte(mimeo(t, ctx, r, append(args, "--json")...)), &jobs); err != nil {
+	for _, kind := range []string{"capture", "deploy"} {
+		var jobs []api.Job
+		if err := json.Unmarshal([]byte(mimeo(t, ctx, r, kind, name, "--image", map[string]string{"capture": "opal", "deploy": image}[kind], "--json")), &jobs); err != nil {
 			t.Fatal(err)
 		}
-		return jobs[0].ID
-	}
-	j := order("capture", name, "--image", "opal")
-	if e := petitboot(t, ctx, r, mac); e == nil || !strings.Contains(e.appended, "mimeo.node="+name) {
-		t.Errorf("for a capture the entry is %+v", e)
-	}
-	mimeo(t, ctx, r, "job", "cancel", j)
-
-	j = order("deploy", name, "--image", image)
-	e := petitboot(t, ctx, r, mac)
-	if e == nil {
-		t.Fatal("for a deploy there is no entry")
-	}
-	n.Kernel = []string{"-kernel", e.kernel, "-initrd", e.initrd, "-append", e.appended}
-	if err := n.PowerOn(); err != nil {
-		t.Fatal(err)
-	}
-	for n.Power() {
-		select {
-		case <-ctx.Done():
-			t.Fatalf("the deploy does not end: %s", mimeo(t, context.Background(), r, "job", "show", j))
-		case <-time.After(time.Second):
+		e := petitboot(t, ctx, r, mac)
+		if e == nil || !strings.Contains(e.appended, "mimeo.token=job."+jobs[0].ID+"."+name) {
+			t.Fatalf("for a %s the entry is %+v", kind, e)
 		}
+		f, err := elf.Open(e.kernel)
+		if err != nil || f.Machine != elf.EM_PPC64 {
+			t.Fatalf("for a %s the kernel is %v, %v", kind, f, err)
+		}
+		f.Close()
+		mimeo(t, ctx, r, "job", "cancel", jobs[0].ID)
 	}
 	if e := petitboot(t, ctx, r, mac); e != nil {
-		t.Errorf("after the deploy there is an entry: %+v", *e)
+		t.Errorf("after the jobs there is an entry: %+v", *e)
 	}
-	t.Log(mimeo(t, ctx, r, "job", "watch", j))
 }

@@ -53,7 +53,6 @@ func (n *Node) machine(nicIndex, diskIndex int) (program string, args []string, 
 		args = append(args, "-device", "virtio-scsi-pci")
 	}
 	args = append(args, "-device", fmt.Sprintf("%s,drive=d0,serial=%s,bootindex=%d", disk, n.Serial, diskIndex))
-	args = append(args, n.Kernel...)
 	if n.NoReboot {
 		args = append(args, "-no-reboot")
 	}

@@ -29,9 +29,8 @@ type NodeConfig struct {
 	Arch     string   // amd64; empty means that
 	Firmware Firmware // empty means BIOS
 
-	Kernel   []string // arguments that have QEMU start a kernel, in place of what the firmware would boot
-	InBand   bool     // a BMC that the system can ask by /dev/ipmi0; it is not the one that AddBMC gives
-	NoReboot bool     // switch off where the system reboots, so that a test can look at the disk
+	InBand   bool // a BMC that the system can ask by /dev/ipmi0; it is not the one that AddBMC gives
+	NoReboot bool // switch off where the system reboots, so that a test can look at the disk
 }
 
 // Node is a machine in QEMU. Its boot order is network first, for ever, unless its BMC says otherwise for one boot.
