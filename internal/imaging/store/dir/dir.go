@@ -157,6 +157,12 @@ func (s *Store) open(o Options) error {
 				return err
 			}
 		}
+		// A copy of a store may have come without what holds nothing that cannot be made again.
+		for _, d := range []string{indexDir, tmpDir} {
+			if err := s.fs.Mkdir(d); err != nil {
+				return err
+			}
+		}
 		// Names that an earlier process made and did not live to make durable must not be built upon.
 		for _, d := range []string{".", manifestsDir, imagesDir} {
 			if err := s.fs.SyncDir(d); err != nil {
