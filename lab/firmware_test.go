@@ -51,7 +51,7 @@ func TestFirmware(t *testing.T) {
 		t.Skip("-short leaves the virtual rack out")
 	}
 	ctx, cancel := context.WithTimeout(context.Background(), 20*time.Minute)
-	defer cancel()
+	t.Cleanup(cancel) // after the rows, which run two at a time where there are two processors
 	r := newRack(t, ctx)
 	buildImages(t, ctx, r, "imaging")
 	config := filepath.Join(r.Dir, "mimeod.yaml")
@@ -64,7 +64,10 @@ func TestFirmware(t *testing.T) {
 		t.Fatal(err)
 	}
 	for i, row := range firmwareRows {
-		t.Run(row.name, func(t *testing.T) { row.run(t, ctx, r, i, small) })
+		t.Run(row.name, func(t *testing.T) {
+			t.Parallel()
+			row.run(t, ctx, r, i, small)
+		})
 	}
 }
 
