@@ -150,6 +150,15 @@ func TestCaptureAndDeploy(t *testing.T) {
 		t.Errorf("outputs: %+v", d.Outputs)
 	}
 	checkDeployed(t, target)
+	said := slices.Clone(d.Log)
+	for _, p := range s.progress {
+		said = append(said, p.Log...)
+	}
+	for _, want := range []string{"disk ", "host name n02.rack", "SSH host keys made new"} {
+		if !slices.ContainsFunc(said, func(line string) bool { return strings.HasPrefix(line, want) }) {
+			t.Errorf("the server was not told %q: %q", want, said)
+		}
+	}
 
 	// Again: nearly nothing is to be written.
 	first := d.Counts["written"]

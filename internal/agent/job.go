@@ -47,9 +47,10 @@ func (a *agent) job(ctx context.Context, t api.Task) Action {
 	if ctx.Err() != nil {
 		return ActionNone
 	}
+	unsaid, _ := j.report.take()
 	j.clean()
 	d := api.Done{Job: t.Job, BootID: a.BootID, OK: err == nil, Touched: j.touched, Manifest: j.manifest, Counts: j.counts,
-		PhaseMS: j.report.times(), Disk: j.disk.Disk, Outputs: j.outputs, Wipe: j.proof, Boot: j.entries, Time: time.Now().UTC()}
+		PhaseMS: j.report.times(), Disk: j.disk.Disk, Outputs: j.outputs, Log: unsaid.Log, Wipe: j.proof, Boot: j.entries, Time: time.Now().UTC()}
 	switch {
 	case errors.Is(err, errCancelled), errors.Is(err, errGone):
 		d.Cancelled = true

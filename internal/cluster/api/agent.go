@@ -238,6 +238,7 @@ type Done struct {
 	PhaseMS   map[Phase]int64  `json:"phase_ms,omitempty"`
 	Disk      Disk             `json:"disk"` // the one that was chosen
 	Outputs   []Output         `json:"outputs,omitempty"`
+	Log       []string         `json:"log,omitempty"`  // lines that no progress has brought
 	Wipe      *WipeReport      `json:"wipe,omitempty"` // wipe: what became of the disks
 	Boot      *HardwareBoot    `json:"boot,omitempty"` // deploy: what the firmware starts now
 	Time      time.Time        `json:"time"`

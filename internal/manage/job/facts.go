@@ -264,6 +264,9 @@ func (e *Engine) Done(ctx context.Context, id string, d api.Done) (api.DoneReply
 	if serverPhases[r.Phase] {
 		return api.DoneReply{Action: "wait", RetryMS: retryDone.Milliseconds()}, nil
 	}
+	if err := e.logLines(ctx, r, d.Log); err != nil {
+		return api.DoneReply{}, err
+	}
 	now := e.now()
 	err := e.change(ctx, r, func(r *Record) (string, error) {
 		r.Touched, r.Tasked = r.Touched || d.Touched, false

@@ -441,7 +441,7 @@ func TestAgentFails(t *testing.T) {
 	r.netboot(id)
 	big := strings.Repeat("x", 1<<20)
 	a, err := r.e.Done(t.Context(), id, api.Done{BootID: r.bootID(), Error: &api.Error{Code: "postscript", Message: "postscript 10-raid: exit status 3"},
-		Outputs: []api.Output{{Name: "10-raid", Stage: api.PhasePre, Exit: 3, Output: big + "the end"}}})
+		Outputs: []api.Output{{Name: "10-raid", Stage: api.PhasePre, Exit: 3, Output: big + "the end"}}, Log: []string{"the last word"}})
 	if err != nil || a.Action != "reboot" {
 		t.Fatalf("%+v, %v", a, err)
 	}
@@ -449,6 +449,9 @@ func TestAgentFails(t *testing.T) {
 	j := r.job(id)
 	if len(j.Outputs) != 1 || len(j.Outputs[0].Output) != maxText || !strings.HasSuffix(j.Outputs[0].Output, "the end") || j.Error.Code != "postscript" {
 		t.Errorf("error %+v, %d outputs", j.Error, len(j.Outputs))
+	}
+	if evs := r.events(id); !slices.Contains(evs, "log: the last word") {
+		t.Errorf("events: %q", evs)
 	}
 	id = r.capture("k2")
 	r.netboot(id)

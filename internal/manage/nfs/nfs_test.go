@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"context"
 	"encoding/binary"
+	"errors"
 	"fmt"
 	"io"
 	"math/rand/v2"
@@ -13,6 +14,7 @@ import (
 	"sort"
 	"strings"
 	"sync"
+	"syscall"
 	"testing"
 	"time"
 
@@ -87,9 +89,18 @@ var auth = rpc.NewAuthUnix("n01", 0, 0).Auth()
 // mount is what a node does, in user space.
 func mount(t testing.TB, addr, path string) (*nfsc.Target, error) {
 	t.Helper()
-	c, err := rpc.DialTCP("tcp", addr, false)
-	if err != nil {
-		t.Fatal(err)
+	// The client chooses a port of its own by chance, which may be one that is in use.
+	var c *rpc.Client
+	for range 5 {
+		var err error
+		if c, err = rpc.DialTCP("tcp", addr, false); err == nil {
+			break
+		} else if !errors.Is(err, syscall.EADDRINUSE) {
+			t.Fatal(err)
+		}
+	}
+	if c == nil {
+		t.Fatal("no port is free")
 	}
 	t.Cleanup(c.Close)
 	m := nfsc.Mount{Client: c}
