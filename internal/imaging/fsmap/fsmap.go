@@ -13,6 +13,7 @@ import (
 	"mimeo/internal/imaging/fsmap/f2fs"
 	"mimeo/internal/imaging/fsmap/fact"
 	"mimeo/internal/imaging/fsmap/fixed"
+	"mimeo/internal/imaging/fsmap/minix"
 	"mimeo/internal/imaging/fsmap/ntfs"
 	"mimeo/internal/imaging/fsmap/swap"
 	"mimeo/internal/imaging/fsmap/tree"
@@ -52,7 +53,8 @@ var readers = []reader{
 	{f2fs.Is, f2fs.Used},
 	{swap.Is, swap.Used},
 	{fixed.Is, fixed.Used},
-	{vfat.Is, vfat.Used}, // last: other kinds of filesystem may leave the boot sector of an older FAT as it was
+	{minix.Is, minix.Used}, // its magic number is short
+	{vfat.Is, vfat.Used},   // last: other kinds of filesystem may leave the boot sector of an older FAT as it was
 }
 
 // pieces are the filesystems of which is known where their files lie, by type.

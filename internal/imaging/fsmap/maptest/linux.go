@@ -1,0 +1,90 @@
+package maptest
+
+import (
+	"fmt"
+	"strings"
+	"testing"
+
+	"mimeo/internal/imaging/extent"
+	"mimeo/internal/imaging/fsmap/fact"
+	"mimeo/internal/imaging/uml"
+)
+
+// fill fills, empties and tears what is mounted at its argument, in Perl, as a shell is slow in user-mode Linux. Names are
+// short: that is all that some filesystems have room for.
+const fill = `
+use strict; use Fcntl; use IO::Handle; my ($at, $kib, $most) = @ARGV; chdir $at or die $!;
+sub put { my ($name, $b, @at) = @_; sysopen(my $f, $name, O_RDWR|O_CREAT) or die "$name: $!";
+	for my $o (@at ? @at : 0) { sysseek($f, $o, 0); syswrite($f, $b) == length $b or die "$name: $!" }
+	$f->sync if @at; close $f }
+for my $round (0..2) {
+	my $left = $kib * 256;
+	for (my $i = 0; $left > 0; $i++) { my $d = "d".($i%6); mkdir $d; my $n = 1 + $i*$i*137 % $most + $round;
+		put("$d/f$round-$i", chr(65+$i%26) x $n); $left -= $n }
+	unlink glob "d*/f$round-*[147]";
+}
+mkdir "many"; put("many/a$_", "$_") for 0..150; unlink glob "many/*[369]";
+put("torn", "torn by holes", $_ * 9000) for map { $_*7 % 100 } 0..99;
+put("shape", "x" x 300_000); truncate "shape", 123_456;
+put("tail", "tail", $kib * 4000);
+link "torn", "d1/hard"; symlink "../torn", "d1/soft"; symlink "/" . "long/" x 60, "d1/long";
+`
+
+const lister = `
+list() { (cd "$1"; find . ! -type d -printf '%y %m %U:%G %n %s %l %P\n'; find . -type f -exec sha256sum {} +) | LC_ALL=C sort; }
+`
+
+// Volume is a filesystem that Linux fills.
+type Volume struct {
+	Name  string
+	Img   string
+	Mount string // options of mount, with the type
+	KiB   int    // of files
+	Most  int    // bytes of a file; 20000 where 0
+	Only  bool   // it has files already; Linux is not to write
+	Keep  string // its name in testdata
+	After string // what else is done in Linux; the disk is $disk
+}
+
+// Linux has Linux 6.1 fill filesystems, calls judge for each with what the reader says and with a copy on a disk that was
+// full of random bytes, and holds the files of the copies against the others'.
+func Linux(t *testing.T, used Reader, prepare string, volumes []Volume, judge func(t testing.TB, v Volume, facts fact.Facts, used extent.List, dup string)) {
+	t.Helper()
+	script := "cat >fill.pl <<'END'" + fill + "END\nmkdir a\n" + lister + prepare + "\n"
+	look := "mkdir a\n" + lister + prepare + "\n"
+	var imgs, dups []string
+	for i, v := range volumes {
+		dev := fmt.Sprintf("/dev/ubd%c", 'a'+i)
+		if v.Most == 0 {
+			v.Most = 20_000
+		}
+		if !v.Only {
+			script += fmt.Sprintf("disk=%s; echo '.. %s'; mount %s %s a; perl fill.pl a %d %d; umount a; %s\n", dev, v.Name, v.Mount, dev, v.KiB, v.Most, v.After)
+		}
+		one := fmt.Sprintf("mount -o ro %s %s a; echo '== %s'; list a; echo ==; umount a\n", v.Mount, dev, v.Name)
+		script, look = script+one, look+one
+		imgs = append(imgs, v.Img)
+	}
+	want := strings.Split(uml.Run(t, script, imgs...), "==")
+	for _, v := range volumes {
+		if *update && v.Keep != "" {
+			keep(t, v.Keep, Load(t, v.Img))
+		}
+		facts, list := Good(t, used, v.Img)
+		dup := Copy(t, v.Img, list, facts)
+		dups = append(dups, dup)
+		judge(t, v, facts, list, dup)
+	}
+	got := strings.Split(uml.Run(t, look, dups...), "==")
+	if len(want) != 2*len(volumes)+1 || len(got) != len(want) {
+		t.Fatalf("%d lists and %d of copies:\n%s", len(want), len(got), strings.Join(want, "=="))
+	}
+	for i, v := range volumes {
+		if n := strings.Count(want[1+2*i], "\n"); n < 20 {
+			t.Errorf("%s: only %d files:\n%s", v.Name, n, want[1+2*i])
+		}
+		if want[1+2*i] != got[1+2*i] {
+			t.Errorf("%s: the copy has other files:\n%s\nwant\n%s", v.Name, got[1+2*i], want[1+2*i])
+		}
+	}
+}
