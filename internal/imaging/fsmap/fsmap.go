@@ -13,6 +13,7 @@ import (
 	"mimeo/internal/imaging/fsmap/f2fs"
 	"mimeo/internal/imaging/fsmap/fact"
 	"mimeo/internal/imaging/fsmap/fixed"
+	"mimeo/internal/imaging/fsmap/jfs"
 	"mimeo/internal/imaging/fsmap/minix"
 	"mimeo/internal/imaging/fsmap/ntfs"
 	"mimeo/internal/imaging/fsmap/swap"
@@ -53,6 +54,7 @@ var readers = []reader{
 	{f2fs.Is, f2fs.Used},
 	{swap.Is, swap.Used},
 	{fixed.Is, fixed.Used},
+	{jfs.Is, jfs.Used},
 	{minix.Is, minix.Used}, // its magic number is short
 	{vfat.Is, vfat.Used},   // last: other kinds of filesystem may leave the boot sector of an older FAT as it was
 }

@@ -73,6 +73,7 @@ var outlived = map[string]bool{
 	"btrfs":             true, // its superblock lies at 64 KiB
 	"f2fs":              true, // its superblock lies at 1 KiB
 	"linux_raid_member": true, // mdadm wipes nothing, and what formats may leave its superblock
+	"jfs":               true, // its superblock lies at 32 KiB
 	"minix":             true, // its superblock lies at 1 KiB, and its magic number has two bytes
 	// What is copied to a volume as it is, and may be as short.
 	"squashfs": true, "erofs": true, "iso9660": true,

@@ -123,7 +123,7 @@ func Fuzz(f *testing.F, used Reader, base []byte, places extent.List, seal func(
 	}
 	f.Fuzz(func(t *testing.T, cut uint16, patch []byte) {
 		b := base
-		if len(base) > 4<<20 {
+		if len(base) > 16<<20 {
 			t.Fatalf("a base of %d bytes makes fuzzing slow", len(base))
 		}
 		b = bytes.Clone(base[:max(0, len(base)-int(cut)<<10)])
