@@ -3,6 +3,7 @@ package vfat
 import (
 	"bytes"
 	"fmt"
+	"sync"
 
 	"mimeo/internal/imaging/fsmap/fact"
 )
@@ -27,7 +28,9 @@ type table struct {
 	marked fact.Bitmap // in use: all that is not free
 	heads  fact.Bitmap // where chains begin; those of known files are cleared
 	bad    int64
-	pages  map[int64][]byte
+
+	mu    sync.Mutex
+	pages map[int64][]byte
 }
 
 // entry returns entry i of b.
@@ -211,6 +214,8 @@ func (v *volume) compareCopies(b []byte, at, count int64) error {
 func (v *volume) next(n cluster) (cluster, error) {
 	at := int64(n) * v.bits / 8
 	page := at / pageLen
+	v.mu.Lock()
+	defer v.mu.Unlock()
 	b, ok := v.pages[page]
 	if !ok {
 		if v.pages == nil || len(v.pages) >= maxPages {

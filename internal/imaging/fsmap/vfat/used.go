@@ -53,20 +53,12 @@ type volume struct {
 
 	boot
 	table
-	witness bool // something confirms where the clusters begin, and how large they are
+	found   func(n cluster, size int64, folder bool) error // is called with each file and folder that has clusters; may be nil
+	witness bool                                           // something confirms where the clusters begin, and how large they are
 }
 
 func (v *volume) used() (extent.List, error) {
-	if err := v.readBoot(); err != nil {
-		return nil, err
-	}
-	if err := v.readBackup(); err != nil {
-		return nil, err
-	}
-	if err := v.readTable(); err != nil {
-		return nil, err
-	}
-	if err := v.walk(); err != nil {
+	if err := v.readAll(); err != nil {
 		return nil, err
 	}
 	var g fact.Gather

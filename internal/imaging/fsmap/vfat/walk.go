@@ -24,6 +24,11 @@ func (v *volume) walk() error {
 		if err := v.claim(v.root); err != nil {
 			return fmt.Errorf("the root: %w", err)
 		}
+		if v.found != nil {
+			if err := v.found(v.root, -1, true); err != nil {
+				return fmt.Errorf("the root: %w", err)
+			}
+		}
 		if err := v.readFolder(folder{at: v.root}, &todo); err != nil {
 			return fmt.Errorf("the root: %w", err)
 		}
@@ -88,10 +93,7 @@ func (v *volume) entries(b []byte, d folder, at int64, todo *[]folder) (bool, er
 	for ; len(b) >= entryLen; b, at = b[entryLen:], at+entryLen {
 		e := b[:entryLen]
 		attr := e[11]
-		n := cluster(le.Uint16(e[26:]))
-		if v.bits == 32 {
-			n |= cluster(le.Uint16(e[20:])) << 16
-		}
+		n := v.first(e)
 		if !inRoot && at < 2*entryLen {
 			if err := v.dots(e, at, d, n); err != nil {
 				return false, err
@@ -118,6 +120,11 @@ func (v *volume) entries(b []byte, d folder, at int64, todo *[]folder) (bool, er
 		}
 		if err := v.claim(n); err != nil {
 			return false, err
+		}
+		if v.found != nil {
+			if err := v.found(n, int64(le.Uint32(e[28:])), attr&attrFolder != 0); err != nil {
+				return false, err
+			}
 		}
 		if attr&attrFolder == 0 {
 			continue
