@@ -13,6 +13,8 @@ const (
 // entry returns the entry of cluster n of the table of chains.
 func (v *volume) entry(n cluster) (uint32, error) {
 	page := int64(n) * 4 / pageLen
+	v.mu.Lock()
+	defer v.mu.Unlock()
 	b, ok := v.pages[page]
 	if !ok {
 		if v.pages == nil || len(v.pages) >= maxPages {
@@ -83,7 +85,12 @@ func (v *volume) eachRun(s stream, f func(r run) error) error {
 }
 
 // claim says that the clusters of s belong to it. They must be marked as used, and be nobody else's.
-func (v *volume) claim(s stream) error {
+func (v *volume) claim(s stream, file bool) error {
+	if v.found != nil {
+		if err := v.found(s, file); err != nil {
+			return err
+		}
+	}
 	return v.eachRun(s, func(r run) error {
 		from, to := int64(r.first-firstCluster), int64(r.first+r.n-firstCluster)
 		if n := v.marked.Next(from, to, false); n < to {

@@ -78,8 +78,8 @@ func fill(t testing.TB, dir string, budget, cluster int64) {
 	}
 }
 
-// tree is what the files of a volume hold.
-func tree(t testing.TB, img string) map[string]string {
+// content is what the files of a volume hold.
+func content(t testing.TB, img string) map[string]string {
 	t.Helper()
 	out := map[string]string{}
 	mounted(t, img, func(dir string) {
@@ -106,7 +106,7 @@ func tree(t testing.TB, img string) map[string]string {
 // sameFiles compares the files of two volumes.
 func sameFiles(t testing.TB, a, b string) {
 	t.Helper()
-	ta, tb := tree(t, a), tree(t, b)
+	ta, tb := content(t, a), content(t, b)
 	for p, s := range ta {
 		if tb[p] != s {
 			t.Fatalf("file %s: was %s, is %s", p, s, tb[p])

@@ -12,6 +12,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"sync"
 
 	"mimeo/internal/imaging/extent"
 	"mimeo/internal/imaging/fsmap/fact"
@@ -53,24 +54,16 @@ type volume struct {
 	facts fact.Facts
 
 	boot
-	pages   map[int64][]byte // of the table of chains
-	marked  fact.Bitmap      // in use: the allocation bitmap that counts
-	other   fact.Bitmap      // the other one of TexFAT
-	claimed fact.Bitmap      // of a file, or of the filesystem itself
+	mu      sync.Mutex
+	pages   map[int64][]byte                // of the table of chains
+	found   func(s stream, file bool) error // is called with what has clusters; may be nil
+	marked  fact.Bitmap                     // in use: the allocation bitmap that counts
+	other   fact.Bitmap                     // the other one of TexFAT
+	claimed fact.Bitmap                     // of a file, or of the filesystem itself
 }
 
 func (v *volume) used() (extent.List, error) {
-	if err := v.readBoot(); err != nil {
-		return nil, err
-	}
-	system, err := v.readRoot()
-	if err != nil {
-		return nil, fmt.Errorf("the root: %w", err)
-	}
-	if err := v.readBitmaps(system); err != nil {
-		return nil, err
-	}
-	if err := v.walk(system); err != nil {
+	if err := v.look(); err != nil {
 		return nil, err
 	}
 	if err := v.lost(); err != nil {

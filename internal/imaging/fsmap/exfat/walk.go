@@ -44,7 +44,7 @@ type system struct {
 func (v *volume) readRoot() (system, error) {
 	var s system
 	found := map[byte]int{}
-	err := v.eachSet(v.rootStream(), func(set []byte) error {
+	err := v.eachSet(v.rootStream(), func(set []byte, _ int64) error {
 		at := stream{first: cluster(le.Uint32(set[20:])), size: int64(min(le.Uint64(set[24:]), 1<<62))}
 		switch set[0] {
 		case typeBitmap:
@@ -119,7 +119,7 @@ func (v *volume) walk(s system) error {
 	}
 	own := append([]stream{v.rootStream(), s.upcase}, s.bitmaps[:v.tables]...)
 	for _, o := range own {
-		if err := v.claim(o); err != nil {
+		if err := v.claim(o, false); err != nil {
 			return fmt.Errorf("the root, the bitmap or the up-case table: %w", err)
 		}
 	}
@@ -127,7 +127,7 @@ func (v *volume) walk(s system) error {
 	for len(todo) > 0 {
 		d := todo[len(todo)-1]
 		todo = todo[:len(todo)-1]
-		err := v.eachSet(d, func(set []byte) error { return v.checkSet(set, &todo) })
+		err := v.eachSet(d, func(set []byte, _ int64) error { return v.checkSet(set, &todo) })
 		if err != nil {
 			return fmt.Errorf("the folder at cluster %d: %w", d.first, err)
 		}
@@ -147,7 +147,7 @@ func (v *volume) checkSet(set []byte, todo *[]stream) error {
 	case typ < typeBenign:
 		return damaged("an entry of unknown type %#x", typ)
 	case set[4]&hasClusters != 0:
-		if _, err := v.claimEntry(set[:entryLen], set[4]); err != nil {
+		if _, err := v.claimEntry(set[:entryLen], set[4], false); err != nil {
 			return err
 		}
 	}
@@ -158,11 +158,12 @@ func (v *volume) checkSet(set []byte, todo *[]stream) error {
 		if e[0] != typeStream && e[0] < 0xe0 {
 			return damaged("an entry of unknown type %#x", e[0])
 		}
-		s, err := v.claimEntry(e[:entryLen], e[1])
+		folder := le.Uint16(set[4:])&attrFolder != 0
+		s, err := v.claimEntry(e[:entryLen], e[1], e[0] == typeStream && !folder)
 		if err != nil {
 			return err
 		}
-		if e[0] != typeStream || le.Uint16(set[4:])&attrFolder == 0 || s.first == 0 || s.size == 0 {
+		if e[0] != typeStream || !folder || s.first == 0 || s.size == 0 {
 			continue
 		}
 		if len(*todo) == maxPending {
@@ -174,16 +175,25 @@ func (v *volume) checkSet(set []byte, todo *[]stream) error {
 }
 
 // claimEntry claims what an entry of the usual form has (specification, section 6.2 to 6.4).
-func (v *volume) claimEntry(e []byte, flags byte) (stream, error) {
-	s := stream{first: cluster(le.Uint32(e[20:])), size: int64(min(le.Uint64(e[24:]), 1<<62)), plain: flags&hasNoChain != 0}
-	if flags&hasClusters == 0 || s.first == 0 {
-		return stream{}, nil
+func (v *volume) claimEntry(e []byte, flags byte, file bool) (stream, error) {
+	s := streamOf(e, flags)
+	if s.first == 0 {
+		return s, nil
 	}
-	return s, v.claim(s)
+	return s, v.claim(s, file)
 }
 
-// eachSet calls f with the entries of a folder: each primary one with those that belong to it.
-func (v *volume) eachSet(d stream, f func(set []byte) error) error {
+// streamOf returns where an entry of the usual form says that its clusters are; an empty one where it has none.
+func streamOf(e []byte, flags byte) stream {
+	if flags&hasClusters == 0 || le.Uint32(e[20:]) == 0 {
+		return stream{}
+	}
+	return stream{first: cluster(le.Uint32(e[20:])), size: int64(min(le.Uint64(e[24:]), 1<<62)), plain: flags&hasNoChain != 0}
+}
+
+// eachSet calls f with the entries of a folder: each primary one with those that belong to it, and where on the volume
+// it lies.
+func (v *volume) eachSet(d stream, f func(set []byte, at int64) error) error {
 	if d.size > maxFolder {
 		return damaged("it has %d bytes", d.size)
 	}
@@ -192,8 +202,9 @@ func (v *volume) eachSet(d stream, f func(set []byte) error) error {
 		left = d.size
 	}
 	var set []byte
+	var first int64 // where the set begins
 	missing, ended := 0, false
-	take := func(e []byte) error {
+	take := func(e []byte, at int64) error {
 		if missing > 0 {
 			if e[0] < typeSecondary {
 				return damaged("a set of entries ends too early")
@@ -205,7 +216,7 @@ func (v *volume) eachSet(d stream, f func(set []byte) error) error {
 			if sum(set) != le.Uint16(set[2:]) {
 				return damaged("the checksum of a set of entries is wrong")
 			}
-			return f(set)
+			return f(set, first)
 		}
 		switch typ := e[0]; {
 		case typ == 0:
@@ -215,15 +226,15 @@ func (v *volume) eachSet(d stream, f func(set []byte) error) error {
 			return damaged("a set of entries without a beginning")
 		case typ == typeFile || typ >= typeBenign && typ != typePadding:
 			if missing = int(e[1]); missing > 0 {
-				set = append(set[:0], e...)
+				set, first = append(set[:0], e...), at
 				return nil
 			}
 			if sum(e) != le.Uint16(e[2:]) {
 				return damaged("the checksum of an entry is wrong")
 			}
-			return f(e)
+			return f(e, at)
 		default:
-			return f(e)
+			return f(e, at)
 		}
 		return nil
 	}
@@ -240,9 +251,9 @@ func (v *volume) eachSet(d stream, f func(set []byte) error) error {
 			if err := v.read(b, at); err != nil {
 				return err
 			}
-			at, left = at+int64(len(b)), left-int64(len(b))
-			for ; len(b) >= entryLen && !ended; b = b[entryLen:] {
-				if err := take(b[:entryLen]); err != nil {
+			left -= int64(len(b))
+			for ; len(b) >= entryLen && !ended; b, at = b[entryLen:], at+entryLen {
+				if err := take(b[:entryLen], at); err != nil {
 					return err
 				}
 			}
