@@ -61,7 +61,7 @@ var readers = []reader{
 
 // pieces are the filesystems of which is known where their files lie, by type.
 var pieces = map[string]func(r io.ReaderAt, size int64, add func(fact.Piece)) error{
-	"ext2": ext4.Pieces, "ext3": ext4.Pieces, "ext4": ext4.Pieces, "exfat": exfat.Pieces, "ntfs": ntfs.Pieces, "vfat": vfat.Pieces, "xfs": xfs.Pieces,
+	"btrfs": btrfs.Pieces, "ext2": ext4.Pieces, "ext3": ext4.Pieces, "ext4": ext4.Pieces, "exfat": exfat.Pieces, "ntfs": ntfs.Pieces, "vfat": vfat.Pieces, "xfs": xfs.Pieces,
 }
 
 // claims are the filesystems of which is known what belongs to what, by type.
@@ -73,6 +73,9 @@ var claims = map[string]func(r io.ReaderAt, size int64, add func(extent.Extent))
 // any order. Where bytes come twice, two things claim them. why says why not all could be told, or is empty.
 func Claims(r io.ReaderAt, size int64, typ string, add func(extent.Extent)) (why string, err error) {
 	walk := claims[typ]
+	if typ == "btrfs" {
+		return "btrfs has checksums of what files hold, with which zeros would not agree", nil
+	}
 	if walk == nil {
 		return "what belongs to which file is not known of " + typ, nil
 	}
@@ -84,8 +87,10 @@ func Claims(r io.ReaderAt, size int64, typ string, add func(extent.Extent)) (why
 
 // trees are the filesystems of which the files can be read, by type.
 var trees = map[string]func(r io.ReaderAt, size int64) (tree.FS, error){
-	"ext2": ext4Tree, "ext3": ext4Tree, "ext4": ext4Tree, "exfat": exfatTree, "ntfs": ntfsTree, "vfat": vfatTree, "xfs": xfsTree,
+	"btrfs": btrfsTree, "ext2": ext4Tree, "ext3": ext4Tree, "ext4": ext4Tree, "exfat": exfatTree, "ntfs": ntfsTree, "vfat": vfatTree, "xfs": xfsTree,
 }
+
+func btrfsTree(r io.ReaderAt, size int64) (tree.FS, error) { return btrfs.OpenTree(r, size) }
 
 func ext4Tree(r io.ReaderAt, size int64) (tree.FS, error) { return ext4.OpenTree(r, size) }
 

@@ -27,7 +27,7 @@ func treeBlocks(t testing.TB, b []byte) (blocks [][]int64, fs *filesystem) {
 	var logical []uint64
 	var walk func(name string, owner uint64, root ref, item func(k key, data []byte) error)
 	walk = func(name string, owner uint64, root ref, item func(k key, data []byte) error) {
-		tr := &tree{fs: again, name: name, owner: owner, blocks: func(at uint64) { logical = append(logical, at) }, item: item}
+		tr := &btree{fs: again, name: name, owner: owner, blocks: func(at uint64) { logical = append(logical, at) }, item: item}
 		if err := tr.walk(root); err != nil {
 			t.Fatal(err)
 		}
@@ -212,7 +212,7 @@ func FuzzUsed(f *testing.F) {
 // patched is an image with some blocks changed.
 type patched struct {
 	base   []byte
-	blocks map[int64][]byte // of 4096 bytes
+	blocks map[int64][]byte
 }
 
 func (p *patched) ReadAt(b []byte, off int64) (int, error) {

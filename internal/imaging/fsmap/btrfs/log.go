@@ -32,7 +32,7 @@ func (fs *filesystem) readLog() (extent.List, error) {
 			full = err
 		}
 	}
-	files := &tree{fs: fs, name: "log", owner: treeLog, blocks: blocks, item: func(k key, data []byte) error {
+	files := &btree{fs: fs, name: "log", owner: treeLog, blocks: blocks, item: func(k key, data []byte) error {
 		if k.typ != itemExtentData {
 			return nil
 		}
@@ -52,7 +52,7 @@ func (fs *filesystem) readLog() (extent.List, error) {
 		}
 		return add(start, n)
 	}}
-	roots := &tree{fs: fs, name: "log root", owner: treeLog, blocks: blocks, item: func(k key, data []byte) error {
+	roots := &btree{fs: fs, name: "log root", owner: treeLog, blocks: blocks, item: func(k key, data []byte) error {
 		if k.typ != itemRoot || k.obj != treeLog {
 			return nil
 		}

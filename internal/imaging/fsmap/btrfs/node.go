@@ -25,6 +25,7 @@ const (
 	treeFreeSpace  = 10
 	treeBlockGroup = 11
 	treeLog        = 1<<64 - 6
+	anyFiles       = 0 // stands for all subvolumes
 )
 
 // Kinds of items.
@@ -71,12 +72,13 @@ type ref struct {
 	to      key  // items come before it; zero for the last block of a tree
 }
 
-// tree is one tree, while it is read.
-type tree struct {
+// btree is one tree, while it is read.
+type btree struct {
 	fs     *filesystem
 	name   string
 	owner  uint64
 	blocks func(logical uint64) // is told of each block
+	want   func(r ref) bool     // tells which blocks to read, but for the first; nil for all
 	item   func(k key, data []byte) error
 }
 
@@ -84,7 +86,7 @@ type tree struct {
 //
 // It comes to an end whatever the blocks say: levels descend, and each block begins with the key that its parent says, so
 // none is met twice at a level; and there is a bound to all blocks of the filesystem.
-func (t *tree) walk(root ref) error {
+func (t *btree) walk(root ref) error {
 	bs, err := t.read([]ref{root})
 	if err != nil {
 		return err
@@ -92,7 +94,7 @@ func (t *tree) walk(root ref) error {
 	return t.block(bs[0], root)
 }
 
-func (t *tree) block(b []byte, r ref) error {
+func (t *btree) block(b []byte, r ref) error {
 	if r.level == 0 {
 		return t.leaf(b, r)
 	}
@@ -103,6 +105,9 @@ func (t *tree) block(b []byte, r ref) error {
 	most := 1
 	if r.level == 1 {
 		most = int(readAhead / t.fs.node)
+	}
+	if t.want != nil {
+		children = slices.DeleteFunc(children, func(r ref) bool { return !t.want(r) })
 	}
 	for part := range slices.Chunk(children, most) {
 		bs, err := t.read(part)
@@ -118,12 +123,12 @@ func (t *tree) block(b []byte, r ref) error {
 	return nil
 }
 
-func (t *tree) damaged(r ref, format string, args ...any) error {
+func (t *btree) damaged(r ref, format string, args ...any) error {
 	return damaged("%s tree, block %d: %s", t.name, r.logical, fmt.Sprintf(format, args...))
 }
 
 // children returns what a node leads to.
-func (t *tree) children(b []byte, r ref) ([]ref, error) {
+func (t *btree) children(b []byte, r ref) ([]ref, error) {
 	n := int(le.Uint32(b[0x60:]))
 	if n == 0 || n > (len(b)-headLen)/ptrLen {
 		return nil, t.damaged(r, "%d pointers in a node of %d bytes", n, len(b))
@@ -143,7 +148,7 @@ func (t *tree) children(b []byte, r ref) ([]ref, error) {
 }
 
 // order checks the key of entry i of a block.
-func (t *tree) order(r ref, i int, k, before key) error {
+func (t *btree) order(r ref, i int, k, before key) error {
 	switch {
 	case i == 0 && r.child && k != r.from:
 		return t.damaged(r, "it starts with key %v, its parent says %v", k, r.from)
@@ -156,7 +161,7 @@ func (t *tree) order(r ref, i int, k, before key) error {
 }
 
 // leaf calls item with the items of a leaf. Their data lies from the end of the block towards its start, without gaps.
-func (t *tree) leaf(b []byte, r ref) error {
+func (t *btree) leaf(b []byte, r ref) error {
 	n := int(le.Uint32(b[0x60:]))
 	if n > (len(b)-headLen)/itemLen || n == 0 && r.child {
 		return t.damaged(r, "%d items in a leaf of %d bytes", n, len(b))
@@ -185,7 +190,7 @@ func (t *tree) leaf(b []byte, r ref) error {
 }
 
 // read returns tree blocks, checked. Those that lie side by side are read at once.
-func (t *tree) read(refs []ref) ([][]byte, error) {
+func (t *btree) read(refs []ref) ([][]byte, error) {
 	fs := t.fs
 	if fs.left -= len(refs); fs.left < 0 {
 		return nil, damaged("the trees have more blocks than the device")
@@ -225,7 +230,7 @@ func (t *tree) read(refs []ref) ([][]byte, error) {
 }
 
 // check returns a tree block if it is what it should be, or else another copy of it that is.
-func (t *tree) check(b []byte, r ref) ([]byte, error) {
+func (t *btree) check(b []byte, r ref) ([]byte, error) {
 	first := t.checkHead(b, r)
 	if first == nil {
 		return b, nil
@@ -246,7 +251,15 @@ func (t *tree) check(b []byte, r ref) ([]byte, error) {
 	return nil, first
 }
 
-func (t *tree) checkHead(b []byte, r ref) error {
+// owns tells whether blocks of the tree may be those of owner. Subvolumes share blocks, also while they are moved.
+func (t *btree) owns(owner uint64) bool {
+	if t.owner == anyFiles {
+		return owner == treeFiles || owner >= firstFree && owner < 1<<63 || owner == treeReloc
+	}
+	return owner == t.owner
+}
+
+func (t *btree) checkHead(b []byte, r ref) error {
 	fs := t.fs
 	switch {
 	case !sumOK(fs.sumKind, b):
@@ -257,7 +270,7 @@ func (t *tree) checkHead(b []byte, r ref) error {
 		return t.damaged(r, "it is that of %d", le.Uint64(b[0x30:]))
 	case le.Uint64(b[0x50:]) != r.gen:
 		return t.damaged(r, "it is of generation %d, not %d", le.Uint64(b[0x50:]), r.gen)
-	case le.Uint64(b[0x58:]) != t.owner:
+	case !t.owns(le.Uint64(b[0x58:])):
 		return t.damaged(r, "it is of tree %d", int64(le.Uint64(b[0x58:])))
 	case b[0x64] != r.level:
 		return t.damaged(r, "it is of level %d, not %d", b[0x64], r.level)

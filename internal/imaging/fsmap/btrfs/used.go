@@ -70,8 +70,8 @@ type filesystem struct {
 }
 
 // tree returns a tree whose blocks must be in extents.
-func (fs *filesystem) tree(name string, owner uint64, item func(k key, data []byte) error) *tree {
-	return &tree{fs: fs, name: name, owner: owner, blocks: fs.expect, item: item}
+func (fs *filesystem) tree(name string, owner uint64, item func(k key, data []byte) error) *btree {
+	return &btree{fs: fs, name: name, owner: owner, blocks: fs.expect, item: item}
 }
 
 // expect remembers that a tree block must be in an extent.
