@@ -16,6 +16,7 @@ import (
 	"mimeo/internal/imaging/fsmap/jfs"
 	"mimeo/internal/imaging/fsmap/minix"
 	"mimeo/internal/imaging/fsmap/ntfs"
+	"mimeo/internal/imaging/fsmap/reiserfs"
 	"mimeo/internal/imaging/fsmap/swap"
 	"mimeo/internal/imaging/fsmap/tree"
 	"mimeo/internal/imaging/fsmap/vfat"
@@ -55,6 +56,7 @@ var readers = []reader{
 	{swap.Is, swap.Used},
 	{fixed.Is, fixed.Used},
 	{jfs.Is, jfs.Used},
+	{reiserfs.Is, reiserfs.Used},
 	{minix.Is, minix.Used}, // its magic number is short
 	{vfat.Is, vfat.Used},   // last: other kinds of filesystem may leave the boot sector of an older FAT as it was
 }

@@ -31,7 +31,9 @@ var magics = []magic{
 	{"squashfs", 0, "hsqs"},
 	{"cramfs", 0, "\x45\x3d\xcd\x28"},
 	{"jfs", 0x8000, "JFS1"},
-	{"reiserfs", 0x10034, "ReIsEr"},
+	{"reiserfs", 0x10034, "ReIsErFs"},
+	{"reiserfs", 0x10034, "ReIsEr2Fs"},
+	{"reiserfs", 0x10034, "ReIsEr3Fs"},
 	{"reiser4", 0x10000, "ReIsEr4"},
 	{"nilfs2", 1024 + 6, "\x34\x34"},
 	{"hfsplus", 1024, "H+\x00\x04"},
@@ -74,6 +76,7 @@ var outlived = map[string]bool{
 	"f2fs":              true, // its superblock lies at 1 KiB
 	"linux_raid_member": true, // mdadm wipes nothing, and what formats may leave its superblock
 	"jfs":               true, // its superblock lies at 32 KiB
+	"reiserfs":          true, // its superblock lies at 64 KiB
 	"minix":             true, // its superblock lies at 1 KiB, and its magic number has two bytes
 	// What is copied to a volume as it is, and may be as short.
 	"squashfs": true, "erofs": true, "iso9660": true,
