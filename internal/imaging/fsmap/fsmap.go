@@ -13,6 +13,7 @@ import (
 	"mimeo/internal/imaging/fsmap/f2fs"
 	"mimeo/internal/imaging/fsmap/fact"
 	"mimeo/internal/imaging/fsmap/fixed"
+	"mimeo/internal/imaging/fsmap/hfsplus"
 	"mimeo/internal/imaging/fsmap/jfs"
 	"mimeo/internal/imaging/fsmap/minix"
 	"mimeo/internal/imaging/fsmap/ntfs"
@@ -57,6 +58,7 @@ var readers = []reader{
 	{fixed.Is, fixed.Used},
 	{jfs.Is, jfs.Used},
 	{reiserfs.Is, reiserfs.Used},
+	{hfsplus.Is, hfsplus.Used},
 	{minix.Is, minix.Used}, // its magic number is short
 	{vfat.Is, vfat.Used},   // last: other kinds of filesystem may leave the boot sector of an older FAT as it was
 }

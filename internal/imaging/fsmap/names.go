@@ -37,7 +37,7 @@ var magics = []magic{
 	{"reiser4", 0x10000, "ReIsEr4"},
 	{"nilfs2", 1024 + 6, "\x34\x34"},
 	{"hfsplus", 1024, "H+\x00\x04"},
-	{"hfsx", 1024, "HX\x00\x05"},
+	{"hfsplus", 1024, "HX\x00\x05"},
 	{"hfs", 1024, "BD"},
 	{"apfs", 32, "NXSB"},
 	{"ufs", 0x2000 + 0x55c, "\x54\x19\x01\x00"},
@@ -77,6 +77,7 @@ var outlived = map[string]bool{
 	"linux_raid_member": true, // mdadm wipes nothing, and what formats may leave its superblock
 	"jfs":               true, // its superblock lies at 32 KiB
 	"reiserfs":          true, // its superblock lies at 64 KiB
+	"hfsplus":           true, // its header lies at 1 KiB
 	"minix":             true, // its superblock lies at 1 KiB, and its magic number has two bytes
 	// What is copied to a volume as it is, and may be as short.
 	"squashfs": true, "erofs": true, "iso9660": true,
@@ -88,6 +89,9 @@ func another(head []byte, typ string) string {
 		return ""
 	}
 	for _, m := range magics {
+		if m.name == "hfs" && typ == "hfsplus" {
+			continue // one made around the other
+		}
 		if m.name != typ && at(head, m.off, m.bytes) {
 			return m.name
 		}
