@@ -201,7 +201,8 @@ func (s *Server) Serve(ctx context.Context) error {
 	g.Go(func() error { return s.consoles.Run(ctx) })
 	api := &http.Server{Handler: s.apiHandler(), ReadHeaderTimeout: 20 * time.Second, IdleTimeout: 2 * time.Minute, ErrorLog: slog.NewLogLogger(s.log.Handler(), slog.LevelDebug),
 		TLSConfig: &tls.Config{Certificates: []tls.Certificate{s.cert}, MinVersion: tls.VersionTLS12}}
-	boot := &http.Server{Handler: s.bootHandler(), ReadHeaderTimeout: 20 * time.Second, IdleTimeout: 2 * time.Minute, ErrorLog: slog.NewLogLogger(s.log.Handler(), slog.LevelDebug)}
+	boot := &http.Server{Handler: forgetGRUB(s.bootHandler()), ReadHeaderTimeout: 20 * time.Second, IdleTimeout: 2 * time.Minute, ErrorLog: slog.NewLogLogger(s.log.Handler(), slog.LevelDebug),
+		ConnContext: func(ctx context.Context, c net.Conn) context.Context { return context.WithValue(ctx, bootConnKey{}, c) }}
 	serve := func(srv *http.Server, f func() error) {
 		g.Go(func() error {
 			if err := f(); !errors.Is(err, http.ErrServerClosed) {
@@ -221,7 +222,7 @@ func (s *Server) Serve(ctx context.Context) error {
 		})
 	}
 	serve(api, func() error { return api.ServeTLS(s.https, "", "") })
-	serve(boot, func() error { return boot.Serve(s.http) })
+	serve(boot, func() error { return boot.Serve(bootListener{s.http, ctx}) })
 	if s.nfs != nil {
 		g.Go(func() error { return s.nfs.Serve(ctx) })
 	}

@@ -1,0 +1,101 @@
+package server
+
+import (
+	"context"
+	"net"
+	"net/http"
+	"strings"
+	"sync/atomic"
+	"time"
+
+	"golang.org/x/sys/unix"
+)
+
+const (
+	grubAgent = "GRUB " // how the User-Agent of GRUB begins
+	ackEvery  = 20 * time.Millisecond
+	ackWait   = 2 * time.Minute // for a machine that takes what was sent, and no longer
+	closeWait = 8               // TCP_CLOSE_WAIT of the kernel's include/net/tcp_states.h: the other end has closed
+)
+
+// bootListener hands out connections that can be forgotten.
+type bootListener struct {
+	net.Listener
+	ctx context.Context // of the server
+}
+
+func (l bootListener) Accept() (net.Conn, error) {
+	c, err := l.Listener.Accept()
+	if err != nil {
+		return nil, err
+	}
+	if tcp, ok := c.(*net.TCPConn); ok {
+		return &bootConn{TCPConn: tcp, ctx: l.ctx}, nil
+	}
+	return c, nil
+}
+
+// bootConn is the connection of a machine that boots. GRUB counts its ports from 21550 on in each boot, closes nothing
+// when it hands over, and does not answer when it is told that its connection is an older one. So a connection that the
+// kernel still keeps from the last boot makes the next one fail, for minutes. One that is to be forgotten is reset once
+// the other end has everything, and nothing stays behind.
+type bootConn struct {
+	*net.TCPConn
+	ctx    context.Context
+	forget atomic.Bool
+}
+
+// CloseWrite hides that of TCPConn: net/http would begin an orderly end with it.
+func (c *bootConn) CloseWrite() error { return nil }
+
+func (c *bootConn) Close() error {
+	if c.forget.Load() {
+		c.wait()
+		_ = c.SetLinger(0) // fails where it is closed already
+	}
+	return c.TCPConn.Close()
+}
+
+// wait returns when the other end has all that was sent, or does not want it.
+func (c *bootConn) wait() {
+	raw, err := c.SyscallConn()
+	if err != nil {
+		return
+	}
+	tick := time.NewTicker(ackEvery)
+	defer tick.Stop()
+	limit := time.NewTimer(ackWait)
+	defer limit.Stop()
+	for {
+		done := true
+		_ = raw.Control(func(fd uintptr) {
+			left, err := unix.IoctlGetInt(int(fd), unix.SIOCOUTQ)
+			info, err2 := unix.GetsockoptTCPInfo(int(fd), unix.IPPROTO_TCP, unix.TCP_INFO)
+			done = err != nil || err2 != nil || left == 0 || info.State == closeWait
+		})
+		if done {
+			return
+		}
+		select {
+		case <-tick.C:
+		case <-limit.C:
+			return
+		case <-c.ctx.Done():
+			return
+		}
+	}
+}
+
+// bootConnKey is where a request's context has its bootConn.
+type bootConnKey struct{}
+
+// forgetGRUB lets connections of GRUB be forgotten after each answer.
+func forgetGRUB(next http.Handler) http.Handler {
+	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		if c, ok := r.Context().Value(bootConnKey{}).(*bootConn); ok && strings.HasPrefix(r.UserAgent(), grubAgent) {
+			c.forget.Store(true)
+			w.Header().Set("Connection", "close")
+		}
+		next.ServeHTTP(w, r)
+	})
+}

@@ -1,0 +1,113 @@
+package server
+
+import (
+	"bufio"
+	"bytes"
+	"context"
+	"fmt"
+	"io"
+	"net"
+	"net/http"
+	"os"
+	"strings"
+	"testing"
+	"time"
+
+	"golang.org/x/sys/unix"
+)
+
+// TestForgetGRUB resets a machine in the middle of its boot: what it leaves behind must not be in the way of the next
+// one, which comes from the same port.
+func TestForgetGRUB(t *testing.T) {
+	body := bytes.Repeat([]byte("kernel "), 1<<20)
+	ctx, cancel := context.WithCancel(t.Context())
+	l, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	srv := &http.Server{Handler: forgetGRUB(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		w.Header().Set("Content-Length", fmt.Sprint(len(body)))
+		w.Write(body)
+	})), ConnContext: func(ctx context.Context, c net.Conn) context.Context { return context.WithValue(ctx, bootConnKey{}, c) }}
+	served := make(chan error, 1)
+	go func() { served <- srv.Serve(bootListener{l, ctx}) }()
+	defer func() {
+		cancel()
+		srv.Close()
+		<-served
+	}()
+	for _, c := range []struct {
+		agent string
+		kept  bool
+	}{{"GRUB 2.06-13+deb12u2", false}, {"iPXE/1.21.1", true}} {
+		t.Run(c.agent, func(t *testing.T) {
+			conn, err := net.Dial("tcp", l.Addr().String())
+			if err != nil {
+				t.Fatal(err)
+			}
+			fmt.Fprintf(conn, "GET / HTTP/1.1\r\nHost: n\r\nUser-Agent: %s\r\n\r\n", c.agent)
+			resp, err := http.ReadResponse(bufio.NewReader(conn), nil)
+			if err != nil {
+				t.Fatal(err)
+			}
+			got, err := io.ReadAll(resp.Body) // at the speed of a machine that boots
+			if err != nil || !bytes.Equal(got, body) {
+				t.Fatalf("%d bytes of %d, %v", len(got), len(body), err)
+			}
+			from := conn.LocalAddr().(*net.TCPAddr)
+			vanish(t, conn.(*net.TCPConn))
+			kept := true
+			for start := time.Now(); kept && time.Since(start) < time.Second; time.Sleep(20 * time.Millisecond) {
+				kept = connected(t, l.Addr().(*net.TCPAddr).Port, from.Port)
+			}
+			if kept != c.kept {
+				t.Errorf("the connection from port %d is kept: %v, want %v", from.Port, kept, c.kept)
+			}
+		})
+	}
+	// One that takes nothing does not keep the server from ending.
+	conn, err := net.Dial("tcp", l.Addr().String())
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer conn.Close()
+	fmt.Fprintf(conn, "GET / HTTP/1.1\r\nHost: n\r\nUser-Agent: GRUB 2.12\r\n\r\n")
+	time.Sleep(100 * time.Millisecond)
+	start := time.Now()
+	cancel()
+	srv.Close()
+	if d := time.Since(start); d > 5*time.Second {
+		t.Errorf("the server took %v to end", d)
+	}
+}
+
+// vanish ends a connection as a machine does that is reset: without a word.
+func vanish(t *testing.T, c *net.TCPConn) {
+	t.Helper()
+	raw, err := c.SyscallConn()
+	if err == nil {
+		raw.Control(func(fd uintptr) { err = unix.SetsockoptInt(int(fd), unix.IPPROTO_TCP, unix.TCP_REPAIR, 1) })
+	}
+	if err != nil {
+		t.Fatal(err)
+	}
+	c.Close()
+}
+
+// connected tells whether the kernel has a connection from one port to another, of any state.
+func connected(t *testing.T, local, remote int) bool {
+	t.Helper()
+	for _, name := range []string{"/proc/self/net/tcp", "/proc/self/net/tcp6"} {
+		b, err := os.ReadFile(name)
+		if err != nil {
+			t.Fatal(err)
+		}
+		for line := range strings.Lines(string(b)) {
+			f := strings.Fields(line)
+			if strings.HasSuffix(f[1], fmt.Sprintf(":%04X", local)) && strings.HasSuffix(f[2], fmt.Sprintf(":%04X", remote)) {
+				return true
+			}
+		}
+	}
+	return false
+}
