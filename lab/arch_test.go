@@ -63,6 +63,7 @@ func buildArchs(t *testing.T, ctx context.Context, r *rack.Rack, archs ...string
 // TestArchitectures takes a node of each kind through the whole: its disk is captured and deployed to another, and both
 // boot from disk, though they ask the network first for ever.
 func TestArchitectures(t *testing.T) {
+	t.Parallel()
 	if testing.Short() {
 		t.Skip("-short leaves the virtual rack out")
 	}

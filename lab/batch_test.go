@@ -91,6 +91,7 @@ func (l *faultLab) untilBatch(id string, most int, what string, ok func(jobs map
 // cancelled while it waits and one while it works; and mimeod is killed in the middle. In the end every job has ended as
 // its node did, and every node boots its disk.
 func TestBatchOfForty(t *testing.T) {
+	t.Parallel()
 	if testing.Short() {
 		t.Skip("-short leaves the virtual rack out")
 	}

@@ -67,6 +67,7 @@ func sshTo(t *testing.T, ctx context.Context, r *rack.Rack, key, known, ip strin
 // TestStatelessForGood boots a node into a whole system in RAM with systemd, twice, with the server started anew in
 // between.
 func TestStatelessForGood(t *testing.T) {
+	t.Parallel()
 	if testing.Short() {
 		t.Skip("-short leaves the virtual rack out")
 	}
@@ -127,6 +128,7 @@ func TestStatelessForGood(t *testing.T) {
 // TestWipeInRack wipes an emulated NVMe disk by its own command and a virtual one by discard, and finds out that a SATA
 // disk without the security feature set refuses what it cannot do.
 func TestWipeInRack(t *testing.T) {
+	t.Parallel()
 	if testing.Short() {
 		t.Skip("-short leaves the virtual rack out")
 	}
@@ -182,6 +184,7 @@ func TestWipeInRack(t *testing.T) {
 
 // TestMemtestInRack starts memtest86+ by BIOS and by UEFI, and brings a node back to its disk.
 func TestMemtestInRack(t *testing.T) {
+	t.Parallel()
 	if testing.Short() {
 		t.Skip("-short leaves the virtual rack out")
 	}
@@ -210,6 +213,7 @@ func TestMemtestInRack(t *testing.T) {
 // TestDiscoveryInRack switches on a machine that nobody knows: it reports itself and waits, is accepted, and boots its
 // disk as the node that it then is.
 func TestDiscoveryInRack(t *testing.T) {
+	t.Parallel()
 	if testing.Short() {
 		t.Skip("-short leaves the virtual rack out")
 	}

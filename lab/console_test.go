@@ -18,6 +18,7 @@ import (
 // TestConsole types at a real node through mimeod, its BMC and the command line in a terminal: it stops iPXE, gives it a
 // command, and sees what comes of it.
 func TestConsole(t *testing.T) {
+	t.Parallel()
 	if testing.Short() {
 		t.Skip("-short leaves the virtual rack out")
 	}

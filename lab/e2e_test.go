@@ -212,6 +212,7 @@ func fsck(t *testing.T, disk string, off int64) {
 var identity = regexp.MustCompile(`^(etc/mimeo-deployed|etc/hostname|etc/hosts|etc/machine-id|var/lib/dbus/machine-id|etc/ssh/ssh_host_.*|var/lib/systemd/random-seed|etc|etc/ssh|var/lib/dbus|var/lib/systemd|lost\+found|\.):`)
 
 func TestCaptureDeploy(t *testing.T) {
+	t.Parallel()
 	if testing.Short() {
 		t.Skip("-short leaves the virtual rack out")
 	}

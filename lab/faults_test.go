@@ -11,6 +11,7 @@ import (
 	"os/exec"
 	"path/filepath"
 	"strings"
+	"sync"
 	"syscall"
 	"testing"
 	"time"
@@ -81,9 +82,14 @@ func (l *faultLab) node(name string, i int, disk string) *sim.Node {
 	return n
 }
 
+// sourceMu is held while the disk is made.
+var sourceMu sync.Mutex
+
 // sourceDisk makes a disk with some hundred MB that do not compress, so that a capture takes seconds.
 func sourceDisk(t *testing.T) string {
 	t.Helper()
+	sourceMu.Lock()
+	defer sourceMu.Unlock()
 	kept := filepath.Join(cacheDir(t), "faults-source.img")
 	if _, err := os.Stat(kept); err != nil {
 		script := `set -e; d=$(mktemp -d); mkdir $d/tree
@@ -236,6 +242,7 @@ func fileHash(t *testing.T, path string) string {
 }
 
 func TestAgentKilled(t *testing.T) {
+	t.Parallel()
 	l := newFaultLab(t)
 	disk := fileHash(t, l.n1.Disks[0])
 	for i := range 5 {
@@ -274,6 +281,7 @@ func TestAgentKilled(t *testing.T) {
 }
 
 func TestServerKilled(t *testing.T) {
+	t.Parallel()
 	l := newFaultLab(t)
 	for i := range 5 {
 		image := fmt.Sprintf("crash%d", i)
@@ -304,6 +312,7 @@ func TestServerKilled(t *testing.T) {
 }
 
 func TestNetworkCut(t *testing.T) {
+	t.Parallel()
 	l := newFaultLab(t)
 	id := l.start("capture", "n01", "--image", "cut")
 	l.until(id, "capturing", capturing)
@@ -321,6 +330,7 @@ func TestNetworkCut(t *testing.T) {
 }
 
 func TestStoreFull(t *testing.T) {
+	t.Parallel()
 	small := t.TempDir()
 	if err := syscall.Mount("tmpfs", small, "tmpfs", 0, "size=96m"); err != nil {
 		t.Fatal(err)
@@ -340,6 +350,7 @@ func TestStoreFull(t *testing.T) {
 }
 
 func TestNodeNeverNetboots(t *testing.T) {
+	t.Parallel()
 	l := newFaultLab(t)
 	l.n1.Dead = true
 	j := l.failed(l.start("capture", "n01", "--image", "never", "--tries", "2"), "netboot")
@@ -349,6 +360,7 @@ func TestNodeNeverNetboots(t *testing.T) {
 }
 
 func TestWrongDiskRule(t *testing.T) {
+	t.Parallel()
 	l := newFaultLab(t)
 	mimeo(t, l.ctx, l.Rack, "node", "set", "n02", "disk.serial=NOT-HERE")
 	l.done(l.start("capture", "n01", "--image", "rule"))
@@ -360,6 +372,7 @@ func TestWrongDiskRule(t *testing.T) {
 }
 
 func TestSmallerDisk(t *testing.T) {
+	t.Parallel()
 	l := newFaultLab(t)
 	l.done(l.start("capture", "n01", "--image", "small"))
 	if err := os.Truncate(l.n2.Disks[0], 800<<20); err != nil {
@@ -373,6 +386,7 @@ func TestSmallerDisk(t *testing.T) {
 }
 
 func TestDamagedChunk(t *testing.T) {
+	t.Parallel()
 	l := newFaultLab(t)
 	l.done(l.start("capture", "n01", "--image", "hurt"))
 	packs, _ := filepath.Glob(filepath.Join(l.State, "store/packs/*"))

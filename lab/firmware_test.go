@@ -47,6 +47,7 @@ var (
 // TestFirmware captures a node of each kind and deploys the image onto another, whose firmware comes from the factory
 // and boots from the network first, for ever.
 func TestFirmware(t *testing.T) {
+	t.Parallel()
 	if testing.Short() {
 		t.Skip("-short leaves the virtual rack out")
 	}

@@ -71,6 +71,7 @@ WantedBy=multi-user.target
 
 // TestPackage installs the Debian package on a Debian with systemd, has it serve a node, upgrades it, and removes it.
 func TestPackage(t *testing.T) {
+	t.Parallel()
 	if testing.Short() {
 		t.Skip("-short leaves the virtual rack out")
 	}

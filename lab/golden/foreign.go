@@ -87,6 +87,8 @@ dd if="$work/fs" of="$disk" bs=1M seek=40 conv=notrunc,sparse status=none
 
 // packages fetches Debian packages of the architecture and unpacks them; nothing of theirs is run.
 func (f Foreign) packages(ctx context.Context, names string) (string, error) {
+	making.Lock()
+	defer making.Unlock()
 	dir := filepath.Join(f.Cache, "debs-"+f.Arch)
 	if _, err := os.Stat(dir); err == nil {
 		return dir, nil

@@ -13,6 +13,7 @@ import (
 	"os/exec"
 	"path/filepath"
 	"strings"
+	"sync"
 )
 
 // Layout of the disk, in MiB. Root is last, so that it can grow. A small disk has no swap and no data.
@@ -124,7 +125,12 @@ menuentry Debian {
 }
 `
 
+// making is held while something is made that stays in the cache.
+var making sync.Mutex
+
 func rootTar(ctx context.Context, c Config) (string, error) {
+	making.Lock()
+	defer making.Unlock()
 	sum := sha256.Sum256([]byte(packages + customise))
 	tar := filepath.Join(c.Cache, "golden-"+hex.EncodeToString(sum[:6])+".tar")
 	if _, err := os.Stat(tar); err == nil {
