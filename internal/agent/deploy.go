@@ -42,13 +42,9 @@ func (j *job) write(ctx context.Context, m *manifest.Manifest) (err error) {
 			return err
 		}
 	}
-	grow := j.task.Grow
-	if grow == "" {
-		grow = deploy.GrowLast
-	}
 	j.report.enter(api.PhaseMapping)
 	opts := deploy.Options{
-		Compare: j.task.Compare, Grow: grow, Discard: j.task.Discard,
+		Compare: j.task.Compare, Grow: j.growth(), Discard: j.task.Discard,
 		Progress: func(p deploy.Progress) { j.written(p.Counts, m, p.Done, p.Total) },
 		// The server knows before the first write: from then on a cancel leaves half an image, and says so.
 		Commit: func(ctx context.Context) error { return j.report.told(ctx, api.PhaseWriting) },
@@ -61,6 +57,7 @@ func (j *job) write(ctx context.Context, m *manifest.Manifest) (err error) {
 	if err != nil {
 		return j.deployError(err)
 	}
+	j.table = res.Table
 	if res.CannotDiscard {
 		j.report.say(fmt.Sprintf("disk %s cannot discard: blocks that the image leaves free stay as they were", j.disk.Name))
 	}
@@ -95,6 +92,7 @@ func (j *job) deployError(err error) error {
 	e := &api.Error{Code: "failed", Message: fmt.Sprintf("deploy onto disk %s: %v", j.disk.Name, err)}
 	var small *deploy.SizeError
 	var sector *deploy.SectorError
+	var grow *manifest.GrowError
 	var missing *store.MissingError
 	var damaged *store.DamagedError
 	switch {
@@ -102,6 +100,8 @@ func (j *job) deployError(err error) error {
 		e.Code, e.Hint = "disk_too_small", "choose a larger disk of the node by its disk rule, or capture the image from a smaller one"
 	case errors.As(err, &sector):
 		e.Code, e.Hint = "sector_size", "capture an image from a disk with the same sectors"
+	case errors.As(err, &grow):
+		e.Code, e.Hint = "refused", "name another volume with --grow, or say --grow none; \"mimeo image show\" lists the volumes"
 	case errors.As(err, &missing), errors.As(err, &damaged), errors.Is(err, chunk.ErrHash):
 		e.Code, e.Hint = "store_damaged", fmt.Sprintf("see what is lost with \"mimeo image verify %s\"; capture the image again, or deploy another revision", j.task.Image)
 	}

@@ -5,7 +5,6 @@ import (
 	"errors"
 	"fmt"
 	"os"
-	"os/exec"
 	"path/filepath"
 	"strings"
 
@@ -56,38 +55,27 @@ func (j *job) finish(ctx context.Context, m *manifest.Manifest) (err error) {
 	return j.rootScripts(ctx, t)
 }
 
-// grow makes the last partition's filesystem as large as the partition. One that cannot grow works as it is.
+// grow makes what lies in the volume that grew as large as that. What cannot grow works as it is.
 func (j *job) grow(ctx context.Context, m *manifest.Manifest) error {
-	if j.task.Grow == deploy.GrowNone || j.disk.Size <= m.Disk.Size {
-		return nil
+	g, err := deploy.GrowVolume(ctx, j.disk.Path, j.disk.Size, m, j.table, j.growth())
+	for _, n := range g.Notes {
+		j.report.say(n)
 	}
-	v, ok := deploy.LastVolume(m)
-	if !ok || v.Method == manifest.MethodHead {
-		return nil
+	for _, is := range g.Grown {
+		j.report.say(fmt.Sprintf("%s grew from %d to %d MiB", is.What, is.From>>20, is.To>>20))
 	}
-	vols, err := volumes(j.disk, m)
-	if err != nil {
-		return err
+	if name, missing := deploy.MissingPackage(err); missing {
+		return &api.Error{Code: "no_tool", Message: err.Error(), Hint: "the stateless image's profile needs the package " + name}
 	}
-	for _, have := range vols {
-		if have.Partition != v.Partition || have.Len <= v.Len {
-			continue
-		}
-		err := deploy.GrowRange(ctx, j.disk.Path, have.Off, have.Len, v.Type)
-		switch {
-		case errors.Is(err, deploy.ErrCannotGrow):
-			j.report.say(fmt.Sprintf("the %s filesystem in partition %d keeps its size: no way is known to grow it", v.Type, v.Partition))
-		case errors.Is(err, deploy.ErrSleeps):
-			j.report.say(fmt.Sprintf("the %s filesystem in partition %d keeps its size: %v", v.Type, v.Partition, deploy.ErrSleeps))
-		case errors.Is(err, exec.ErrNotFound):
-			return &api.Error{Code: "no_tool", Message: err.Error(), Hint: "the stateless image's profile needs the package " + deploy.GrowPackage(v.Type)}
-		case err != nil:
-			return err
-		default:
-			j.report.say(fmt.Sprintf("partition %d grew from %d to %d MiB", v.Partition, v.Len>>20, have.Len>>20))
-		}
+	return err
+}
+
+// growth says what grows on a larger disk.
+func (j *job) growth() string {
+	if j.task.Grow == "" {
+		return deploy.GrowLast
 	}
-	return nil
+	return j.task.Grow
 }
 
 // rootScripts runs postscripts with the deployed root as their root.

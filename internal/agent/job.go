@@ -12,6 +12,7 @@ import (
 	"mimeo/internal/agent/postscript"
 	"mimeo/internal/agent/upstream"
 	"mimeo/internal/cluster/api"
+	"mimeo/internal/imaging/manifest"
 	"mimeo/internal/imaging/store/httpstore"
 )
 
@@ -28,6 +29,7 @@ type job struct {
 	disk     hwinfo.Disk
 	touched  bool
 	manifest string
+	table    manifest.Table // deploy: as it is on the disk
 	counts   map[string]int64
 	outputs  []api.Output
 	wiping   []victim        // wipe: the disks

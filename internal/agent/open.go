@@ -60,10 +60,7 @@ func (s *source) Close() error {
 }
 
 // sink is a disk that an image is written to.
-type sink struct {
-	*disk.Disk
-	table manifest.Table // of the image
-}
+type sink struct{ *disk.Disk }
 
 // openSink opens a disk for writing, alone.
 func openSink(d hwinfo.Disk, m *manifest.Manifest) (*sink, error) {
@@ -75,7 +72,7 @@ func openSink(d hwinfo.Disk, m *manifest.Manifest) (*sink, error) {
 	if err != nil {
 		return nil, openError(d, err)
 	}
-	return &sink{f, m.Table}, nil
+	return &sink{f}, nil
 }
 
 // Zero implements deploy.Target.
@@ -83,16 +80,6 @@ func (s *sink) Zero(off, n int64) error { return deploy.ZeroFile(s.File(), off, 
 
 // Discard implements deploy.Discarder.
 func (s *sink) Discard(off, n int64) error { return deploy.DiscardFile(s.File(), off, n) }
-
-// FitTable implements deploy.Target.
-func (s *sink) FitTable(grow bool) error {
-	fit := disk.Fit{}
-	if grow {
-		fit.Grow = disk.GrowLast
-	}
-	_, err := disk.FitTable(s.Disk, s.table, s.Size(), s.SectorSize(), fit)
-	return err
-}
 
 // openError says what stands against a disk's use.
 func openError(d hwinfo.Disk, err error) error {

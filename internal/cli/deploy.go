@@ -70,6 +70,11 @@ fail by themselves, and so do those that fail later; the others go on, unless
 --fail-fast is said. The jobs are a batch, which "mimeo job watch", "cancel",
 "show" and "retry --failed" take as a whole.
 
+On a larger disk the last volume grows, partition and filesystem; where that is
+LVM's, the physical volume and the only logical volume with a filesystem. --grow
+names another one, where there is room behind it: by its partition's number, name
+or UUID, by its label or UUID, or as GROUP/VOLUME.
+
 --max bounds how many are at work at a time; the rest waits, and boots its disk
 as before. With --within, nodes whose turn has not come by then are not begun
 any more, and fail. Those that have begun go on.
@@ -78,6 +83,7 @@ With --at and --every the work is kept for later, and RANGE and image are read
 when it is time ("mimeo schedule --help").`,
 		Example: `  mimeo deploy n02 --image debian12 --watch
   mimeo deploy "n[02-40]" --image debian12@3 --yes
+  mimeo deploy n03 --image rocky9 --grow rl/home
   mimeo deploy @lab3 --image win11@4 --max 20 --watch
   mimeo deploy @lab3 --image win11 --every "Mon-Fri 02:00" --within 3h --max 40`,
 		Args: cobra.ExactArgs(1),
@@ -105,7 +111,7 @@ when it is time ("mimeo schedule --help").`,
 	f.IntVar(&req.Max, "max", 0, "at most `N` nodes at a time; the others wait for their turn")
 	f.DurationVar(&within, "within", 0, "nodes whose turn has not come after `TIME` (as 30m, 2h) fail")
 	f.BoolVar(&req.FailFast, "fail-fast", false, "begin no more once one has failed")
-	f.StringVar(&req.Grow, "grow", "last", "what grows on a larger disk: last (the last volume) or none")
+	f.StringVar(&req.Grow, "grow", "last", "what grows on a larger disk: last (the last volume), none, or the `VOLUME` named")
 	f.BoolVar(&req.Discard, "discard", false, "tell the disk (SSD, thin volume) which of its blocks the image leaves free (TRIM)")
 	f.BoolVar(&req.Full, "full", false, "write everything, without reading the disk first")
 	f.IntVar(&req.Tries, "tries", 0, "netboots before giving up (3)")

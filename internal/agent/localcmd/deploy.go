@@ -5,7 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
-	"os/exec"
+	"strings"
 	"time"
 
 	"github.com/spf13/cobra"
@@ -58,18 +58,21 @@ refused, and so is one that is not empty, unless --force is given: then all that
 it holds is lost. The disk is read first, and only what differs is written. The
 partition table comes last: a disk that was half written does not boot.
 
-On a larger disk, the last partition and its filesystem grow to the end of it.
+On a larger disk the last volume grows: partition and filesystem; of LVM the physical
+volume, and the only logical volume with a filesystem. --grow names another one, by
+its partition's number, name or UUID, by its label or UUID, or as GROUP/VOLUME.
 
 Exit codes: 0 done; 1 failed; 2 the command line cannot be understood; 3 no such
 image; 4 refused, and the disk is as it was; 130 interrupted.`,
 		Example: `  mimeo-agent deploy rocky9 /dev/sda --store dir:/mnt/images
-  mimeo-agent deploy golden@2 copy.img --store dir:images --verify`,
+  mimeo-agent deploy golden@2 copy.img --store dir:images --verify
+  mimeo-agent deploy rocky9 /dev/sda --store dir:/mnt/images --grow rl/home`,
 		Args: exactly(2),
 		RunE: func(cmd *cobra.Command, args []string) error { return runDeploy(cmd, args[0], args[1], f) },
 	}
 	fl := cmd.Flags()
 	fl.StringVar(&f.store, "store", "", "where the image is kept: dir:PATH")
-	fl.StringVar(&f.grow, "grow", deploy.GrowLast, "on a larger disk: last (the last partition grows) or none")
+	fl.StringVar(&f.grow, "grow", deploy.GrowLast, "on a larger disk: last (the last volume), none, or the `VOLUME` that grows")
 	fl.IntVar(&f.workers, "workers", 0, "goroutines that fetch and check (default two more than cores)")
 	fl.BoolVar(&f.force, "force", false, "write onto a disk that is not empty; all that it holds is lost")
 	fl.BoolVar(&f.whole, "whole", false, "write all, without reading first what the disk holds")
@@ -81,9 +84,6 @@ image; 4 refused, and the disk is as it was; 130 interrupted.`,
 
 func runDeploy(cmd *cobra.Command, ref, path string, f deployFlags) (err error) {
 	ctx, start := cmd.Context(), time.Now()
-	if f.grow != deploy.GrowLast && f.grow != deploy.GrowNone {
-		return badUsage("--grow %s: want last or none", f.grow)
-	}
 	boundMemory()
 	st, err := openStore(f.store, false)
 	if err != nil {
@@ -97,6 +97,9 @@ func runDeploy(cmd *cobra.Command, ref, path string, f deployFlags) (err error) 
 	m, err := st.Manifest(ctx, rev.ID)
 	if err != nil {
 		return fmt.Errorf("read the contents of %s: %w", rev, err)
+	}
+	if _, _, _, err := m.Grows(f.grow); err != nil {
+		return deployError(path, &deploy.Result{}, err)
 	}
 	t, err := openTarget(path, m)
 	if err != nil {
@@ -122,6 +125,7 @@ func runDeploy(cmd *cobra.Command, ref, path string, f deployFlags) (err error) 
 	}
 	bar.close()
 	// From here on the kernel and the filesystems' tools use the disk.
+	diskSize := t.Size()
 	if err := t.Close(); err != nil {
 		return fmt.Errorf("close %s: %w", path, err)
 	}
@@ -132,10 +136,12 @@ func runDeploy(cmd *cobra.Command, ref, path string, f deployFlags) (err error) 
 	if res.CannotDiscard {
 		fmt.Fprintf(cmd.ErrOrStderr(), "warning: %s cannot discard: blocks that the image leaves free stay as they were\n", path)
 	}
-	if f.grow == deploy.GrowLast {
-		if out.Grown, err = growLast(ctx, cmd.ErrOrStderr(), path, m, res.Table); err != nil {
-			return err
-		}
+	grown, err := growVolume(ctx, cmd.ErrOrStderr(), path, diskSize, m, res.Table, f.grow)
+	if err != nil {
+		return err
+	}
+	for _, g := range grown {
+		out.Grown = strings.TrimPrefix(out.Grown+"; "+fmt.Sprintf("%s from %d to %d bytes", g.What, g.From, g.To), "; ")
 	}
 	out.Seconds = time.Since(start).Seconds()
 	if f.json {
@@ -182,11 +188,14 @@ func deployError(path string, res *deploy.Result, err error) error {
 	e := &api.Error{Code: "failed", Message: fmt.Sprintf("deploy onto %s: %v", path, err)}
 	var small *deploy.SizeError
 	var sector *deploy.SectorError
+	var grow *manifest.GrowError
 	var missing *store.MissingError
 	var damaged *store.DamagedError
 	switch {
 	case errors.As(err, &small), errors.As(err, &sector):
 		e.Code = "refused"
+	case errors.As(err, &grow):
+		e.Code, e.Hint = "refused", "name another volume with --grow, or say --grow none"
 	case errors.As(err, &missing), errors.As(err, &damaged):
 		e.Hint = "the store is damaged: capture the image again, which mends it, or deploy another revision"
 	}
@@ -204,36 +213,19 @@ func deployError(path string, res *deploy.Result, err error) error {
 	return e
 }
 
-// growLast grows the filesystem in the last partition, and returns what grew. A filesystem that cannot grow is told,
-// and no failure: it works as it is.
-func growLast(ctx context.Context, errw io.Writer, path string, m *manifest.Manifest, now manifest.Table) (string, error) {
-	v, ok := deploy.LastVolume(m)
-	if !ok || v.Method == manifest.MethodHead {
-		return "", nil
+// growVolume grows what lies in the volume that grew, and returns what did. What cannot grow is told, and no failure: it
+// works as it is.
+func growVolume(ctx context.Context, errw io.Writer, path string, size int64, m *manifest.Manifest, now manifest.Table, grow string) ([]deploy.Grown, error) {
+	g, err := deploy.GrowVolume(ctx, path, size, m, now, grow)
+	for _, n := range g.Notes {
+		fmt.Fprintln(errw, "mimeo-agent: note:", n)
 	}
-	n := v.Len
-	for _, p := range now.Partitions {
-		if p.Number == v.Partition {
-			n = p.Len
-		}
+	if err == nil {
+		return g.Grown, nil
 	}
-	if n == v.Len {
-		return "", nil
+	e := &api.Error{Code: "failed", Message: fmt.Sprintf("the image is on the disk, but what should grow on it did not: %v", err)}
+	if name, missing := deploy.MissingPackage(err); missing {
+		e.Hint = "install " + name + " and deploy again, which writes only what differs, or deploy with --grow none"
 	}
-	name := fmt.Sprintf("the %s filesystem in partition %d of %s", v.Type, v.Partition, path)
-	err := deploy.GrowRange(ctx, path, v.Off, n, v.Type)
-	switch {
-	case errors.Is(err, deploy.ErrCannotGrow):
-		fmt.Fprintf(errw, "mimeo-agent: note: %s keeps its size: no way is known here to grow %s\n", name, v.Type)
-		return "", nil
-	case errors.Is(err, deploy.ErrSleeps):
-		fmt.Fprintf(errw, "mimeo-agent: note: %s keeps its size: %v\n", name, deploy.ErrSleeps)
-		return "", nil
-	case errors.Is(err, exec.ErrNotFound):
-		return "", &api.Error{Code: "failed", Message: fmt.Sprintf("the image is on the disk, but %s did not grow: %v", name, err),
-			Hint: "install " + deploy.GrowPackage(v.Type) + " and deploy again, which writes only what differs, or deploy with --grow none"}
-	case err != nil:
-		return "", &api.Error{Code: "failed", Message: fmt.Sprintf("the image is on the disk, but %s did not grow: %v", name, err)}
-	}
-	return fmt.Sprintf("partition %d (%s) from %d to %d bytes", v.Partition, v.Type, v.Len, n), nil
+	return nil, e
 }

@@ -261,7 +261,7 @@ func TestRefusals(t *testing.T) {
 	fails(t, 2, []string{"capture", "--store", store, "--image", "x"}, "usage: mimeo-agent capture DISK")
 	fails(t, 2, []string{"capture", disk, "--store", store, "--image", "../x"}, "image name")
 	fails(t, 2, []string{"capture", disk, "--store", store, "--image", "x", "--codec", "lzma"}, "zstd, s2 or auto")
-	fails(t, 2, []string{"deploy", "golden", small, "--store", store, "--grow", "all"}, "last or none")
+	fails(t, 4, []string{"deploy", "golden", small, "--store", store, "--grow", "all"}, "has no volume of that", "--grow none")
 	fails(t, 2, []string{"deploy", "golden", small, "--store", store, "--gorw", "last"}, "unknown flag")
 }
 

@@ -138,7 +138,7 @@ type Task struct {
 	Rev      int               `json:"rev,omitempty"`       // deploy: revision number, for people
 	Hostname string            `json:"hostname,omitempty"`  // deploy: the node's own
 	Force    bool              `json:"force,omitempty"`     // deploy: onto a disk that is not empty; the server sets it, as the job names the node
-	Grow     string            `json:"grow,omitempty"`      // deploy: "last" (default), "none"
+	Grow     string            `json:"grow,omitempty"`      // deploy: "last" (default), "none", or the name of a volume
 	LeaveOut []string          `json:"leave_out,omitempty"` // capture: files to take as zeros
 	KeepAll  bool              `json:"keep_all,omitempty"`  // capture: swap, page and hibernation files, too
 	Method   string            `json:"method,omitempty"`    // wipe: one of WipeMethods

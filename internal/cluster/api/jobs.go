@@ -33,7 +33,7 @@ type JobNew struct {
 	Kind     TaskKind `json:"kind"` // capture, deploy, wipe
 	Range    string   `json:"range"`
 	Image    string   `json:"image"`               // NAME; for deploy NAME or NAME@REV (the newest where left out)
-	Grow     string   `json:"grow,omitempty"`      // deploy: "last" (default) or "none"
+	Grow     string   `json:"grow,omitempty"`      // deploy: "last" (default), "none", or the name of a volume
 	Tries    int      `json:"tries,omitempty"`     // netboots before giving up; 0 means 3
 	Full     bool     `json:"full,omitempty"`      // deploy: write all, do not compare first
 	Discard  bool     `json:"discard,omitempty"`   // deploy: tell the disk which blocks the image leaves free

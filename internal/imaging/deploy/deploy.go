@@ -33,10 +33,10 @@ type Target interface {
 	Reread() error
 }
 
-// How the last partition grows on a larger disk.
+// What grows on a larger disk, where it is no name of a volume. The table is Run's part, what lies in the volume GrowVolume's.
 const (
-	GrowNone = "none" // it keeps its size
-	GrowLast = "last" // its entry reaches to the end of the disk; its filesystem is Grow's part
+	GrowNone = manifest.GrowNone
+	GrowLast = manifest.GrowLast
 )
 
 // Phases of Progress.
@@ -71,7 +71,7 @@ type Options struct {
 	Compare  bool                        // read the disk first and write only what differs
 	Discard  bool                        // tell the disk which of its blocks the image leaves free
 	Verify   bool                        // read all back and compare it before the table is written
-	Grow     string                      // GrowNone or GrowLast; "" means GrowNone
+	Grow     string                      // as manifest.Grows takes it; "" means GrowNone
 	Progress func(Progress)              // called from one goroutine, a few times a second; nil means none
 	Commit   func(context.Context) error // the point of no return: called before the first write; an error stops there
 }
@@ -114,13 +114,10 @@ func (e *VerifyError) Error() string {
 // Run writes the image m onto t. It returns when all its goroutines have stopped. After an error with Touched the disk
 // holds a part of the image and no partition table.
 func Run(ctx context.Context, from store.Reader, m *manifest.Manifest, t Target, opts Options) (*Result, error) {
-	r, err := newRun(from, m, t, opts)
-	if err != nil {
-		return &Result{}, err
-	}
+	r := newRun(from, m, t, opts)
 	stop := r.report()
 	defer stop()
-	err = r.all(ctx)
+	err := r.all(ctx)
 	if cause := context.Cause(ctx); err != nil && cause != nil && errors.Is(err, context.Canceled) {
 		err = cause
 	}
@@ -180,6 +177,9 @@ func (r *run) check(ctx context.Context) error {
 	if need := r.m.Needed(); r.t.Size() < need {
 		return &SizeError{Need: need, Have: r.t.Size()}
 	}
+	if err := r.checkGrow(ctx); err != nil {
+		return err
+	}
 	const ask = 4096 // chunks in one question: 128 KiB
 	ids := make([]chunk.ID, 0, ask)
 	list, _ := r.from.(lister)
@@ -216,19 +216,14 @@ func (r *run) check(ctx context.Context) error {
 	return flush()
 }
 
-func (o *Options) fill() error {
+func (o *Options) fill() {
 	if o.Workers <= 0 {
 		o.Workers = min(runtime.GOMAXPROCS(0)+2, 16)
 	}
 	if o.Memory <= 0 {
 		o.Memory = DefaultMemory
 	}
-	switch o.Grow {
-	case "":
+	if o.Grow == "" {
 		o.Grow = GrowNone
-	case GrowNone, GrowLast:
-	default:
-		return fmt.Errorf("grow %q: want %q or %q", o.Grow, GrowLast, GrowNone)
 	}
-	return nil
 }

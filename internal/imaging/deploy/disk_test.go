@@ -8,6 +8,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"slices"
 	"strings"
 	"testing"
 
@@ -223,12 +224,9 @@ func TestGrow(t *testing.T) {
 	if p.Len < 60<<20 {
 		t.Fatalf("the partition has %d bytes", p.Len)
 	}
-	v, ok := LastVolume(m)
-	if !ok || v.Off != p.Off {
-		t.Fatalf("the last volume is %+v", v)
-	}
-	if err := GrowRange(t.Context(), to, p.Off, p.Len, "ext4"); err != nil {
-		t.Fatal(err)
+	g, err := GrowVolume(t.Context(), to, 64<<20, m, res.Table, GrowLast)
+	if want := []Grown{{"partition 1 (ext4)", 20 << 20, p.Len}}; err != nil || !slices.Equal(g.Grown, want) || len(g.Notes) > 0 {
+		t.Fatalf("%+v, %v", g, err)
 	}
 	at := fmt.Sprintf("%s?offset=%d", to, p.Off)
 	command(t, "", "e2fsck", "-f", "-n", at)

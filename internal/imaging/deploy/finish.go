@@ -31,8 +31,10 @@ func (r *run) finish() error {
 	r.table = r.m.Table
 	if r.m.Table.Kind != "none" && r.moved() {
 		fit := disk.Fit{}
-		if r.opts.Grow == GrowLast && r.t.Size() > r.m.Disk.Size {
-			fit.Grow = disk.GrowLast
+		if v, _, ok, err := r.m.Grows(r.opts.Grow); err != nil {
+			return err
+		} else if ok && r.t.Size() > r.m.Disk.Size {
+			fit.Grow = v.Partition
 		}
 		table, err := disk.FitTable(r.t, r.m.Table, r.t.Size(), r.t.SectorSize(), fit)
 		if err != nil {

@@ -8,6 +8,7 @@ import (
 	"io"
 	"os"
 	"os/exec"
+	"slices"
 	"strings"
 	"time"
 
@@ -15,7 +16,6 @@ import (
 
 	"mimeo/internal/imaging/fsmap"
 	"mimeo/internal/imaging/leaveout"
-	"mimeo/internal/imaging/manifest"
 )
 
 // ErrCannotGrow says that this program does not know how to grow a filesystem of that type. It works as it is, in the
@@ -59,19 +59,6 @@ func Grow(ctx context.Context, device, fsType string) error {
 		return nil
 	}
 	return fmt.Errorf("grow the %s filesystem on %s: %w", fsType, device, ErrCannotGrow)
-}
-
-// GrowPackage is Debian's package with the tool that grows a filesystem of that type.
-func GrowPackage(fsType string) string {
-	switch fsType {
-	case "ntfs":
-		return "ntfs-3g"
-	case "xfs":
-		return "xfsprogs"
-	case "btrfs":
-		return "btrfs-progs"
-	}
-	return "e2fsprogs"
 }
 
 func growExt(ctx context.Context, device string) error {
@@ -139,9 +126,7 @@ func unmount(dir string) error {
 // GrowRange grows the filesystem on a part of a disk or image file, for which there is no device of its own, through a
 // loop device.
 func GrowRange(ctx context.Context, path string, off, n int64, fsType string) (err error) {
-	switch fsType {
-	case "ext2", "ext3", "ext4", "ntfs", "xfs", "btrfs":
-	default:
+	if !slices.Contains(growable, fsType) {
 		return Grow(ctx, path, fsType) // needs no device
 	}
 	device, detach, err := attachLoop(path, off, n)
@@ -150,26 +135,6 @@ func GrowRange(ctx context.Context, path string, off, n int64, fsType string) (e
 	}
 	defer func() { err = errors.Join(err, detach()) }()
 	return Grow(ctx, device, fsType)
-}
-
-// LastVolume returns the volume that grows with GrowLast: the one in the partition that lies last on the disk. The
-// volume's length is the captured one.
-func LastVolume(m *manifest.Manifest) (manifest.Volume, bool) {
-	last := -1
-	for i, p := range m.Table.Partitions {
-		if p.Len > 0 && (last < 0 || p.Off > m.Table.Partitions[last].Off) {
-			last = i
-		}
-	}
-	if last < 0 {
-		return manifest.Volume{}, false
-	}
-	for _, v := range m.Volumes {
-		if v.Partition == m.Table.Partitions[last].Number {
-			return v, true
-		}
-	}
-	return manifest.Volume{}, false
 }
 
 // tool runs a program; mended is an exit status above zero that is fine too.

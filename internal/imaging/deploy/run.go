@@ -34,14 +34,12 @@ type run struct {
 	compared, equal                   atomic.Int64
 }
 
-func newRun(from store.Reader, m *manifest.Manifest, t Target, opts Options) (*run, error) {
-	if err := opts.fill(); err != nil {
-		return nil, err
-	}
+func newRun(from store.Reader, m *manifest.Manifest, t Target, opts Options) *run {
+	opts.fill()
 	r := &run{from: from, m: m, t: t, opts: opts}
 	r.hold()
 	r.phase.Store(PhaseChecking)
-	return r, nil
+	return r
 }
 
 func (r *run) enter(phase string) {

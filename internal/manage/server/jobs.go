@@ -189,8 +189,9 @@ func (s *Server) plan(ctx context.Context, req api.JobNew) (p plan, err error) {
 		if p.manifest, err = s.store.Manifest(ctx, p.rev.ID); err != nil {
 			return p, fmt.Errorf("%s@%d: %w", name, p.rev.Rev, err)
 		}
-		if req.Grow != "" && req.Grow != "last" && req.Grow != "none" {
-			return bad("grow %q: want last or none", req.Grow)
+		if _, _, _, err := p.manifest.Grows(req.Grow); err != nil {
+			return p, &api.Error{Code: "bad_request", Message: fmt.Sprintf("%s@%d: %v", name, p.rev.Rev, err),
+				Hint: fmt.Sprintf("\"mimeo image show %s@%d\" lists the volumes; last and none are good for any image", name, p.rev.Rev)}
 		}
 	default:
 		return bad("job kind %q: want capture, deploy or wipe", req.Kind)

@@ -1,0 +1,284 @@
+package deploy
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"os"
+	"os/exec"
+	"slices"
+	"strings"
+
+	"mimeo/internal/imaging/blockfile"
+	"mimeo/internal/imaging/fsmap"
+	"mimeo/internal/imaging/fsmap/fact"
+	"mimeo/internal/imaging/manifest"
+	"mimeo/internal/imaging/view"
+)
+
+// Grown is what has become larger.
+type Grown struct {
+	What string `json:"what"` // "partition 2 (ext4)", "vg0/root (xfs)"
+	From int64  `json:"from"` // bytes
+	To   int64  `json:"to"`
+}
+
+// Growth is what came of growing a volume.
+type Growth struct {
+	Grown []Grown
+	Notes []string // what keeps its size, and why: it works as it is
+}
+
+func (g *Growth) note(format string, args ...any) {
+	g.Notes = append(g.Notes, fmt.Sprintf(format, args...))
+}
+
+const member = "LVM2_member"
+
+// growable are the filesystems that Grow knows.
+var growable = []string{"ext2", "ext3", "ext4", "xfs", "btrfs", "ntfs"}
+
+// GrowVolume makes what lies in the volume that grew with the table as large as there is room: its filesystem or, in a
+// physical volume of LVM, that and one logical volume with its filesystem. Of an unnamed one it is the only one of its
+// group with a filesystem. now is the table as it is on the disk of size bytes, which lies at path and is not open.
+func GrowVolume(ctx context.Context, path string, size int64, m *manifest.Manifest, now manifest.Table, grow string) (g Growth, err error) {
+	v, logical, ok, err := m.Grows(grow)
+	if err != nil || !ok || size <= m.Disk.Size {
+		return g, err
+	}
+	n, what := size, "the disk"
+	if v.Partition > 0 {
+		n, what = v.Len, fmt.Sprintf("partition %d", v.Partition)
+		for _, p := range now.Partitions {
+			if p.Number == v.Partition {
+				n = p.Len
+			}
+		}
+	}
+	switch {
+	case n <= v.Len, v.Type == "swap":
+		return g, nil
+	case v.Type != member:
+		return g, g.filesystem(fmt.Sprintf("%s (%s)", what, v.Type), v.Len, n, GrowRange(ctx, path, v.Off, n, v.Type))
+	}
+	return g, g.physical(ctx, path, v, n, what, logical)
+}
+
+// filesystem notes how the growth of a filesystem ended.
+func (g *Growth) filesystem(what string, from, to int64, err error) error {
+	switch {
+	case errors.Is(err, ErrCannotGrow):
+		g.note("%s: the filesystem keeps its size: %v", what, ErrCannotGrow)
+		return nil
+	case errors.Is(err, ErrSleeps):
+		g.note("%s: the filesystem keeps its size: %v", what, ErrSleeps)
+		return nil
+	case err != nil:
+		return err
+	}
+	g.Grown = append(g.Grown, Grown{what, from, to})
+	return nil
+}
+
+// physical grows a physical volume to n bytes, and a logical volume in it.
+func (g *Growth) physical(ctx context.Context, path string, v manifest.Volume, n int64, what, logical string) error {
+	device, detach, err := attachLoop(path, v.Off, n)
+	if err != nil {
+		return fmt.Errorf("make a loop device for %s of %s: %w", what, path, err)
+	}
+	name, before, err := g.extend(ctx, device, n, what, logical)
+	if err := errors.Join(err, detach()); err != nil || name == "" {
+		return err
+	}
+	inner, err := insideFile(path, v.Off, n)
+	if err != nil {
+		return err
+	}
+	i := slices.IndexFunc(inner, func(in fsmap.Inner) bool { return in.Name == name })
+	if i < 0 {
+		return fmt.Errorf("%s is not to be found in %s any more", name, what)
+	}
+	in := inner[i]
+	return g.filesystem(fmt.Sprintf("%s (%s)", name, in.Type), before, in.Size, growPart(ctx, path, v.Off, in))
+}
+
+// extend has LVM's own program give the new space to the physical volume on a device, and to a logical volume, which it
+// returns with its old size; "" where none is to grow.
+func (g *Growth) extend(ctx context.Context, device string, n int64, what, logical string) (name string, before int64, err error) {
+	out, err := lvm(ctx, device, "pvs", "--noheadings", "--separator", ":", "-o", "vg_name,pv_count,vg_exported", device)
+	if err != nil {
+		return "", 0, err
+	}
+	facts := strings.Split(strings.TrimSpace(out), ":")
+	if len(facts) != 3 || facts[0] == "" {
+		g.note("%s (%s) keeps its size: it belongs to no volume group", what, member)
+		return "", 0, nil
+	}
+	group := facts[0]
+	if facts[1] != "1" || facts[2] != "" {
+		g.note("%s (%s) keeps its size: volume group %s lies on %s disks or is exported, and is not changed through one of them", what, member, group, facts[1])
+		return "", 0, nil
+	}
+	inner, err := insideFile(device, 0, n)
+	if err != nil {
+		return "", 0, err
+	}
+	if _, err := lvm(ctx, device, "pvresize", device); err != nil {
+		return "", 0, err
+	}
+	in, why := chooseLogical(inner, logical)
+	if why != "" {
+		g.note("volume group %s has the new space of %s, and no logical volume grew: %s", group, what, why)
+		return "", 0, nil
+	}
+	free, err := lvm(ctx, device, "vgs", "--noheadings", "-o", "vg_free_count", group)
+	if err != nil {
+		return "", 0, err
+	}
+	if strings.TrimSpace(free) == "0" {
+		return "", 0, nil // less than an extent has come
+	}
+	if _, err := lvm(ctx, device, "lvextend", "-l", "+100%FREE", in.Name); err != nil {
+		return "", 0, err
+	}
+	return in.Name, in.Size, nil
+}
+
+// chooseLogical returns the logical volume that grows, or says why there is none.
+func chooseLogical(inner []fsmap.Inner, logical string) (in fsmap.Inner, why string) {
+	var names []string
+	for _, c := range inner {
+		switch {
+		case strings.Count(c.Name, "/") != 1:
+		case logical != "" && c.Name == logical:
+			if c.Part.Whole != "" {
+				return in, fmt.Sprintf("of %s: %s", c.Name, c.Part.Whole)
+			}
+			return c, ""
+		case logical == "" && c.Part.Whole == "" && slices.Contains(growable, c.Type):
+			in, names = c, append(names, c.Name)
+		}
+	}
+	switch {
+	case logical != "":
+		return in, "there is no " + logical
+	case len(names) == 0:
+		return in, "none has a filesystem that can grow"
+	case len(names) > 1:
+		return in, fmt.Sprintf("name one of %s for it", strings.Join(names, ", "))
+	}
+	return in, ""
+}
+
+// growPart grows the filesystem of a logical volume of a disk's volume at off.
+func growPart(ctx context.Context, path string, off int64, in fsmap.Inner) (err error) {
+	if len(in.Spans) == 1 {
+		return GrowRange(ctx, path, off+in.Spans[0].Off, in.Spans[0].Len, in.Type)
+	}
+	if !slices.Contains(growable, in.Type) {
+		return ErrCannotGrow
+	}
+	disk, err := os.OpenFile(path, os.O_RDWR, 0)
+	if err != nil {
+		return err
+	}
+	defer func() { err = errors.Join(err, disk.Sync(), disk.Close()) }()
+	f, err := blockfile.Start(partFile{in.Part, disk, off}, in.Size)
+	if err != nil {
+		return err
+	}
+	defer func() { err = errors.Join(err, f.Err(), f.Close()) }()
+	return GrowRange(ctx, f.Path, 0, in.Size, in.Type)
+}
+
+// partFile is a logical volume in several pieces of a disk.
+type partFile struct {
+	fact.Part
+	disk *os.File
+	off  int64 // of the volume around it
+}
+
+func (p partFile) outer() *io.OffsetWriter { return io.NewOffsetWriter(p.disk, p.off) }
+
+// ReadAt implements io.ReaderAt.
+func (p partFile) ReadAt(b []byte, off int64) (int, error) {
+	return p.Reader(io.NewSectionReader(p.disk, p.off, 1<<62)).ReadAt(b, off)
+}
+
+// WriteAt implements io.WriterAt.
+func (p partFile) WriteAt(b []byte, off int64) (int, error) {
+	return p.Writer(p.outer()).WriteAt(b, off)
+}
+
+// insideFile tells what lies in a physical volume at off of a disk.
+func insideFile(path string, off, n int64) ([]fsmap.Inner, error) {
+	f, err := os.Open(path)
+	if err != nil {
+		return nil, err
+	}
+	defer f.Close()
+	inner, err := fsmap.Inside(io.NewSectionReader(f, off, n), n, member)
+	if err != nil {
+		return nil, fmt.Errorf("read the volume group on %s: %w", path, err)
+	}
+	return inner, nil
+}
+
+// lvm runs one of LVM's commands on one device alone. The kernel is not asked: no logical volume becomes active.
+func lvm(ctx context.Context, device, command string, args ...string) (string, error) {
+	config := fmt.Sprintf(`backup{backup=0 archive=0} devices{use_devicesfile=0 filter=["a|^%s$|","r|.*|"]} activation{udev_sync=0 udev_rules=0}`, device)
+	cmd := exec.CommandContext(ctx, "lvm", append([]string{command, "--driverloaded", "n", "--config", config}, args...)...)
+	cmd.Env = append(os.Environ(), "LVM_SUPPRESS_FD_WARNINGS=1", "LC_ALL=C")
+	out, err := cmd.Output()
+	if err == nil {
+		return string(out), nil
+	}
+	said := ""
+	var exit *exec.ExitError
+	if errors.As(err, &exit) {
+		said = string(exit.Stderr)
+	}
+	return "", &ToolError{Command: "lvm " + command + " " + strings.Join(args, " "), Output: said, Err: err}
+}
+
+// packages are Debian's, by the program of theirs that may be missing.
+var packages = map[string]string{"e2fsck": "e2fsprogs", "resize2fs": "e2fsprogs", "ntfsresize": "ntfs-3g", "xfs_growfs": "xfsprogs", "btrfs": "btrfs-progs", "lvm": "lvm2"}
+
+// MissingPackage names Debian's package with the program for lack of which Grow or GrowVolume failed.
+func MissingPackage(err error) (name string, ok bool) {
+	var missing *exec.Error
+	if !errors.As(err, &missing) || !errors.Is(err, exec.ErrNotFound) {
+		return "", false
+	}
+	name, ok = packages[missing.Name]
+	return name, ok
+}
+
+// checkGrow makes sure, before the first write, that what was named can grow.
+func (r *run) checkGrow(ctx context.Context) error {
+	v, logical, ok, err := r.m.Grows(r.opts.Grow)
+	if err != nil || !ok || r.opts.Grow == GrowLast || r.t.Size() <= r.m.Disk.Size {
+		return err
+	}
+	for _, p := range r.m.Table.Partitions {
+		if gap := p.Off - (v.Off + v.Len); v.Partition > 0 && p.Number != v.Partition && p.Len > 0 && gap >= 0 && gap < 1<<20 {
+			return &manifest.GrowError{Name: r.opts.Grow, Why: fmt.Sprintf("partition %d lies right behind partition %d, and partitions are not moved", p.Number, v.Partition)}
+		}
+	}
+	if logical == "" {
+		return nil
+	}
+	d, err := view.Open(ctx, r.from, r.m)
+	if err != nil {
+		return fmt.Errorf("read the image's contents: %w", err)
+	}
+	inner, err := fsmap.Inside(io.NewSectionReader(d, v.Off, v.Len), v.Len, v.Type)
+	if err != nil {
+		return fmt.Errorf("read the image's volume group: %w", err)
+	}
+	if _, why := chooseLogical(inner, logical); why != "" {
+		return &manifest.GrowError{Name: logical, Why: why}
+	}
+	return nil
+}
