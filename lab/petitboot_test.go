@@ -8,8 +8,10 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"regexp"
 	"strings"
 	"testing"
+	"time"
 
 	"mimeo/internal/cluster/api"
 	"mimeo/lab/rack"
@@ -99,12 +101,26 @@ func parsePetitboot(t *testing.T, text string) *entry {
 	return e
 }
 
+// learntOPAL is what is said of the machine.
+var learntOPAL = regexp.MustCompile(`(?m)^firmware +opal\b[\s\S]*^arch +ppc64el\b|^arch +ppc64el\b[\s\S]*^firmware +opal\b`)
+
 // opal asks as an OPAL machine does for what it boots: for its disk, a capture, and a deploy of an image.
 func opal(t *testing.T, ctx context.Context, r *rack.Rack, image string) {
 	const name, mac = "o01", "52:54:00:77:19:01"
 	mimeo(t, ctx, r, "node", "add", name, "--mac", mac, "--set", "knobs.console=hvc0")
 	if e := petitboot(t, ctx, r, mac); e != nil {
 		t.Errorf("for the disk there is an entry: %+v", *e)
+	}
+	// What it is was learnt from its request, which is written down beside the answer.
+	show := ""
+	for range 100 {
+		if show = mimeo(t, ctx, r, "node", "show", name); learntOPAL.MatchString(show) {
+			break
+		}
+		time.Sleep(100 * time.Millisecond)
+	}
+	if !learntOPAL.MatchString(show) {
+		t.Errorf("its firmware and architecture were not learnt:\n%s", show)
 	}
 	for _, kind := range []string{"capture", "deploy"} {
 		var jobs []api.Job

@@ -72,7 +72,7 @@ type Event struct {
 	Firmware node.Firmware
 	Arch     node.Arch
 	IPXE     bool
-	File     string
+	File     string // that it is to load, or the configuration
 	Text     string // for people
 }
 

@@ -1,6 +1,7 @@
 package dhcp
 
 import (
+	"cmp"
 	"context"
 	"encoding/binary"
 	"errors"
@@ -368,7 +369,7 @@ func (s *Server) answer(p packet, m *dhcpv4.DHCPv4, n node.Node, r Request, a An
 	ans.ev = Event{Kind: kind, Node: n.Name, MAC: r.MAC, Addr: addrOf(m.YourIPAddr), Firmware: a.Firmware, Arch: a.Arch,
 		IPXE: a.IPXE, Text: a.Why}
 	if a.Boot {
-		ans.ev.File = a.File
+		ans.ev.File = cmp.Or(a.File, a.Config)
 	}
 	return ans
 }
