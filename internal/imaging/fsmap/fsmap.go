@@ -16,6 +16,7 @@ import (
 	"mimeo/internal/imaging/fsmap/hfsplus"
 	"mimeo/internal/imaging/fsmap/jfs"
 	"mimeo/internal/imaging/fsmap/minix"
+	"mimeo/internal/imaging/fsmap/nilfs2"
 	"mimeo/internal/imaging/fsmap/ntfs"
 	"mimeo/internal/imaging/fsmap/reiserfs"
 	"mimeo/internal/imaging/fsmap/swap"
@@ -59,6 +60,7 @@ var readers = []reader{
 	{jfs.Is, jfs.Used},
 	{reiserfs.Is, reiserfs.Used},
 	{hfsplus.Is, hfsplus.Used},
+	{nilfs2.Is, nilfs2.Used},
 	{minix.Is, minix.Used}, // its magic number is short
 	{vfat.Is, vfat.Used},   // last: other kinds of filesystem may leave the boot sector of an older FAT as it was
 }

@@ -78,6 +78,7 @@ var outlived = map[string]bool{
 	"jfs":               true, // its superblock lies at 32 KiB
 	"reiserfs":          true, // its superblock lies at 64 KiB
 	"hfsplus":           true, // its header lies at 1 KiB
+	"nilfs2":            true, // its superblock lies at 1 KiB, and its magic number has two bytes
 	"minix":             true, // its superblock lies at 1 KiB, and its magic number has two bytes
 	// What is copied to a volume as it is, and may be as short.
 	"squashfs": true, "erofs": true, "iso9660": true,

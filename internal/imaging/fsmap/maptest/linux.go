@@ -47,8 +47,8 @@ type Volume struct {
 }
 
 // Linux has Linux 6.1 fill filesystems, calls judge for each with what the reader says and with a copy on a disk that was
-// full of random bytes, and holds the files of the copies against the others'.
-func Linux(t *testing.T, used Reader, prepare string, volumes []Volume, judge func(t testing.TB, v Volume, facts fact.Facts, used extent.List, dup string)) {
+// full of random bytes, and holds the files of the copies against the others'. It returns what the first of the two Linux' said.
+func Linux(t *testing.T, used Reader, prepare string, volumes []Volume, judge func(t testing.TB, v Volume, facts fact.Facts, used extent.List, dup string)) string {
 	t.Helper()
 	script := "cat >fill.pl <<'END'" + fill + "END\nmkdir a\n" + lister + prepare + "\n"
 	look := "mkdir a\n" + lister + prepare + "\n"
@@ -65,7 +65,8 @@ func Linux(t *testing.T, used Reader, prepare string, volumes []Volume, judge fu
 		script, look = script+one, look+one
 		imgs = append(imgs, v.Img)
 	}
-	want := strings.Split(uml.Run(t, script, imgs...), "==")
+	said := uml.Run(t, script, imgs...)
+	want := strings.Split(said, "==")
 	for _, v := range volumes {
 		if *update && v.Keep != "" {
 			keep(t, v.Keep, Load(t, v.Img))
@@ -93,4 +94,5 @@ func Linux(t *testing.T, used Reader, prepare string, volumes []Volume, judge fu
 			t.Errorf("%s: the copy has other files:\n%s\nwant\n%s", v.Name, got[1+2*i], want[1+2*i])
 		}
 	}
+	return said
 }
