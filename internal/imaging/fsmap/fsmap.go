@@ -21,6 +21,7 @@ import (
 	"mimeo/internal/imaging/fsmap/reiserfs"
 	"mimeo/internal/imaging/fsmap/swap"
 	"mimeo/internal/imaging/fsmap/tree"
+	"mimeo/internal/imaging/fsmap/ufs"
 	"mimeo/internal/imaging/fsmap/vfat"
 	"mimeo/internal/imaging/fsmap/xfs"
 	"mimeo/internal/imaging/manifest"
@@ -61,6 +62,7 @@ var readers = []reader{
 	{reiserfs.Is, reiserfs.Used},
 	{hfsplus.Is, hfsplus.Used},
 	{nilfs2.Is, nilfs2.Used},
+	{ufs.Is, ufs.Used},
 	{minix.Is, minix.Used}, // its magic number is short
 	{vfat.Is, vfat.Used},   // last: other kinds of filesystem may leave the boot sector of an older FAT as it was
 }

@@ -42,7 +42,10 @@ var magics = []magic{
 	{"apfs", 32, "NXSB"},
 	{"ufs", 0x2000 + 0x55c, "\x54\x19\x01\x00"},
 	{"ufs", 0x2000 + 0x55c, "\x00\x01\x19\x54"},
+	{"ufs", 0x2000 + 0x55c, "\x19\x01\x54\x19"},
+	{"ufs", 0x2000 + 0x55c, "\x19\x54\x01\x19"},
 	{"ufs", 0x10000 + 0x55c, "\x19\x01\x54\x19"},
+	{"ufs", 0x10000 + 0x55c, "\x19\x54\x01\x19"},
 	{"iso9660", 0x8001, "CD001"},
 	{"udf", 0x8001, "BEA01"},
 	{"bcachefs", 4096 + 24, "\xc6\x85\x73\xf6\x66\xce\x90\xa9\xd9\x6a\x60\xcf\x80\x3d\xf7\xef"},
@@ -79,6 +82,7 @@ var outlived = map[string]bool{
 	"reiserfs":          true, // its superblock lies at 64 KiB
 	"hfsplus":           true, // its header lies at 1 KiB
 	"nilfs2":            true, // its superblock lies at 1 KiB, and its magic number has two bytes
+	"ufs":               true, // its superblock lies at 8 or 64 KiB
 	"minix":             true, // its superblock lies at 1 KiB, and its magic number has two bytes
 	// What is copied to a volume as it is, and may be as short.
 	"squashfs": true, "erofs": true, "iso9660": true,
