@@ -172,7 +172,13 @@ func mapVolume(r io.ReaderAt, size int64, depth int) (Usage, error) {
 		if err != nil {
 			return Usage{}, fmt.Errorf("read %s: %w", v.Type, err)
 		}
-		if other := another(head, v.Type); v.Whole == "" && other != "" {
+		other := another(head, v.Type)
+		if other == "" && copied[v.Type] {
+			if other, err = beyond(r, size); err != nil {
+				return Usage{}, fmt.Errorf("look for other content than %s: %w", v.Type, err)
+			}
+		}
+		if v.Whole == "" && other != "" {
 			v.Whole = "it has the marks of " + other + ", too"
 		}
 		u = Usage{Type: v.Type, UUID: v.UUID, Label: v.Label, BlockSize: v.BlockSize, Reason: v.Whole, Notes: v.Notes, Used: used}
@@ -196,8 +202,29 @@ func mapVolume(r io.ReaderAt, size int64, depth int) (Usage, error) {
 		}
 		return u, nil
 	}
+	if u.Type == "unknown" {
+		other, err := beyond(r, size)
+		if err != nil {
+			return Usage{}, fmt.Errorf("look for what is further in: %w", err)
+		}
+		if other != "" {
+			u.Type = other
+		}
+	}
 	u.Reason = unread(u.Type)
 	return u.whole(size), nil
+}
+
+// parts are kinds of content that are meant to stay whole: which of their blocks are in use is known to what they are part of
+// only, or can be told in no safe way.
+var parts = map[string]string{
+	"apfs":               "a container of APFS",
+	"bcache":             "a disk of bcache",
+	"bcachefs":           "a disk of bcachefs",
+	"ceph_bluestore":     "a disk of a Ceph cluster (BlueStore)",
+	"VMFS":               "a VMware datastore (VMFS)",
+	"VMFS_volume_member": "a disk of a VMware datastore (VMFS)",
+	"zfs_member":         "a disk of a ZFS pool",
 }
 
 // unread says why a kind of content is captured whole.
@@ -207,6 +234,9 @@ func unread(typ string) string {
 		return "what is on it is not known"
 	case "crypto_LUKS", "BitLocker":
 		return "it is encrypted (" + typ + "): which of it is in use cannot be told without the key"
+	}
+	if what := parts[typ]; what != "" {
+		return "it is " + what + ": which of its blocks are in use is not read"
 	}
 	return "no reader for " + typ + " yet"
 }

@@ -2,6 +2,7 @@ package fsmap
 
 import (
 	"bytes"
+	"encoding/binary"
 	"math/rand/v2"
 	"os"
 	"os/exec"
@@ -72,15 +73,53 @@ func mapFile(t testing.TB, path string) (Usage, int64) {
 
 // TestNames holds the names of what is captured whole against blkid.
 func TestNames(t *testing.T) {
-	for _, args := range [][]string{
-		{"mkapfs"},
+	const size = 600 * mib
+	put := func(off int64, b string) func(f *os.File) error {
+		return func(f *os.File) error { _, err := f.WriteAt([]byte(b), off); return err }
+	}
+	uberblocks := func(first int64, magic string) func(f *os.File) error {
+		return func(f *os.File) error {
+			for i := range int64(8) {
+				if err := put(first+(128+i)<<10, magic)(f); err != nil {
+					return err
+				}
+			}
+			return nil
+		}
+	}
+	for _, c := range []struct {
+		name, reason string
+		make         func(f *os.File) error
+	}{
+		{"apfs", "a container of APFS", func(f *os.File) error { run(t, "mkapfs", f.Name()); return nil }},
+		{"zfs_member", "a ZFS pool", uberblocks(0, "\x0c\xb1\xba\x00\x00\x00\x00\x00")},
+		{"zfs_member", "a ZFS pool", uberblocks(size-256<<10, "\x00\x00\x00\x00\x00\xba\xb1\x0c")},
+		{"VMFS", "a VMware datastore", put(2*mib, "\x5e\xf1\xab\x2f")},
+		{"VMFS_volume_member", "a disk of a VMware datastore", put(mib, "\x0d\xd0\x01\xc0")},
+		{"ceph_bluestore", "a Ceph cluster", put(0, "bluestore block device\n")},
+		{"reiser4", "no reader for reiser4 yet", put(64<<10, "ReIsEr4")},
+		{"hfs", "no reader for hfs yet", put(1024, "BD")},
+		{"bcache", "a disk of bcache", put(4096+24, "\xc6\x85\x73\xf6\x4e\x1a\x45\xca\x82\x65\xf5\x7f\x48\xba\x6d\x81")},
 	} {
-		t.Run(strings.Join(args, " "), func(t *testing.T) {
-			path := makeFS(t, 600*mib, args...)
+		t.Run(c.name, func(t *testing.T) {
+			path := makeFS(t, size, "true")
+			f, err := os.OpenFile(path, os.O_RDWR, 0)
+			if err != nil {
+				t.Fatal(err)
+			}
+			defer f.Close()
+			if err := c.make(f); err != nil {
+				t.Fatal(err)
+			}
 			u, size := mapFile(t, path)
-			want := strings.TrimSpace(run(t, "blkid", "-p", "-o", "value", "-s", "TYPE", path))
-			if u.Type != want || u.Method != manifest.MethodWhole || u.Reason != "no reader for "+want+" yet" || u.Used.Bytes() != size {
-				t.Errorf("%+v, blkid says %s", u, want)
+			if u.Type != c.name || u.Method != manifest.MethodWhole || !strings.Contains(u.Reason, c.reason) || u.Used.Bytes() != size {
+				t.Errorf("%+v", u)
+			}
+			if c.name == "hfs" || c.name == "bcache" {
+				return // blkid wants more of it
+			}
+			if want := strings.TrimSpace(run(t, "blkid", "-p", "-o", "value", "-s", "TYPE", path)); want != c.name {
+				t.Errorf("%s: blkid says %s", c.name, want)
 			}
 		})
 	}
@@ -251,6 +290,49 @@ func TestBtrfsOnVolume(t *testing.T) {
 	}
 }
 
+// TestLinuxOnVolume has filesystems that leave what is in front of them as it was: which one is in use cannot be told.
+func TestLinuxOnVolume(t *testing.T) {
+	for typ, mkfs := range map[string]string{
+		"jfs": "mkfs.jfs -q", "reiserfs": "mkfs.reiserfs -q -f", "nilfs2": "mkfs.nilfs2 -q", "minix": "mkfs.minix -3", "hfsplus": "true", "ufs": "true",
+	} {
+		path := makeFS(t, 200*mib, strings.Fields(mkfs)...)
+		if mkfs == "true" {
+			path = filepath.Join(t.TempDir(), "img")
+			dir := t.TempDir()
+			if err := os.WriteFile(filepath.Join(dir, "file"), []byte("file"), 0o600); err != nil {
+				t.Fatal(err)
+			}
+			run(t, "makefs", "-t", "ffs", "-s", "200m", "-o", "version=2", path, dir)
+			if typ == "hfsplus" {
+				run(t, "xorriso", "-as", "mkisofs", "-hfsplus", "-quiet", "-o", path+".iso", dir)
+				iso, err := os.ReadFile(path + ".iso")
+				if err != nil {
+					t.Fatal(err)
+				}
+				at := int64(binary.BigEndian.Uint32(iso[3*512+8:])) * 512
+				b := make([]byte, 200*mib)
+				copy(b, iso[at:at+int64(binary.BigEndian.Uint32(iso[3*512+12:]))*512])
+				if err := os.WriteFile(path, b, 0o600); err != nil {
+					t.Fatal(err)
+				}
+			}
+		}
+		u, size := mapFile(t, path)
+		if u.Type != typ || u.Method != manifest.MethodUsed || u.Used.Bytes() > 60*mib {
+			t.Errorf("%s: %+v", typ, u)
+		}
+		f, err := os.OpenFile(path, os.O_RDWR, 0)
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer f.Close()
+		f.WriteAt([]byte("ReFS\x00\x00\x00\x00"), 3)
+		if u, _ := mapFile(t, path); u.Method != manifest.MethodWhole || u.Used.Bytes() != size || !strings.Contains(u.Reason, "the marks of ReFS") {
+			t.Errorf("%s: %+v", typ, u)
+		}
+	}
+}
+
 // TestF2FSOnVolume has the boot sector of an XFS in front of it.
 func TestF2FSOnVolume(t *testing.T) {
 	path := makeFS(t, 110*mib, "mkfs.f2fs", "-l", "flash")
@@ -299,6 +381,13 @@ func TestFixedOnVolume(t *testing.T) {
 		f.WriteAt([]byte("verity"), 5*mib)
 		if u, _ := mapFile(t, path); u.Method != manifest.MethodUsed || !u.Used.Contains(5*mib) {
 			t.Errorf("%+v", u)
+		}
+		for off, magic := range map[int64]string{2 * mib: "\x5e\xf1\xab\x2f", 32*mib - (256-128-9)<<10: "\x0c\xb1\xba\x00\x00\x00\x00\x00"} {
+			f.WriteAt([]byte(magic), off)
+			if u, size := mapFile(t, path); u.Method != manifest.MethodWhole || u.Used.Bytes() != size || u.Type != c.typ {
+				t.Errorf("%+v", u)
+			}
+			f.WriteAt(make([]byte, len(magic)), off)
 		}
 		f.WriteAt([]byte("_BHRfS_M"), 0x10040)
 		if u, size := mapFile(t, path); u.Method != manifest.MethodWhole || u.Used.Bytes() != size {

@@ -84,9 +84,13 @@ var outlived = map[string]bool{
 	"nilfs2":            true, // its superblock lies at 1 KiB, and its magic number has two bytes
 	"ufs":               true, // its superblock lies at 8 or 64 KiB
 	"minix":             true, // its superblock lies at 1 KiB, and its magic number has two bytes
-	// What is copied to a volume as it is, and may be as short.
-	"squashfs": true, "erofs": true, "iso9660": true,
+	"squashfs":          true, // these are copied to a volume as they are, and may be as short
+	"erofs":             true,
+	"iso9660":           true,
 }
+
+// copied are those of them that may be remnants of which nothing but the start is left.
+var copied = map[string]bool{"squashfs": true, "erofs": true, "iso9660": true}
 
 // another tells whether such a filesystem has the magic number of another kind of content, too; "" where it has not.
 func another(head []byte, typ string) string {

@@ -72,9 +72,6 @@ func Used(r io.ReaderAt, size int64) (fact.Facts, extent.List, error) {
 		v.facts.Type = k.name
 		err = k.read(v)
 	}
-	if err == nil {
-		err = v.others()
-	}
 	var d damage
 	if errors.As(err, &d) {
 		v.facts.Whole = string(d)
@@ -92,48 +89,6 @@ func (v *volume) setLen(n uint64) error {
 		return damaged("the filesystem has %d bytes, the volume %d", n, v.size)
 	}
 	v.facts.Len = int64(n)
-	return nil
-}
-
-// others looks for what leaves the start of a volume as it was: the filesystem may be a remnant. What has its magic
-// number further in front is known by it.
-func (v *volume) others() error {
-	for _, o := range []struct {
-		name  string
-		off   int64
-		magic string
-	}{
-		{"VMFS", 1 << 20, "\x0d\xd0\x01\xc0"},
-		{"VMFS", 2 << 20, "\x5e\xf1\xab\x2f"},
-	} {
-		b := make([]byte, len(o.magic))
-		if o.off+int64(len(b)) > v.size {
-			continue
-		}
-		if err := v.read(b, o.off); err != nil {
-			return err
-		}
-		if string(b) == o.magic {
-			return damaged("it has the marks of %s, too", o.name)
-		}
-	}
-	// The labels of ZFS, two at either end, each with uberblocks in its second half.
-	const label, blocks = 256 << 10, 128 << 10
-	end := v.size &^ (label - 1)
-	for _, off := range []int64{0, label, end - 2*label, end - label} {
-		if off < 0 || off+label > v.size {
-			continue
-		}
-		b := make([]byte, blocks)
-		if err := v.read(b, off+blocks); err != nil {
-			return err
-		}
-		for ; len(b) > 0; b = b[1<<10:] {
-			if n := le.Uint64(b); n == 0xbab10c || n == 0x0cb1ba<<40 {
-				return damaged("it has the marks of ZFS, too")
-			}
-		}
-	}
 	return nil
 }
 

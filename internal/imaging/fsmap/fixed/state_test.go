@@ -127,16 +127,6 @@ func TestWhole(t *testing.T) {
 			clear(b[isoOff+2*isoSector : isoOff+4*isoSector])
 			return b
 		}},
-		{"iso9660", "ZFS", "ZFS", func(b []byte) []byte { le.PutUint64(b[(128+9)<<10:], 0xbab10c); return b }},
-		{"squashfs", "ZFS of the other byte order, at the end", "ZFS", func(b []byte) []byte {
-			be.PutUint64(b[len(b)&^(256<<10-1)-(256-128-1)<<10:], 0xbab10c)
-			return b
-		}},
-		{"erofs", "VMFS", "VMFS", func(b []byte) []byte {
-			b = append(b, make([]byte, 2<<20)...)
-			copy(b[2<<20:], "\x5e\xf1\xab\x2f")
-			return b
-		}},
 	} {
 		t.Run(c.kind+" "+c.name, func(t *testing.T) {
 			b := c.f(slices.Clone(all[c.kind]))
@@ -186,7 +176,7 @@ func (b broken) ReadAt(p []byte, off int64) (int, error) {
 // TestReadErrors makes sure that a disk that cannot be read is an error, and no reason.
 func TestReadErrors(t *testing.T) {
 	for kind, b := range samples(t) {
-		for _, from := range []int64{10, isoOff + isoSector} {
+		for _, from := range []int64{10, isoOff + isoSector - 1} {
 			if facts, _, err := Used(broken{bytes.NewReader(b), from}, int64(len(b))); !errors.Is(err, errBroken) {
 				t.Errorf("%s, from %d on: %+v, %v", kind, from, facts, err)
 			}
