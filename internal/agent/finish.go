@@ -13,6 +13,7 @@ import (
 	"mimeo/internal/cluster/api"
 	"mimeo/internal/imaging/deploy"
 	"mimeo/internal/imaging/manifest"
+	"mimeo/internal/imaging/tool"
 )
 
 // chrootDir is where root postscripts that come with the task are kept while they run, in the deployed root.
@@ -64,7 +65,7 @@ func (j *job) grow(ctx context.Context, m *manifest.Manifest) error {
 	for _, is := range g.Grown {
 		j.report.say(fmt.Sprintf("%s grew from %d to %d MiB", is.What, is.From>>20, is.To>>20))
 	}
-	if name, missing := deploy.MissingPackage(err); missing {
+	if name, missing := tool.MissingPackage(err); missing {
 		return &api.Error{Code: "no_tool", Message: err.Error(), Hint: "the stateless image's profile needs the package " + name}
 	}
 	return err

@@ -14,6 +14,7 @@ import (
 	"mimeo/internal/imaging/deploy"
 	"mimeo/internal/imaging/manifest"
 	"mimeo/internal/imaging/store"
+	"mimeo/internal/imaging/tool"
 )
 
 // deployFlags are what "mimeo-agent deploy" can be told.
@@ -224,7 +225,7 @@ func growVolume(ctx context.Context, errw io.Writer, path string, size int64, m 
 		return g.Grown, nil
 	}
 	e := &api.Error{Code: "failed", Message: fmt.Sprintf("the image is on the disk, but what should grow on it did not: %v", err)}
-	if name, missing := deploy.MissingPackage(err); missing {
+	if name, missing := tool.MissingPackage(err); missing {
 		e.Hint = "install " + name + " and deploy again, which writes only what differs, or deploy with --grow none"
 	}
 	return nil, e

@@ -19,6 +19,7 @@ import (
 	"mimeo/internal/imaging/leaveout"
 	"mimeo/internal/imaging/manifest"
 	"mimeo/internal/imaging/store/mem"
+	"mimeo/internal/imaging/tool"
 )
 
 // command runs a program of the system, which judges what we do.
@@ -240,7 +241,7 @@ func TestGrow(t *testing.T) {
 	if err := Grow(t.Context(), to, "swap"); err != nil {
 		t.Errorf("swap: %v", err)
 	}
-	var te *ToolError
+	var te *tool.Error
 	if err := GrowRange(t.Context(), to, 0, 1<<20, "ext4"); !errors.As(err, &te) || !strings.Contains(te.Output, "superblock") {
 		t.Errorf("no filesystem: %v", err)
 	}

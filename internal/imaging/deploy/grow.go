@@ -1,42 +1,24 @@
 package deploy
 
 import (
-	"bytes"
 	"context"
 	"errors"
 	"fmt"
 	"io"
 	"os"
-	"os/exec"
 	"slices"
-	"strings"
 	"time"
 
 	"golang.org/x/sys/unix"
 
 	"mimeo/internal/imaging/fsmap"
 	"mimeo/internal/imaging/leaveout"
+	"mimeo/internal/imaging/tool"
 )
 
 // ErrCannotGrow says that this program does not know how to grow a filesystem of that type. It works as it is, in the
 // first part of its partition.
 var ErrCannotGrow = errors.New("no way known to grow it")
-
-// ToolError is what a filesystem's own tool said.
-type ToolError struct {
-	Command string // with its arguments
-	Output  string // both streams, the last 4 KiB
-	Err     error
-}
-
-func (e *ToolError) Error() string {
-	s := fmt.Sprintf("%s: %v", e.Command, e.Err)
-	if e.Output != "" {
-		s += ": " + strings.Join(strings.Fields(e.Output), " ")
-	}
-	return s
-}
-func (e *ToolError) Unwrap() error { return e.Err }
 
 // ErrSleeps says that a system sleeps on the filesystem, which must find it as it left it.
 var ErrSleeps = errors.New("a hibernated Windows sleeps on it")
@@ -64,10 +46,10 @@ func Grow(ctx context.Context, device, fsType string) error {
 func growExt(ctx context.Context, device string) error {
 	// resize2fs insists on a check that is younger than the last mount. -p mends what is safe to mend, and asks nothing;
 	// 1 is its exit status for "mended".
-	if err := tool(ctx, 1, "e2fsck", "-f", "-p", device); err != nil {
+	if _, err := tool.Run(ctx, 1, "e2fsck", "-f", "-p", device); err != nil {
 		return fmt.Errorf("check the filesystem on %s before it grows: %w", device, err)
 	}
-	if err := tool(ctx, 0, "resize2fs", device); err != nil {
+	if _, err := tool.Run(ctx, 0, "resize2fs", device); err != nil {
 		return fmt.Errorf("grow the filesystem on %s: %w", device, err)
 	}
 	return nil
@@ -89,7 +71,7 @@ func growNTFS(ctx context.Context, device string) error {
 	} else if leaveout.Sleeps(fs) {
 		return fmt.Errorf("grow the ntfs filesystem on %s: %w", device, ErrSleeps)
 	}
-	if err := tool(ctx, 0, "ntfsresize", "--no-progress-bar", "--force", "--force", device); err != nil {
+	if _, err := tool.Run(ctx, 0, "ntfsresize", "--no-progress-bar", "--force", "--force", device); err != nil {
 		return fmt.Errorf("grow the filesystem on %s: %w", device, err)
 	}
 	return nil
@@ -106,7 +88,7 @@ func growMounted(ctx context.Context, device, fsType, options, name string, args
 		return fmt.Errorf("mount the %s filesystem on %s to grow it: %w", fsType, device, err)
 	}
 	defer func() { err = errors.Join(err, unmount(dir)) }()
-	if err := tool(ctx, 0, name, append(args, dir)...); err != nil {
+	if _, err := tool.Run(ctx, 0, name, append(args, dir)...); err != nil {
 		return fmt.Errorf("grow the filesystem on %s: %w", device, err)
 	}
 	return nil
@@ -135,24 +117,6 @@ func GrowRange(ctx context.Context, path string, off, n int64, fsType string) (e
 	}
 	defer func() { err = errors.Join(err, detach()) }()
 	return Grow(ctx, device, fsType)
-}
-
-// tool runs a program; mended is an exit status above zero that is fine too.
-func tool(ctx context.Context, mended int, name string, args ...string) error {
-	cmd := exec.CommandContext(ctx, name, args...)
-	cmd.WaitDelay = 5 * time.Second
-	var out bytes.Buffer
-	cmd.Stdout, cmd.Stderr = &out, &out
-	err := cmd.Run()
-	var exit *exec.ExitError
-	if err == nil || errors.As(err, &exit) && mended > 0 && exit.ExitCode() == mended {
-		return nil
-	}
-	text := bytes.TrimSpace(out.Bytes())
-	if over := len(text) - 4<<10; over > 0 {
-		text = text[over:]
-	}
-	return &ToolError{Command: strings.Join(append([]string{name}, args...), " "), Output: string(text), Err: err}
 }
 
 // attachLoop makes a loop device for a range of a file. Partition tables on loop devices are not asked of the kernel:

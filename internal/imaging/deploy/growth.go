@@ -6,7 +6,6 @@ import (
 	"fmt"
 	"io"
 	"os"
-	"os/exec"
 	"slices"
 	"strings"
 
@@ -14,6 +13,7 @@ import (
 	"mimeo/internal/imaging/fsmap"
 	"mimeo/internal/imaging/fsmap/fact"
 	"mimeo/internal/imaging/manifest"
+	"mimeo/internal/imaging/tool"
 	"mimeo/internal/imaging/view"
 )
 
@@ -228,31 +228,7 @@ func insideFile(path string, off, n int64) ([]fsmap.Inner, error) {
 // lvm runs one of LVM's commands on one device alone. The kernel is not asked: no logical volume becomes active.
 func lvm(ctx context.Context, device, command string, args ...string) (string, error) {
 	config := fmt.Sprintf(`backup{backup=0 archive=0} devices{use_devicesfile=0 filter=["a|^%s$|","r|.*|"]} activation{udev_sync=0 udev_rules=0}`, device)
-	cmd := exec.CommandContext(ctx, "lvm", append([]string{command, "--driverloaded", "n", "--config", config}, args...)...)
-	cmd.Env = append(os.Environ(), "LVM_SUPPRESS_FD_WARNINGS=1", "LC_ALL=C")
-	out, err := cmd.Output()
-	if err == nil {
-		return string(out), nil
-	}
-	said := ""
-	var exit *exec.ExitError
-	if errors.As(err, &exit) {
-		said = string(exit.Stderr)
-	}
-	return "", &ToolError{Command: "lvm " + command + " " + strings.Join(args, " "), Output: said, Err: err}
-}
-
-// packages are Debian's, by the program of theirs that may be missing.
-var packages = map[string]string{"e2fsck": "e2fsprogs", "resize2fs": "e2fsprogs", "ntfsresize": "ntfs-3g", "xfs_growfs": "xfsprogs", "btrfs": "btrfs-progs", "lvm": "lvm2"}
-
-// MissingPackage names Debian's package with the program for lack of which Grow or GrowVolume failed.
-func MissingPackage(err error) (name string, ok bool) {
-	var missing *exec.Error
-	if !errors.As(err, &missing) || !errors.Is(err, exec.ErrNotFound) {
-		return "", false
-	}
-	name, ok = packages[missing.Name]
-	return name, ok
+	return tool.Run(ctx, 0, "lvm", append([]string{command, "--driverloaded", "n", "--config", config}, args...)...)
 }
 
 // checkGrow makes sure, before the first write, that what was named can grow.
