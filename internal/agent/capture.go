@@ -12,7 +12,9 @@ import (
 	"mimeo/internal/imaging/layout"
 	"mimeo/internal/imaging/leaveout"
 	"mimeo/internal/imaging/manifest"
+	"mimeo/internal/imaging/shrink"
 	"mimeo/internal/imaging/store"
+	"mimeo/internal/imaging/tool"
 )
 
 // capture reads the chosen disk into the server's store and stages the manifest. The disk is opened for this alone: as
@@ -24,15 +26,25 @@ func (j *job) capture(ctx context.Context) (err error) {
 	}
 	defer func() { err = errors.Join(err, d.Close()) }()
 	j.report.enter(api.PhaseMapping)
-	lay, err := layout.Plan(d)
+	src := capture.Source{ReaderAt: d, Disk: d.info}
+	var notes []string
+	if j.task.Shrink {
+		small, err := shrink.Run(ctx, capture.Source{ReaderAt: d, Disk: d.info}, shrink.Options{Say: func(format string, args ...any) { j.report.say(fmt.Sprintf(format, args...)) }})
+		if err != nil {
+			return shrinkError(j.disk, err)
+		}
+		src, notes = capture.Source{ReaderAt: small, Disk: small.Info()}, small.Notes
+	}
+	lay, err := layout.Plan(src)
 	var plan capture.Plan
 	if err == nil {
-		plan, err = capture.NewPlan(d, lay, leaveout.Rules{Patterns: j.task.LeaveOut, Swap: !j.task.KeepAll})
+		plan, err = capture.NewPlan(src, lay, leaveout.Rules{Patterns: j.task.LeaveOut, Swap: !j.task.KeepAll})
 	}
 	if err != nil {
 		return &api.Error{Code: "disk", Message: fmt.Sprintf("look at what disk %s holds: %v", j.disk.Name, err),
 			Hint: "nothing was changed; a disk whose partition table is damaged can be looked at from mimeo boot NODE shell"}
 	}
+	plan.Warnings = append(notes, plan.Warnings...)
 	for _, v := range plan.Volumes {
 		j.report.say(describe(v))
 	}
@@ -45,13 +57,29 @@ func (j *job) capture(ctx context.Context) (err error) {
 		Recheck:  func(context.Context) error { return disk.InUse(j.disk.Path) },
 		Progress: func(p capture.Progress) { j.captured(p.Counts, p.Done, p.Total) },
 	}
-	res, err := capture.Run(ctx, capture.Source{ReaderAt: d, Disk: d.info}, plan, j.store, opts)
+	res, err := capture.Run(ctx, src, plan, j.store, opts)
 	if err != nil {
 		return j.captureError(err)
 	}
 	j.manifest = res.ID.String()
 	j.captured(res.Counts, res.Counts.Read, res.Counts.Read)
 	return nil
+}
+
+// shrinkError says why the disk cannot be captured as a smaller one.
+func shrinkError(d hwinfo.Disk, err error) error {
+	e := &api.Error{Code: "failed", Message: fmt.Sprintf("disk %s: %v; nothing was changed on it", d.Name, err)}
+	var no *shrink.Error
+	name, missing := tool.MissingPackage(err)
+	switch {
+	case missing:
+		e.Code, e.Hint = "no_tool", "the stateless image's profile needs the package "+name
+	case errors.Is(err, shrink.ErrScratch):
+		e.Code, e.Hint = "no_memory", "the node has too little memory to shrink this disk; shrink it on the node itself, or capture it as it is"
+	case errors.As(err, &no):
+		e.Code, e.Hint = "refused", "mend that on the node, or capture without --shrink"
+	}
+	return e
 }
 
 // describe says what a volume is and how it is captured.

@@ -27,8 +27,15 @@ func captureCmd(t *terminal) *cobra.Command {
 boots the stateless image over the network, sends the blocks in use of its disk,
 and boots from its disk again. Its disk is only read.
 
-The disk is the node's only one, or the one that its disk.* rule names.`,
+The disk is the node's only one, or the one that its disk.* rule names.
+
+With --shrink the image is that of a smaller disk, for nodes that have one: ext and
+NTFS filesystems are made smaller by their own tools, and partitions behind them
+move up. That is done on a view of the disk, in the node's memory. The image's
+warnings say what was shrunk, and from what ("mimeo image show"). On a larger disk
+the last volume grows again when it is deployed.`,
 		Example: `  mimeo capture n01 --image debian12 --watch
+  mimeo capture n01 --image debian12 --shrink
   mimeo capture n01 --image golden --every "Fri 20:00"`,
 		Args: cobra.ExactArgs(1),
 		RunE: func(cmd *cobra.Command, args []string) error {
@@ -41,6 +48,7 @@ The disk is the node's only one, or the one that its disk.* rule names.`,
 	f.BoolVarP(&watch, "watch", "w", false, "show progress until the job ends")
 	f.StringArrayVar(&req.LeaveOut, "leave-out", nil, "`PATTERN` of files to capture as zeros, as /tmp, '/home/*/.cache', '*.iso'; several times for several")
 	f.BoolVar(&req.KeepAll, "keep-all", false, "capture swap, page and hibernation files, too")
+	f.BoolVar(&req.Shrink, "shrink", false, "capture the disk as a smaller one: its ext and NTFS filesystems just large enough")
 	f.BoolVar(&verify, "verify", false, "read every chunk back before the revision counts")
 	f.IntVar(&req.Tries, "tries", 0, "netboots before giving up (3)")
 	f.StringVar(&req.Key, "key", "", "the same key twice gives the same job (for scripts)")

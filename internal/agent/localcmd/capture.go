@@ -14,7 +14,9 @@ import (
 	"mimeo/internal/imaging/layout"
 	"mimeo/internal/imaging/leaveout"
 	"mimeo/internal/imaging/manifest"
+	"mimeo/internal/imaging/shrink"
 	"mimeo/internal/imaging/store"
+	"mimeo/internal/imaging/tool"
 )
 
 // captureFlags are what "mimeo-agent capture" can be told.
@@ -26,6 +28,7 @@ type captureFlags struct {
 	workers int
 	leave   []string
 	all     bool
+	shrink  bool
 	force   bool
 	json    bool
 }
@@ -63,12 +66,17 @@ Swap files (but for their header), page files and hibernation files are captured
 as zeros, and so are files that --leave-out names: their names, sizes and owners
 stay. That is for filesystems whose files can be read: ext2, ext3, ext4, XFS, NTFS.
 
+With --shrink the image is that of a smaller disk: ext and NTFS filesystems are made
+smaller by their own tools, and what lies behind them moves up. That is done on a
+view of the disk, in memory; the disk itself is only read.
+
 Prints the revision, and the bytes in use, new, and stored.
 
 Exit codes: 0 done; 1 failed; 2 the command line cannot be understood;
 4 refused; 130 interrupted.`,
 		Example: `  mimeo-agent capture /dev/sda --store dir:/mnt/images --image rocky9
-  mimeo-agent capture disk.img --store dir:images --image golden --json`,
+  mimeo-agent capture disk.img --store dir:images --image golden --json
+  mimeo-agent capture /dev/sda --store dir:/mnt/images --image small --shrink`,
 		Args: exactly(1),
 		RunE: func(cmd *cobra.Command, args []string) error { return runCapture(cmd, args[0], version, f) },
 	}
@@ -80,6 +88,7 @@ Exit codes: 0 done; 1 failed; 2 the command line cannot be understood;
 	fl.IntVar(&f.workers, "workers", 0, "goroutines that hash and compress (default one a core)")
 	fl.StringArrayVar(&f.leave, "leave-out", nil, "`PATTERN` of files to capture as zeros, as /tmp, '/home/*/.cache', '*.iso'; may be given several times")
 	fl.BoolVar(&f.all, "keep-all", false, "capture swap, page and hibernation files, too")
+	fl.BoolVar(&f.shrink, "shrink", false, "capture the disk as a smaller one: its ext and NTFS filesystems just large enough")
 	fl.BoolVar(&f.force, "force", false, "capture even a disk that is in use: the image may not be consistent")
 	fl.BoolVar(&f.json, "json", false, "print JSON, whose fields stay as they are")
 	return cmd
@@ -128,14 +137,24 @@ func runCapture(cmd *cobra.Command, path, version string, f captureFlags) (err e
 	m := newMeter(cmd.ErrOrStderr())
 	defer m.close()
 	m.show("mapping", 0, 0)
-	found, err := layout.Plan(d)
+	src := capture.Source{ReaderAt: d, Disk: d.Info()}
+	var notes []string
+	if f.shrink {
+		small, err := shrink.Run(ctx, d, shrink.Options{})
+		if err != nil {
+			return shrinkError(path, err)
+		}
+		src, notes = capture.Source{ReaderAt: small, Disk: small.Info()}, small.Notes
+	}
+	found, err := layout.Plan(src)
 	if err != nil {
 		return fmt.Errorf("look at what %s holds: %w", path, err)
 	}
-	plan, err := capture.NewPlan(d, found, leaveout.Rules{Patterns: f.leave, Swap: !f.all})
+	plan, err := capture.NewPlan(src, found, leaveout.Rules{Patterns: f.leave, Swap: !f.all})
 	if err != nil {
 		return fmt.Errorf("look at what %s holds: %w", path, err)
 	}
+	plan.Warnings = append(notes, plan.Warnings...)
 	st, err := openStore(f.store, true)
 	if err != nil {
 		return err
@@ -146,7 +165,7 @@ func runCapture(cmd *cobra.Command, path, version string, f captureFlags) (err e
 	if !f.force {
 		opts.Recheck = func(context.Context) error { return inUse(path) }
 	}
-	res, err := capture.Run(ctx, capture.Source{ReaderAt: d, Disk: d.Info()}, plan, st, opts)
+	res, err := capture.Run(ctx, src, plan, st, opts)
 	if err != nil {
 		return captureError(path, err)
 	}
@@ -169,6 +188,22 @@ func runCapture(cmd *cobra.Command, path, version string, f captureFlags) (err e
 	fmt.Fprintf(cmd.OutOrStdout(), "%s: %s of %s in use, %s new, stored as %s, in %s\n", rev, size(out.Used), size(out.DiskSize),
 		size(out.New), size(out.Stored), span(time.Since(start)))
 	return nil
+}
+
+// shrinkError says why the disk cannot be captured as a smaller one.
+func shrinkError(path string, err error) error {
+	e := &api.Error{Code: "failed", Message: fmt.Sprintf("%s: %v; nothing was changed on it", path, err)}
+	var no *shrink.Error
+	name, missing := tool.MissingPackage(err)
+	switch {
+	case missing:
+		e.Hint = "install " + name
+	case errors.Is(err, shrink.ErrScratch):
+		e.Hint = "use a machine with more memory, or capture without --shrink"
+	case errors.As(err, &no):
+		e.Code, e.Hint = "refused", "mend that, or capture without --shrink"
+	}
+	return e
 }
 
 // captureError says what to do next.

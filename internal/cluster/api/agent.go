@@ -141,6 +141,7 @@ type Task struct {
 	Grow     string            `json:"grow,omitempty"`      // deploy: "last" (default), "none", or the name of a volume
 	LeaveOut []string          `json:"leave_out,omitempty"` // capture: files to take as zeros
 	KeepAll  bool              `json:"keep_all,omitempty"`  // capture: swap, page and hibernation files, too
+	Shrink   bool              `json:"shrink,omitempty"`    // capture: as a smaller disk, its filesystems just large enough
 	Method   string            `json:"method,omitempty"`    // wipe: one of WipeMethods
 	AllDisks bool              `json:"all_disks,omitempty"` // wipe: every fixed disk, whatever Disk says
 	Discard  bool              `json:"discard,omitempty"`   // deploy: tell the disk which blocks the image leaves free

@@ -40,6 +40,7 @@ type JobNew struct {
 	Verify   bool     `json:"verify,omitempty"`    // capture: read every chunk back before publishing
 	LeaveOut []string `json:"leave_out,omitempty"` // capture: files to take as zeros
 	KeepAll  bool     `json:"keep_all,omitempty"`  // capture: swap, page and hibernation files, too
+	Shrink   bool     `json:"shrink,omitempty"`    // capture: as a smaller disk
 	Method   string   `json:"method,omitempty"`    // wipe: one of WipeMethods; empty means auto
 	AllDisks bool     `json:"all_disks,omitempty"` // wipe: every fixed disk, not the one that the disk rule names
 	Max      int      `json:"max,omitempty"`       // so many of them at a time; 0 means all

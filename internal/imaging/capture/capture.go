@@ -35,6 +35,9 @@ type Source struct {
 	Disk manifest.Disk // its geometry and identity; Size and SectorSize must be set
 }
 
+// Info returns what is known of the disk.
+func (s Source) Info() manifest.Disk { return s.Disk }
+
 // Codec says how chunks are compressed.
 type Codec int
 

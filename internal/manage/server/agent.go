@@ -268,7 +268,7 @@ func (s *Server) jobTask(n node.Node, r job.Record, master netip.Addr) (api.Task
 		t.Manifest, t.Force, t.Grow, t.NoNVRAM = r.Manifest.String(), true, r.Request.Grow, n.Knobs.NVRAM == "off"
 	}
 	if r.Kind == api.TaskCapture {
-		t.LeaveOut, t.KeepAll = r.Request.LeaveOut, r.Request.KeepAll
+		t.LeaveOut, t.KeepAll, t.Shrink = r.Request.LeaveOut, r.Request.KeepAll, r.Request.Shrink
 	}
 	if r.Kind == api.TaskWipe {
 		t.Method, t.AllDisks = orDefault(r.Request.Method, api.WipeAuto), r.Request.AllDisks
