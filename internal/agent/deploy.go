@@ -97,7 +97,7 @@ func (j *job) deployError(err error) error {
 	var damaged *store.DamagedError
 	switch {
 	case errors.As(err, &small):
-		e.Code, e.Hint = "disk_too_small", "choose a larger disk of the node by its disk rule, or capture the image from a smaller one"
+		e.Code, e.Hint = "disk_too_small", "choose a larger disk of the node by its disk rule, or capture the image again with --shrink"
 	case errors.As(err, &sector):
 		e.Code, e.Hint = "sector_size", "capture an image from a disk with the same sectors"
 	case errors.As(err, &grow):

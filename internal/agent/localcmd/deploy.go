@@ -193,7 +193,9 @@ func deployError(path string, res *deploy.Result, err error) error {
 	var missing *store.MissingError
 	var damaged *store.DamagedError
 	switch {
-	case errors.As(err, &small), errors.As(err, &sector):
+	case errors.As(err, &small):
+		e.Code, e.Hint = "refused", "take a larger disk, or capture the image again with --shrink"
+	case errors.As(err, &sector):
 		e.Code = "refused"
 	case errors.As(err, &grow):
 		e.Code, e.Hint = "refused", "name another volume with --grow, or say --grow none"

@@ -238,7 +238,7 @@ func TestRefusals(t *testing.T) {
 	ok(t, new(captured), "capture", disk, "--store", store, "--image", "golden")
 
 	small := empty(t, filepath.Join(work, "small.img"), 60)
-	fails(t, 4, []string{"deploy", "golden", small, "--store", store}, "too small", fmt.Sprint(60<<20), "nothing was written")
+	fails(t, 4, []string{"deploy", "golden", small, "--store", store}, "too small", fmt.Sprint(60<<20), "nothing was written", "ends at", "--shrink")
 	used := empty(t, filepath.Join(work, "used.img"), 96)
 	tool(t, "", "mke2fs", "-q", "-F", "-t", "ext4", "-L", "precious", used)
 	fails(t, 4, []string{"deploy", "golden", used, "--store", store}, "not empty", "precious", "--force")

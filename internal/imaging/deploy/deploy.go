@@ -89,11 +89,12 @@ type Result struct {
 
 // SizeError says that the image does not fit.
 type SizeError struct {
-	Need, Have int64 // bytes
+	Need, Have int64  // bytes
+	Why        string // the image needs so much
 }
 
 func (e *SizeError) Error() string {
-	return fmt.Sprintf("the disk is too small: the image needs %d bytes, the disk has %d (%d too few)", e.Need, e.Have, e.Need-e.Have)
+	return fmt.Sprintf("the disk is too small: the image needs %d bytes, the disk has %d (%d too few): %s", e.Need, e.Have, e.Need-e.Have, e.Why)
 }
 
 // SectorError says that the disk's logical sectors are not those of the captured disk. Partition tables count in
@@ -175,7 +176,7 @@ func (r *run) check(ctx context.Context) error {
 		return &SectorError{Image: want, Disk: have}
 	}
 	if need := r.m.Needed(); r.t.Size() < need {
-		return &SizeError{Need: need, Have: r.t.Size()}
+		return &SizeError{Need: need, Have: r.t.Size(), Why: r.m.NeededBy()}
 	}
 	if err := r.checkGrow(ctx); err != nil {
 		return err
@@ -202,7 +203,7 @@ func (r *run) check(ctx context.Context) error {
 			return fmt.Errorf("read the image's contents: %w", err)
 		}
 		if !r.placed(e) {
-			return &SizeError{Need: e.Off + e.Len, Have: r.t.Size()}
+			return &SizeError{Need: e.Off + e.Len, Have: r.t.Size(), Why: "a piece of the image ends there"}
 		}
 		if !e.Zero {
 			ids = append(ids, e.ID)

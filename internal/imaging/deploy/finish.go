@@ -33,7 +33,7 @@ func (r *run) finish() error {
 		fit := disk.Fit{}
 		if v, _, ok, err := r.m.Grows(r.opts.Grow); err != nil {
 			return err
-		} else if ok && r.t.Size() > r.m.Disk.Size {
+		} else if ok && v.Type != raidMember && r.t.Size() > r.m.Disk.Size {
 			fit.Grow = v.Partition
 		}
 		table, err := disk.FitTable(r.t, r.m.Table, r.t.Size(), r.t.SectorSize(), fit)

@@ -34,7 +34,11 @@ func (g *Growth) note(format string, args ...any) {
 	g.Notes = append(g.Notes, fmt.Sprintf(format, args...))
 }
 
-const member = "LVM2_member"
+const (
+	member = "LVM2_member"
+	// raidMember keeps its size: the superblock may lie at its end, and the other disks of the array keep theirs.
+	raidMember = "linux_raid_member"
+)
 
 // growable are the filesystems that Grow knows.
 var growable = []string{"ext2", "ext3", "ext4", "xfs", "btrfs", "ntfs"}
@@ -57,6 +61,9 @@ func GrowVolume(ctx context.Context, path string, size int64, m *manifest.Manife
 		}
 	}
 	switch {
+	case v.Type == raidMember:
+		g.note("%s (%s) keeps its size: it is grown with mdadm, with all disks of the array", what, v.Type)
+		return g, nil
 	case n <= v.Len, v.Type == "swap":
 		return g, nil
 	case v.Type != member:

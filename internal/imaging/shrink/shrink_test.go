@@ -68,7 +68,7 @@ func hash(t *testing.T, path string) [32]byte {
 }
 
 // makeDisk makes a disk of 1200 MiB with a table by sfdisk's script. Its partition at off, of 800 MiB, has the files of dir in
-// the last two thirds of it.
+// the part of it behind the first quarter.
 func makeDisk(t *testing.T, script, kind, dir string, off int64) string {
 	t.Helper()
 	path := filepath.Join(t.TempDir(), "disk")
@@ -79,7 +79,7 @@ func makeDisk(t *testing.T, script, kind, dir string, off int64) string {
 	command(t, script, `truncate -s 1200M "$1"; sfdisk -q "$1"; part=$(losetup -f --show -o $3 --sizelimit $((800 << 20)) "$1"); mnt=$1.mnt; mkdir "$mnt"
 		trap 'mountpoint -q "$mnt" && umount "$mnt"; losetup -d $part' EXIT
 		`+make+`
-		head -c 400M /dev/zero | tr '\0' x >"$mnt/filler"; cp -r "$2" "$mnt/"; sync; rm "$mnt/filler"; umount "$mnt"`, path, dir, strconv.FormatInt(off, 10))
+		head -c 200M /dev/zero | tr '\0' x >"$mnt/filler"; cp -r "$2" "$mnt/"; sync; rm "$mnt/filler"; umount "$mnt"`, path, dir, strconv.FormatInt(off, 10))
 	return path
 }
 

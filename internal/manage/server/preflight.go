@@ -114,7 +114,7 @@ func check(kind api.TaskKind, m *manifest.Manifest, n node.Node, hw *api.Hardwar
 			stop(reported, "the disk %s has sectors of %d bytes, the image was captured from one with %d", d.Name, d.SectorSize, m.Disk.SectorSize)
 		}
 		if need := m.Needed(); d.Size < need {
-			stop(reported, "the disk %s is too small: the image needs %s, it has %s", d.Name, api.DiskSize(need), api.DiskSize(d.Size))
+			stop(reported, "the disk %s is too small: the image needs %s, it has %s: %s", d.Name, api.DiskSize(need), api.DiskSize(d.Size), m.NeededBy())
 		}
 	}
 	if n.Arch != "" && m.Source.Arch != "" && string(n.Arch) != m.Source.Arch {
