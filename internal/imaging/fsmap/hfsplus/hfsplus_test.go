@@ -56,11 +56,12 @@ func TestLinux(t *testing.T) {
 		{Name: "case", Img: newfs(t, 40<<20+2048, 4096, "HX", false), KiB: 2000},
 		{Name: "wrapped", Img: newfs(t, 16<<20, 4096, "H+", true), KiB: 1000},
 		{Name: "xorriso", Img: made, Only: true},
+		{Name: "crashed", Img: newfs(t, 4<<20, 4096, "H+", false), Crash: "not unmounted cleanly"},
 	}
 	for i := range all {
 		all[i].Mount = "-t hfsplus"
 	}
-	maptest.Linux(t, Used, "modprobe -a nls_utf8 hfsplus", all, func(t testing.TB, v maptest.Volume, facts fact.Facts, used extent.List, dup string) {
+	maptest.Linux(t, Used, "modprobe -a nls_utf8 hfsplus", all, func(t testing.TB, v maptest.Volume, used extent.List, dup string) {
 		maptest.Partclone(t, "hfsp", v.Img, used)
 		if v.Name == "torn" {
 			if fs := open(t, maptest.Load(t, v.Img)); len(fs.more) < 3 {

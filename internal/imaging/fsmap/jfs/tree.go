@@ -1,6 +1,9 @@
 package jfs
 
-import "fmt"
+import (
+	"fmt"
+	"sort"
+)
 
 const (
 	rootOff   = 224 // of an inode
@@ -81,13 +84,13 @@ func (fs *filesystem) readTree(b []byte, depth int) error {
 
 // readPage reads a page of the map.
 func (fs *filesystem) readPage(b []byte, page int64) error {
-	for _, p := range fs.pieces {
-		if page >= p.off && page < p.off+p.n {
-			if err := fs.read(b, (p.at+page-p.off)*blockSize); err != nil {
-				return fmt.Errorf("read page %d of the map: %w", page, err)
-			}
-			return nil
-		}
+	i := sort.Search(len(fs.pieces), func(i int) bool { return fs.pieces[i].off+fs.pieces[i].n > page })
+	if i == len(fs.pieces) {
+		return damaged("the map has no page %d", page)
 	}
-	return damaged("the map has no page %d", page)
+	p := fs.pieces[i]
+	if err := fs.read(b, (p.at+page-p.off)*blockSize); err != nil {
+		return fmt.Errorf("read page %d of the map: %w", page, err)
+	}
+	return nil
 }

@@ -6,7 +6,6 @@ import (
 	"testing"
 
 	"mimeo/internal/imaging/extent"
-	"mimeo/internal/imaging/fsmap/fact"
 	"mimeo/internal/imaging/uml"
 )
 
@@ -44,54 +43,82 @@ type Volume struct {
 	Only  bool   // it has files already; Linux is not to write, and the reader may have notes
 	Keep  string // its name in testdata
 	After string // what else is done in Linux; the disk is $disk
+	Crash string // it is mounted when the power goes; part of what is said of it then
 }
 
 // Linux has Linux 6.1 fill filesystems, calls judge for each with what the reader says and with a copy on a disk that was
 // full of random bytes, and holds the files of the copies against the others'. It returns what the first of the two Linux' said.
-func Linux(t *testing.T, used Reader, prepare string, volumes []Volume, judge func(t testing.TB, v Volume, facts fact.Facts, used extent.List, dup string)) string {
+func Linux(t *testing.T, used Reader, prepare string, volumes []Volume, judge func(t testing.TB, v Volume, used extent.List, dup string)) string {
 	t.Helper()
 	script := "cat >fill.pl <<'END'" + fill + "END\nmkdir a\n" + lister + prepare + "\n"
 	look := "mkdir a\n" + lister + prepare + "\n"
-	var imgs, dups []string
+	crash := ""
+	var imgs []string
+	lists := 0
 	for i, v := range volumes {
 		dev := fmt.Sprintf("/dev/ubd%c", 'a'+i)
+		imgs = append(imgs, v.Img)
 		if v.Most == 0 {
 			v.Most = 20_000
+		}
+		if v.Crash != "" {
+			crash += fmt.Sprintf("mkdir crash%d; mount %s %s crash%d; echo crashed >crash%d/file; sync\n", i, v.Mount, dev, i, i)
+			continue
 		}
 		if !v.Only {
 			script += fmt.Sprintf("disk=%s; echo '.. %s'; mount %s %s a; perl fill.pl a %d %d; umount a; %s\n", dev, v.Name, v.Mount, dev, v.KiB, v.Most, v.After)
 		}
 		one := fmt.Sprintf("mount -o ro %s %s a; echo '== %s'; list a; echo ==; umount a\n", v.Mount, dev, v.Name)
 		script, look = script+one, look+one
-		imgs = append(imgs, v.Img)
+		lists++
 	}
-	said := uml.Run(t, script, imgs...)
-	want := strings.Split(said, "==")
-	for _, v := range volumes {
-		if *update && v.Keep != "" {
-			keep(t, v.Keep, Load(t, v.Img))
+	said := uml.Run(t, script+crash, imgs...)
+	dups := make([]string, len(volumes))
+	parent := t // whose folder for files lasts longer
+	t.Run("judge", func(t *testing.T) {
+		for i, v := range volumes {
+			t.Run(v.Name, func(t *testing.T) {
+				t.Parallel()
+				facts, list := Map(t, used, v.Img)
+				if v.Crash != "" {
+					if why := facts.Whole + strings.Join(facts.Notes, "; "); !strings.Contains(why, v.Crash) {
+						t.Errorf("after a crash: %q, want %q", why, v.Crash)
+					}
+					dups[i] = v.Img // not looked at
+					return
+				}
+				if facts.Whole != "" {
+					t.Fatalf("whole: %s", facts.Whole)
+				}
+				if !v.Only {
+					Good(t, used, v.Img)
+				}
+				dups[i] = Copy(parent, v.Img, list, facts)
+				judge(t, v, list, dups[i])
+			})
 		}
-		facts, list := Map(t, used, v.Img)
-		if facts.Whole != "" {
-			t.Fatalf("%s: whole: %s", v.Name, facts.Whole)
-		}
-		if !v.Only {
-			Good(t, used, v.Img)
-		}
-		dup := Copy(t, v.Img, list, facts)
-		dups = append(dups, dup)
-		judge(t, v, facts, list, dup)
+	})
+	if t.Failed() {
+		t.FailNow()
 	}
-	got := strings.Split(uml.Run(t, look, dups...), "==")
-	if len(want) != 2*len(volumes)+1 || len(got) != len(want) {
-		t.Fatalf("%d lists and %d of copies:\n%s", len(want), len(got), strings.Join(want, "=="))
-	}
-	for i, v := range volumes {
-		if n := strings.Count(want[1+2*i], "\n"); n < 20 {
-			t.Errorf("%s: only %d files:\n%s", v.Name, n, want[1+2*i])
+	if *update {
+		for _, v := range volumes {
+			if v.Keep != "" {
+				keep(t, v.Keep, Load(t, v.Img))
+			}
 		}
-		if want[1+2*i] != got[1+2*i] {
-			t.Errorf("%s: the copy has other files:\n%s\nwant\n%s", v.Name, got[1+2*i], want[1+2*i])
+	}
+	want, got := strings.Split(said, "=="), strings.Split(uml.Run(t, look, dups...), "==")
+	if len(want) != 2*lists+1 || len(got) != len(want) {
+		t.Fatalf("%d lists and %d of copies:\n%s", len(want), len(got), said)
+	}
+	for i := 1; i < len(want); i += 2 {
+		name, _, _ := strings.Cut(strings.TrimSpace(want[i]), "\n")
+		if n := strings.Count(want[i], "\n"); n < 20 {
+			t.Errorf("%s: only %d files:\n%s", name, n, want[i])
+		}
+		if want[i] != got[i] {
+			t.Errorf("%s: the copy has other files:\n%s\nwant\n%s", name, got[i], want[i])
 		}
 	}
 	return said

@@ -5,7 +5,6 @@ import (
 	"testing"
 
 	"mimeo/internal/imaging/extent"
-	"mimeo/internal/imaging/fsmap/fact"
 	"mimeo/internal/imaging/fsmap/maptest"
 )
 
@@ -31,14 +30,15 @@ func TestLinux(t *testing.T) {
 		kib              int
 	}{
 		{"v1", "mkfs.minix -1 -n 30", "v1", 3 << 20, 700},
-		{"v1-short", "mkfs.minix -1 -n 14", "", 40 << 20, 4_000},
-		{"v2", "mkfs.minix -2 -i 2000", "", 60<<20 + 512, 4_000},
+		{"v1-short", "mkfs.minix -1 -n 14", "", 40 << 20, 2_000},
+		{"v2", "mkfs.minix -2 -i 2000", "", 60<<20 + 512, 2_000},
 		{"v3", "mkfs.minix -3 -i 1000", "v3", 4 << 20, 900},
-		{"v3-large", "mkfs.minix -3", "", 64 << 20, 3_000},
+		{"v3-large", "mkfs.minix -3", "", 64 << 20, 2_000},
 	} {
 		all = append(all, maptest.Volume{Name: c.name, Img: maptest.Make(t, c.size, c.mkfs), Mount: "-t minix", KiB: c.kib, Keep: c.keep})
 	}
-	maptest.Linux(t, Used, "modprobe minix", all, func(t testing.TB, v maptest.Volume, facts fact.Facts, used extent.List, dup string) {
+	all = append(all, maptest.Volume{Name: "crashed", Img: maptest.Make(t, 4<<20, "mkfs.minix -2"), Mount: "-t minix", Crash: "not unmounted cleanly"})
+	maptest.Linux(t, Used, "modprobe minix", all, func(t testing.TB, v maptest.Volume, used extent.List, dup string) {
 		maptest.Tool(t, "fsck.minix", "-f", dup)
 		if v.Name[:2] != "v3" { // partclone cannot read one of these
 			maptest.Partclone(t, "minix", v.Img, used)

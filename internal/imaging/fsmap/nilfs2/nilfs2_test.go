@@ -8,7 +8,6 @@ import (
 	"testing"
 
 	"mimeo/internal/imaging/extent"
-	"mimeo/internal/imaging/fsmap/fact"
 	"mimeo/internal/imaging/fsmap/maptest"
 )
 
@@ -59,17 +58,15 @@ func TestLinux(t *testing.T) {
 	t.Parallel()
 	all := []maptest.Volume{
 		{Name: "small", Img: maptest.Make(t, 15<<20, "mkfs.nilfs2 -q -b 1024 -B 128 -L Gruesse"), KiB: 1500, Keep: "small", After: clean},
-		{Name: "default", Img: maptest.Make(t, 300<<20+512, "mkfs.nilfs2 -q"), KiB: 4000},
-		{Name: "blocks", Img: maptest.Make(t, 100<<20, "mkfs.nilfs2 -q -b 2048 -B 64"), KiB: 6000},
+		{Name: "default", Img: maptest.Make(t, 150<<20+512, "mkfs.nilfs2 -q"), KiB: 2000},
+		{Name: "blocks", Img: maptest.Make(t, 100<<20, "mkfs.nilfs2 -q -b 2048 -B 64"), KiB: 2000},
 	}
 	for i := range all {
 		all[i].Mount, all[i].After = "-i -t nilfs2", all[i].After+segments
 	}
-	found := map[string]extent.List{}
-	sizes := map[string]int64{}
-	said := maptest.Linux(t, Used, "modprobe nilfs2; mkdir -p /dev/shm; mount -t tmpfs tmp /dev/shm", all, func(t testing.TB, v maptest.Volume, facts fact.Facts, used extent.List, dup string) {
-		fs := open(t, maptest.Load(t, v.Img))
-		found[v.Name], sizes[v.Name] = used, fs.perSegment*fs.block
+	crashed := maptest.Volume{Name: "crashed", Img: maptest.Make(t, 15<<20, "mkfs.nilfs2 -q -B 128 -b 1024"), Mount: "-i -t nilfs2", Crash: "not unmounted cleanly"}
+	said := maptest.Linux(t, Used, "modprobe nilfs2; mkdir -p /dev/shm; mount -t tmpfs tmp /dev/shm", append(all, crashed), func(t testing.TB, v maptest.Volume, used extent.List, dup string) {
+		maptest.Good(t, Used, dup)
 	})
 	lists := strings.Split(said, "segments of /dev/ubd")[1:]
 	if len(lists) != len(all) {
@@ -78,7 +75,9 @@ func TestLinux(t *testing.T) {
 	for i, v := range all {
 		text, _, _ := strings.Cut(lists[i], "end of segments")
 		var want extent.List
-		n := sizes[v.Name]
+		_, used := maptest.Map(t, Used, v.Img)
+		fs := open(t, maptest.Load(t, v.Img))
+		n := fs.perSegment * fs.block
 		free := 0
 		for _, m := range regexp.MustCompile(`(?m)^\s+(\d+)\s+\S+\s+\S+\s+([a-z-]{3})\s+\d+`).FindAllStringSubmatch(text, -1) {
 			if nr, err := strconv.ParseInt(m[1], 10, 64); err != nil {
@@ -92,7 +91,7 @@ func TestLinux(t *testing.T) {
 		if v.After != segments && (free < 10 || want[0].Off < 2*n) {
 			t.Errorf("nothing was cleaned: %s", text)
 		}
-		maptest.Against(t, "lssu", want, extent.Subtract(found[v.Name], extent.List{{Off: 0, Len: 4096}}))
+		maptest.Against(t, "lssu", want, extent.Subtract(used, extent.List{{Off: 0, Len: 4096}}))
 	}
 }
 
