@@ -222,7 +222,7 @@ func TestDiscoveryInRack(t *testing.T) {
 	r := newRack(t, ctx)
 	buildImages(t, ctx, r, "imaging")
 	config := filepath.Join(r.Dir, "mimeod.yaml")
-	if err := os.WriteFile(config, []byte("interfaces:\n  - {name: "+r.Net.Bridge+", discovery: on}\n"), 0o644); err != nil {
+	if err := os.WriteFile(config, []byte("interfaces:\n  - {name: "+r.Net.Bridge+", discovery: on}\naccept:\n  - {switch: sw-r3, port: Gi1/0/*, name: \"r3n{port:3}\"}\n"), 0o644); err != nil {
 		t.Fatal(err)
 	}
 	r.Configured = true
@@ -277,4 +277,41 @@ func TestDiscoveryInRack(t *testing.T) {
 	if b, err := os.ReadFile(disk); err != nil || strings.Trim(string(b), "\x00") != "" {
 		t.Errorf("its disk was written to: %v", err)
 	}
+	if err := n.PowerOff(); err != nil {
+		t.Fatal(err)
+	}
+	// Another is plugged into a port of a switch for which there is a rule.
+	n, _, err = r.AddNode(ctx, rack.NodeConfig{Name: "n02", MAC: "52:54:00:77:04:02", Serial: "NEW-2", Disk: disk})
+	if err != nil {
+		t.Fatal(err)
+	}
+	says := exec.CommandContext(ctx, "ip", "netns", "exec", r.Net.Name, "python3", "-c", neighbour, n.Tap)
+	if err := says.Start(); err != nil {
+		t.Fatal(err)
+	}
+	defer func() {
+		says.Process.Kill()
+		says.Wait()
+	}()
+	if err := n.PowerOn(); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := n.WaitConsole(ctx, 0, `r3n012 boots from its disk`); err != nil {
+		t.Fatal(err)
+	}
+	if show := mimeo(t, ctx, r, "node", "show", "r3n012"); !strings.Contains(show, "NEW-2") {
+		t.Errorf("r3n012 is:\n%s", show)
+	}
 }
+
+// neighbour sends what a switch says of its port Gi1/0/12, by LLDP, on an interface.
+const neighbour = `
+import socket, sys, time
+tlv = lambda kind, value: (kind << 9 | len(value)).to_bytes(2, "big") + value
+frame = bytes.fromhex("0180c200000e525400aabbcc88cc") + tlv(1, b"\x04\x52\x54\x00\xaa\xbb\xcc") + tlv(2, b"\x05Gi1/0/12") + tlv(3, b"\0\x78") + tlv(5, b"sw-r3") + tlv(0, b"")
+s = socket.socket(socket.AF_PACKET, socket.SOCK_RAW)
+s.bind((sys.argv[1], 0))
+while True:
+    s.send(frame.ljust(60, b"\0"))
+    time.sleep(1)
+`

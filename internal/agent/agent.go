@@ -13,6 +13,7 @@ import (
 	"time"
 
 	"mimeo/internal/agent/hwinfo"
+	"mimeo/internal/agent/lldp"
 	"mimeo/internal/agent/upstream"
 	"mimeo/internal/cluster/api"
 	"mimeo/internal/cluster/node"
@@ -71,8 +72,9 @@ type agent struct {
 	shells *shells // what TaskShell has started; nil before
 	asked  bool    // whether there is a BMC
 	bmc    *api.HardwareBMC
-	said   string // by the server, with its last TaskNone
-	stayed string // key of the stateless task that has been run
+	lldp   *lldp.Listener // nil on a system of somebody else
+	said   string         // by the server, with its last TaskNone
+	stayed string         // key of the stateless task that has been run
 }
 
 // Run works until a task or the server says how to go on.
@@ -91,6 +93,13 @@ func Run(ctx context.Context, c Config) (Action, error) {
 	}
 	a := &agent{Config: c, srv: srv}
 	defer func() { a.shells.stop() }()
+	if c.Own {
+		if a.lldp, err = lldp.Listen(); err != nil {
+			c.Log("%v", err)
+		} else {
+			defer a.lldp.Close()
+		}
+	}
 	ready := false
 	for {
 		task, err := a.ask(ctx)
@@ -210,6 +219,14 @@ func (a *agent) hardware() api.Hardware {
 		a.asked, a.bmc = true, hwinfo.BMC("/")
 	}
 	h.BMC = a.bmc
+	if a.lldp != nil {
+		heard := a.lldp.Heard()
+		for i := range h.NICs {
+			if s, ok := heard[h.NICs[i].Name]; ok {
+				h.NICs[i].Switch = &s
+			}
+		}
+	}
 	if h.UEFI && a.Images == nil {
 		h.Boot = a.boot()
 	}

@@ -1,6 +1,7 @@
 package cli
 
 import (
+	"cmp"
 	"fmt"
 	"net/http"
 	"net/url"
@@ -19,7 +20,8 @@ func nodeDiscoveredCmd(t *terminal) *cobra.Command {
 		Short: "List machines that netbooted and are no node yet",
 		Long: `List machines that netbooted and are no node yet. On interfaces with "discovery: on"
 in the configuration they are given the stateless image, report their hardware, and
-wait for "mimeo node accept". On others they are not answered.`,
+wait for "mimeo node accept", or become nodes by the rules of "accept" in the
+configuration. On other interfaces they are not answered.`,
 		Example: "  mimeo node discovered\n  mimeo node discovered --forget 52-54-00-00-00-01",
 		Args:    cobra.NoArgs,
 		RunE: func(cmd *cobra.Command, args []string) error {
@@ -44,9 +46,9 @@ wait for "mimeo node accept". On others they are not answered.`,
 			if t.json {
 				return t.printJSON(list)
 			}
-			rows := [][]string{{"ID", "INTERFACE", "ADDRESS", "FIRMWARE", "ARCH", "MACHINE", "SERIAL", "BMC", "MEMORY", "DISKS", "SEEN"}}
+			rows := [][]string{{"ID", "INTERFACE", "ADDRESS", "FIRMWARE", "ARCH", "MACHINE", "SERIAL", "BMC", "SWITCH PORT", "MEMORY", "DISKS", "SEEN"}}
 			for _, d := range list {
-				row := []string{d.ID, d.Interface, dash(d.Addr), dash(string(d.Firmware)), dash(string(d.Arch)), "-", "-", "-", "-", "(not reported yet)", ago(d.Seen)}
+				row := []string{d.ID, d.Interface, dash(d.Addr), dash(string(d.Firmware)), dash(string(d.Arch)), "-", "-", "-", "-", "-", "(not reported yet)", ago(d.Seen)}
 				if h := d.Hardware; h != nil {
 					disks := []string{}
 					for _, k := range h.Disks {
@@ -56,11 +58,22 @@ wait for "mimeo node accept". On others they are not answered.`,
 					if h.BMC != nil {
 						bmc = h.BMC.Addr
 					}
-					row = append(row[:5], dash(strings.TrimSpace(h.Vendor+" "+h.Product)), dash(h.Serial), dash(bmc), size(h.Memory), dash(strings.Join(disks, ", ")), ago(d.Seen))
+					plug := ""
+					for _, n := range h.NICs {
+						if w := n.Switch; w != nil && strings.EqualFold(n.MAC, d.MAC) {
+							plug = cmp.Or(w.Name, w.Chassis) + " " + w.Port
+						}
+					}
+					row = append(row[:5], dash(strings.TrimSpace(h.Vendor+" "+h.Product)), dash(h.Serial), dash(bmc), dash(plug), size(h.Memory), dash(strings.Join(disks, ", ")), ago(d.Seen))
 				}
 				rows = append(rows, row)
 			}
 			table(t.out, rows)
+			for _, d := range list {
+				if d.Note != "" {
+					fmt.Fprintf(t.out, "%s: %s\n", d.ID, d.Note)
+				}
+			}
 			return nil
 		},
 	}

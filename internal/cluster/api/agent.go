@@ -96,6 +96,17 @@ type HardwareNIC struct {
 	Link   bool   `json:"link"`
 	Mbits  int    `json:"mbits,omitempty"`
 	Booted bool   `json:"booted,omitempty"` // the one it netbooted from
+
+	Switch *HardwareSwitch `json:"switch,omitempty"` // where it is plugged in
+}
+
+// HardwareSwitch is what a switch says of a port by LLDP.
+type HardwareSwitch struct {
+	Chassis         string `json:"chassis"` // a MAC, or what the switch has for a name
+	Name            string `json:"name,omitempty"`
+	Port            string `json:"port"`
+	PortDescription string `json:"port_description,omitempty"`
+	VLAN            int    `json:"vlan,omitempty"` // of the port, untagged
 }
 
 // Disk is a whole disk of the machine.

@@ -23,6 +23,7 @@ type Discovered struct {
 	First     time.Time     `json:"first"`
 	Seen      time.Time     `json:"seen"`
 	Hardware  *Hardware     `json:"hardware,omitempty"` // once its agent is up
+	Note      string        `json:"note,omitempty"`     // why the rule that fits did not make it a node
 }
 
 // DiscoveredAccept makes a node of a machine.

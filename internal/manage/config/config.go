@@ -40,6 +40,7 @@ type Config struct {
 	Power      Power       `yaml:"power"`
 	Console    Console     `yaml:"console"`
 	Hooks      Hooks       `yaml:"hooks"`
+	Accept     []Accept    `yaml:"accept"` // rules by which machines that were discovered become nodes
 
 	file   string            // that was read
 	tree   *ast.File         // what is in it, for the places of errors

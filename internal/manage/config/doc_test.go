@@ -9,7 +9,7 @@ import (
 	"testing"
 )
 
-var types = []reflect.Type{reflect.TypeFor[Config](), reflect.TypeFor[Interface](), reflect.TypeFor[Network](), reflect.TypeFor[Reservation](), reflect.TypeFor[Limits](), reflect.TypeFor[Power](), reflect.TypeFor[Command](), reflect.TypeFor[Jobs](), reflect.TypeFor[Console](), reflect.TypeFor[Hooks](), reflect.TypeFor[Web]()}
+var types = []reflect.Type{reflect.TypeFor[Config](), reflect.TypeFor[Interface](), reflect.TypeFor[Network](), reflect.TypeFor[Reservation](), reflect.TypeFor[Limits](), reflect.TypeFor[Power](), reflect.TypeFor[Command](), reflect.TypeFor[Jobs](), reflect.TypeFor[Console](), reflect.TypeFor[Hooks](), reflect.TypeFor[Web](), reflect.TypeFor[Accept]()}
 
 // The page for people has each key, and its example works.
 func TestDescribed(t *testing.T) {
@@ -82,6 +82,7 @@ func TestInstalledFile(t *testing.T) {
 		}
 	}
 	plain.Interfaces, all.Interfaces = nil, nil
+	all.Accept = nil
 	plain.Agent, all.Agent = "", ""
 	all.Limits = plain.Limits // their defaults are the job engine's
 	plain.file, plain.tree, all.file, all.tree = "", nil, "", nil

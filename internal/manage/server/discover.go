@@ -104,6 +104,15 @@ func (d *discovered) report(mac string, addr netip.Addr, h api.Hardware, now tim
 	}
 }
 
+// note keeps why a machine is no node.
+func (d *discovered) note(mac, text string) {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	if f := d.all[mac]; f != nil {
+		f.Note = text
+	}
+}
+
 func (d *discovered) list() []api.Discovered {
 	d.mu.Lock()
 	defer d.mu.Unlock()
@@ -245,6 +254,9 @@ func (s *Server) helloUnknown(ctx context.Context, id string, from netip.Addr, h
 		}
 	}
 	s.found.report(mac, from, h.Hardware, time.Now())
+	if name, ok := s.acceptByRule(ctx, macID(mac)); ok {
+		return api.Task{Kind: api.TaskReboot, Node: name}, nil
+	}
 	return api.Task{Kind: api.TaskNone, RetryMS: unknownEvery.Milliseconds(),
 		Say: fmt.Sprintf("this machine is not known; it waits for: mimeo node accept %s NAME", macID(mac))}, nil
 }
@@ -273,7 +285,7 @@ func notDiscovered(id string) error {
 	return &api.Error{Code: "not_found", Message: fmt.Sprintf("no machine %q was discovered", id), Hint: `"mimeo node discovered" shows all`}
 }
 
-// acceptDiscovered makes a machine a node, with its network cards, the one that it booted from first, and its BMC.
+// acceptDiscovered makes a machine a node, at a person's word.
 func (s *Server) acceptDiscovered(r *http.Request) (any, error) {
 	ctx := r.Context()
 	req, err := read[api.DiscoveredAccept](r)
@@ -284,35 +296,45 @@ func (s *Server) acceptDiscovered(r *http.Request) (any, error) {
 	if !ok {
 		return nil, notDiscovered(req.ID)
 	}
-	set := map[string]string{"mac": f.MAC}
+	set := map[string]string{}
+	if f.Hardware != nil && f.Hardware.BMC != nil && f.Hardware.BMC.Addr != "" {
+		set["bmc"] = "ipmi://" + f.Hardware.BMC.Addr
+	}
+	maps.Copy(set, req.Set)
+	if err := s.accept(ctx, f, req.Name, set, ""); err != nil {
+		return nil, err
+	}
+	return s.again(ctx, []node.Node{{Name: req.Name}})
+}
+
+// accept makes a machine a node, with its network cards, the one that it booted from first.
+func (s *Server) accept(ctx context.Context, f api.Discovered, name node.Name, set map[string]string, why string) error {
+	all := map[string]string{"mac": f.MAC}
 	if h := f.Hardware; h != nil {
 		for _, n := range h.NICs {
 			mac, err := netboot.ParseMAC(n.MAC)
 			if err != nil || mac == f.MAC || mac == "00:00:00:00:00:00" {
 				continue
 			}
-			if _, taken, err := s.db.NodeByMAC(ctx, mac); err == nil && !taken && !strings.Contains(set["mac"], mac) {
-				set["mac"] += "," + mac
+			if _, taken, err := s.db.NodeByMAC(ctx, mac); err == nil && !taken && !strings.Contains(all["mac"], mac) {
+				all["mac"] += "," + mac
 			}
 		}
-		if h.BMC != nil && h.BMC.Addr != "" {
-			set["bmc"] = "ipmi://" + h.BMC.Addr
-		}
 	}
-	maps.Copy(set, req.Set)
-	e := inventory.Edits{Nodes: []inventory.Edit{{Name: string(req.Name), Set: set, Make: inventory.MustMake}}}
+	maps.Copy(all, set)
+	e := inventory.Edits{Nodes: []inventory.Edit{{Name: string(name), Set: all, Make: inventory.MustMake}}}
 	if _, err := s.change(ctx, e, false, ""); err != nil {
-		return nil, err
+		return err
 	}
-	if err := s.db.Learn(ctx, req.Name, f.Firmware, f.Arch); err != nil {
-		return nil, err
+	if err := s.db.Learn(ctx, name, f.Firmware, f.Arch); err != nil {
+		return err
 	}
 	if f.Hardware != nil {
-		if err := s.db.SetHardware(ctx, req.Name, *f.Hardware); err != nil {
-			return nil, err
+		if err := s.db.SetHardware(ctx, name, *f.Hardware); err != nil {
+			return err
 		}
 	}
-	s.event(ctx, api.Event{Node: req.Name, Kind: "accepted", Addr: f.Addr, Text: fmt.Sprintf("discovered on %s as %s; it boots anew within %s, as this node", f.Interface, f.MAC, unknownEvery)})
+	s.event(ctx, api.Event{Node: name, Kind: "accepted", Addr: f.Addr, Text: fmt.Sprintf("discovered on %s as %s%s; it boots anew within %s, as this node", f.Interface, f.MAC, why, unknownEvery)})
 	s.found.forget(f.MAC)
-	return s.again(ctx, []node.Node{{Name: req.Name}})
+	return nil
 }

@@ -146,3 +146,70 @@ func TestHostileMACs(t *testing.T) {
 		t.Error("none ever gives way")
 	}
 }
+
+// Machines become nodes by the first rule that fits, each with a name that no other has.
+func TestAcceptRules(t *testing.T) {
+	r, f := discovering(t, "on")
+	cfg := config.Config{State: t.TempDir(), Accept: []config.Accept{
+		{Names: map[string]string{"SN-1": "first", "sn-2": "n1"}, Set: map[string]string{"label.serial": "{serial}"}},
+		{Switch: "sw-*", Port: "gi1/0/*", Name: "r3n{port:2}", BMC: "reported", Set: map[string]string{"groups": "rack3", "label.port": "{port}"}},
+		{Serials: []string{"X*"}, MACs: []string{"52:54:00:98:*"}, Name: "x{seq:3}"},
+		{MACs: []string{"52:54:00:97:*"}, Name: "p{port}"},
+	}}
+	if err := cfg.Complete(); err != nil {
+		t.Fatal(err)
+	}
+	r.Server.cfg.Accept = cfg.Accept
+	gi := func(port string) *api.HardwareSwitch {
+		return &api.HardwareSwitch{Chassis: "00:11:22:33:44:55", Name: "SW-R3", Port: port}
+	}
+	for i, c := range []struct {
+		mac, serial string
+		plug        *api.HardwareSwitch
+		name        node.Name // "" waits,
+		note        string    // which says that
+	}{
+		{"52:54:00:99:01:01", "sn-1", nil, "first", ""},
+		{"52:54:00:99:01:02", "SN-2", nil, "", "rule 1 of accept fits, and does not make it a node: there is a node n1 already"},
+		{"52:54:00:99:01:03", "", gi("Gi1/0/7"), "r3n07", ""},
+		{"52:54:00:99:01:04", "", gi("Gi1/0/07"), "", "r3n07 already"},
+		{"52:54:00:99:01:05", "", gi("Te1/0/7"), "", ""},
+		{"52:54:00:98:01:01", "X1", nil, "x001", ""},
+		{"52:54:00:98:01:02", "X2", nil, "x002", ""},
+		{"52:54:00:98:01:03", "Y2", nil, "", ""},
+		{"52:54:00:97:01:03", "Y3", nil, "", "the machine has no {port}"},
+	} {
+		if _, ok := r.unknown(f, pxe(c.mac)); !ok {
+			t.Fatal(c.mac)
+		}
+		hw := api.Hardware{Arch: "amd64", Serial: c.serial, BMC: &api.HardwareBMC{Addr: fmt.Sprintf("10.0.9.%d", 10+i)},
+			NICs: []api.HardwareNIC{{Name: "eth0", MAC: c.mac, Booted: true, Switch: c.plug}}}
+		var task api.Task
+		if _, e := r.call(r.Server.token(tokenNew, macID(c.mac), "report"), "POST", api.PathHello, api.Hello{Version: api.AgentVersion, BootID: "b", Hardware: hw}, &task); e != nil {
+			t.Fatal(e)
+		}
+		if c.name == "" {
+			if d, ok := r.found.get(c.mac); task.Kind != api.TaskNone || !ok || !strings.Contains(d.Note, c.note) || c.note == "" && d.Note != "" {
+				t.Errorf("%s: %+v, %q", c.mac, task, d.Note)
+			}
+			continue
+		}
+		if task.Kind != api.TaskReboot || task.Node != c.name {
+			t.Errorf("%s: %+v", c.mac, task)
+			continue
+		}
+		n := r.node(string(c.name))
+		bmc := ""
+		if c.name == "r3n07" {
+			if bmc = "ipmi://10.0.9.12"; n.Labels["port"] != "7" || len(n.Groups) != 1 || n.Groups[0] != "rack3" {
+				t.Errorf("%+v", n)
+			}
+		}
+		if n.NICs[0].MAC != c.mac || n.BMC.URL != bmc || n.Boot != node.BootDisk || n.Hardware == nil {
+			t.Errorf("%+v", n)
+		}
+	}
+	if n := r.node("first"); n.Labels["serial"] != "sn-1" {
+		t.Errorf("%+v", n.Labels)
+	}
+}

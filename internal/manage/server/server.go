@@ -77,6 +77,7 @@ type Server struct {
 	bodyLimit time.Duration // for a message to arrive
 	loaded    loaders
 	found     discovered
+	accepting accepting
 	once      sync.Map // node.Name to when a node that boots something once fetched its script
 	boots     sync.Map // node.Name to the boot ID of its last agent
 }
