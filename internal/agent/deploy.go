@@ -58,6 +58,9 @@ func (j *job) write(ctx context.Context, m *manifest.Manifest) (err error) {
 		return j.deployError(err)
 	}
 	j.table = res.Table
+	if res.Repaired {
+		j.report.say("the captured GPT was damaged: both copies and the protective MBR are made anew")
+	}
 	if res.CannotDiscard {
 		j.report.say(fmt.Sprintf("disk %s cannot discard: blocks that the image leaves free stay as they were", j.disk.Name))
 	}

@@ -134,6 +134,9 @@ func runDeploy(cmd *cobra.Command, ref, path string, f deployFlags) (err error) 
 		Image: rev.Image, Rev: rev.Rev, ID: rev.ID.String(), Used: m.Content.Used, Written: res.Written, Skipped: res.Skipped,
 		Zeroed: res.Zeroed, Fetched: res.Fetched, Discarded: res.Discarded,
 	}
+	if res.Repaired {
+		fmt.Fprintln(cmd.ErrOrStderr(), "mimeo-agent: note: the captured GPT was damaged: both copies and the protective MBR are made anew")
+	}
 	if res.CannotDiscard {
 		fmt.Fprintf(cmd.ErrOrStderr(), "warning: %s cannot discard: blocks that the image leaves free stay as they were\n", path)
 	}

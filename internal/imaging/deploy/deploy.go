@@ -83,6 +83,7 @@ const DefaultMemory = 64 << 20
 type Result struct {
 	Counts
 	CannotDiscard bool           // Discard was asked for, and this disk cannot
+	Repaired      bool           // the GPT that was captured was damaged, and is not any more
 	Touched       bool           // the disk was written to; without, it is as it was
 	Table         manifest.Table // as it is now on the disk; meaningful without an error only
 }
@@ -122,7 +123,7 @@ func Run(ctx context.Context, from store.Reader, m *manifest.Manifest, t Target,
 	if cause := context.Cause(ctx); err != nil && cause != nil && errors.Is(err, context.Canceled) {
 		err = cause
 	}
-	return &Result{Counts: r.counts(), Touched: r.touched.Load(), CannotDiscard: r.cannotDiscard, Table: r.table}, err
+	return &Result{Counts: r.counts(), Touched: r.touched.Load(), CannotDiscard: r.cannotDiscard, Repaired: r.repaired, Table: r.table}, err
 }
 
 func (r *run) all(ctx context.Context) error {

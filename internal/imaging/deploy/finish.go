@@ -29,14 +29,22 @@ func (r *run) finish() error {
 		}
 	}
 	r.table = r.m.Table
-	if r.m.Table.Kind != "none" && r.moved() {
-		fit := disk.Fit{}
+	fit := r.m.Table.Kind != "none" && r.moved()
+	if r.m.Table.Kind == "gpt" && !fit {
+		sound, err := disk.SoundGPT(r.t, r.t.Size(), r.t.SectorSize())
+		if err != nil {
+			return err
+		}
+		fit, r.repaired = !sound, !sound
+	}
+	if fit {
+		how := disk.Fit{}
 		if v, _, ok, err := r.m.Grows(r.opts.Grow); err != nil {
 			return err
 		} else if ok && v.Type != raidMember && r.t.Size() > r.m.Disk.Size {
-			fit.Grow = v.Partition
+			how.Grow = v.Partition
 		}
-		table, err := disk.FitTable(r.t, r.m.Table, r.t.Size(), r.t.SectorSize(), fit)
+		table, err := disk.FitTable(r.t, r.m.Table, r.t.Size(), r.t.SectorSize(), how)
 		if err != nil {
 			return err
 		}

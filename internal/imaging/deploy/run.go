@@ -31,6 +31,7 @@ type run struct {
 	written, skipped, zeroed, fetched atomic.Int64
 	discarded                         atomic.Int64
 	cannotDiscard                     bool
+	repaired                          bool
 	compared, equal                   atomic.Int64
 }
 

@@ -1,6 +1,7 @@
 package disk
 
 import (
+	"bytes"
 	"errors"
 	"fmt"
 	"hash/crc32"
@@ -274,11 +275,52 @@ func (s *scan) protectiveMBR(last uint64) ([]byte, error) {
 		return b, nil
 	}
 	for i, e := range m.entries {
-		if e.kind == typeGPT && e.start == 1 {
-			le.PutUint32(b[mbrEntries+i*mbrEntryLen+12:], uint32(min(last, mbrSectorsMax)))
+		if e.kind == typeGPT {
+			p := b[mbrEntries+i*mbrEntryLen:]
+			le.PutUint32(p[8:], 1)
+			le.PutUint32(p[12:], uint32(min(last, mbrSectorsMax)))
+			break
 		}
 	}
 	return b, nil
+}
+
+// guards tells whether a protective MBR covers a disk that ends with sector last; of a hybrid one nothing is asked.
+func (m mbr) guards(last uint64) bool {
+	for _, e := range m.entries {
+		if e.kind == typeGPT {
+			return m.others() > 0 || e.start == 1 && (uint64(e.count) == last || e.count == mbrSectorsMax)
+		}
+	}
+	return false
+}
+
+// SoundGPT tells whether a disk has both copies of its GPT, the same in both, each at its place, and a protective MBR that
+// covers the disk. FitTable mends one that has not.
+func SoundGPT(r io.ReaderAt, size int64, sector int) (bool, error) {
+	if !goodSector(sector) || size < int64(sector) {
+		return false, fmt.Errorf("a disk of %d bytes with sectors of %d is not supported", size, sector)
+	}
+	s := &scan{r: r, size: size, sector: int64(sector), t: &Table{}}
+	last := uint64(s.size/s.sector) - 1
+	first, _, err := s.sectors(0, 1)
+	if err != nil || !parseMBR(first).guards(last) {
+		return false, err
+	}
+	var copies [2]*gpt
+	for i, lba := range []uint64{1, last} {
+		g, err := s.loadGPT(lba)
+		var bad errNoGPT
+		if errors.As(err, &bad) {
+			return false, nil
+		}
+		if err != nil {
+			return false, err
+		}
+		copies[i] = g
+	}
+	a, b := copies[0], copies[1]
+	return a.otherLBA == last && b.otherLBA == 1 && a.id == b.id && bytes.Equal(a.entries, b.entries), nil
 }
 
 // tableAreas returns where tables lie on a disk of that size: both GPTs with their usual 16 KiB of entries.

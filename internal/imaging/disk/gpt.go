@@ -128,6 +128,9 @@ func (s *scan) readGPT(m mbr) error {
 	if err != nil {
 		return err
 	}
+	if !m.guards(last) && (primary == nil || primary.otherLBA == last) {
+		t.note("the protective MBR does not cover the disk, which ends with sector %d", last)
+	}
 	backupLBA := last
 	if primary != nil && primary.otherLBA != last {
 		t.note("the backup GPT belongs at sector %d, and the disk ends with sector %d: the disk has changed its size", primary.otherLBA, last)
