@@ -56,15 +56,15 @@ var readers = []reader{
 	{ntfs.Is, ntfs.Used},
 	{exfat.Is, exfat.Used},
 	{f2fs.Is, f2fs.Used},
-	{swap.Is, swap.Used},
-	{fixed.Is, fixed.Used},
 	{jfs.Is, jfs.Used},
 	{reiserfs.Is, reiserfs.Used},
 	{hfsplus.Is, hfsplus.Used},
 	{nilfs2.Is, nilfs2.Used},
 	{ufs.Is, ufs.Used},
 	{minix.Is, minix.Used}, // its magic number is short
-	{vfat.Is, vfat.Used},   // last: other kinds of filesystem may leave the boot sector of an older FAT as it was
+	{swap.Is, swap.Used},   // what is made in its place may leave the end of its first page
+	{fixed.Is, fixed.Used},
+	{vfat.Is, vfat.Used}, // last: other kinds of filesystem may leave the boot sector of an older FAT as it was
 }
 
 // pieces are the filesystems of which is known where their files lie, by type.

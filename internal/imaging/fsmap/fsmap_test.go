@@ -333,6 +333,49 @@ func TestLinuxOnVolume(t *testing.T) {
 	}
 }
 
+// TestOver makes filesystems over others. What was there before must never be taken for what is there now.
+func TestOver(t *testing.T) {
+	kinds := map[string]string{
+		"ext4": "mke2fs -q -F -t ext4", "xfs": "mkfs.xfs -q -f", "ntfs": "mkfs.ntfs -q -F -f", "vfat": "mkfs.vfat -F 32", "exfat": "mkfs.exfat",
+		"btrfs": "mkfs.btrfs -q -f", "f2fs": "mkfs.f2fs -q -f", "swap": "mkswap -q -f",
+		"jfs": "mkfs.jfs -q", "reiserfs": "mkfs.reiserfs -q -f", "nilfs2": "mkfs.nilfs2 -q -f", "minix": "mkfs.minix -3",
+	}
+	for first, before := range kinds {
+		for typ, mkfs := range kinds {
+			if first == typ {
+				continue
+			}
+			path := makeFS(t, 320*mib, strings.Fields(before)...)
+			args := append(strings.Fields(mkfs), path)
+			run(t, args[0], args[1:]...)
+			u, _ := mapFile(t, path)
+			if u.Type != typ && u.Method != manifest.MethodWhole {
+				t.Errorf("%s over %s is taken for %s", typ, first, u.Type)
+			}
+		}
+	}
+	// Other systems make a UFS and leave what is in front of it.
+	path, dir := filepath.Join(t.TempDir(), "img"), t.TempDir()
+	run(t, "makefs", "-t", "ffs", "-s", "64m", "-o", "version=1", path, dir)
+	ufs, err := os.ReadFile(path)
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, first := range []string{"ext4", "ntfs", "exfat", "swap", "xfs"} {
+		f, err := os.Open(makeFS(t, 320*mib, strings.Fields(kinds[first])...))
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer f.Close()
+		if _, err := f.ReadAt(ufs[:8<<10], 0); err != nil {
+			t.Fatal(err)
+		}
+		if u, err := Map(bytes.NewReader(ufs), int64(len(ufs))); err != nil || u.Type != "ufs" && u.Method != manifest.MethodWhole {
+			t.Errorf("ufs over %s is taken for %s: %v", first, u.Type, err)
+		}
+	}
+}
+
 // TestF2FSOnVolume has the boot sector of an XFS in front of it.
 func TestF2FSOnVolume(t *testing.T) {
 	path := makeFS(t, 110*mib, "mkfs.f2fs", "-l", "flash")

@@ -35,7 +35,7 @@ var magics = []magic{
 	{"reiserfs", 0x10034, "ReIsEr2Fs"},
 	{"reiserfs", 0x10034, "ReIsEr3Fs"},
 	{"reiser4", 0x10000, "ReIsEr4"},
-	{"nilfs2", 1024 + 6, "\x34\x34"},
+	{"nilfs2", 1024, "\x02\x00\x00\x00\x00\x00\x34\x34"},
 	{"hfsplus", 1024, "H+\x00\x04"},
 	{"hfsplus", 1024, "HX\x00\x05"},
 	{"hfs", 1024, "BD"},
@@ -92,16 +92,18 @@ var outlived = map[string]bool{
 // copied are those of them that may be remnants of which nothing but the start is left.
 var copied = map[string]bool{"squashfs": true, "erofs": true, "iso9660": true}
 
-// another tells whether such a filesystem has the magic number of another kind of content, too; "" where it has not.
+// deep are those whose superblock lies so far in that what makes them may leave that of any other kind in front, and whose
+// magic number is long enough to tell.
+var deep = map[string]bool{"jfs": true, "reiserfs": true, "ufs": true, "nilfs2": true, "hfsplus": true}
+
+// another tells whether a volume with such a filesystem has the magic number of another kind of content, too; "" where it
+// has not.
 func another(head []byte, typ string) string {
-	if !outlived[typ] {
-		return ""
-	}
 	for _, m := range magics {
-		if m.name == "hfs" && typ == "hfsplus" {
-			continue // one made around the other
+		if m.name == typ || m.name == "hfs" && typ == "hfsplus" { // that is made around it
+			continue
 		}
-		if m.name != typ && at(head, m.off, m.bytes) {
+		if (outlived[typ] || deep[m.name]) && at(head, m.off, m.bytes) {
 			return m.name
 		}
 	}
