@@ -6,6 +6,8 @@ import (
 	"slices"
 
 	"mimeo/internal/imaging/extent"
+	"mimeo/internal/imaging/fsmap/applemap"
+	"mimeo/internal/imaging/fsmap/bsdlabel"
 	"mimeo/internal/imaging/fsmap/fact"
 	"mimeo/internal/imaging/fsmap/lvm"
 	"mimeo/internal/imaging/fsmap/md"
@@ -24,6 +26,8 @@ type container struct {
 var containers = []container{
 	{"linux_raid_member", func(_ []byte, r io.ReaderAt, size int64) bool { return md.Is(r, size) }, md.Open},
 	{"LVM2_member", func(head []byte, _ io.ReaderAt, _ int64) bool { return lvm.Is(head) }, lvm.Open},
+	{"bsd_disklabel", func(head []byte, _ io.ReaderAt, _ int64) bool { return bsdlabel.Is(head) }, bsdlabel.Open},
+	{"apple_map", func(head []byte, _ io.ReaderAt, _ int64) bool { return applemap.Is(head) }, applemap.Open},
 }
 
 // Holds tells whether a kind of volume may hold others.

@@ -83,6 +83,8 @@ var outlived = map[string]bool{
 	"hfsplus":           true, // its header lies at 1 KiB
 	"nilfs2":            true, // its superblock lies at 1 KiB, and its magic number has two bytes
 	"ufs":               true, // its superblock lies at 8 or 64 KiB
+	"bsd_disklabel":     true, // it lies in the second sector
+	"apple_map":         true, // it lies behind the first
 	"minix":             true, // its superblock lies at 1 KiB, and its magic number has two bytes
 	"squashfs":          true, // these are copied to a volume as they are, and may be as short
 	"erofs":             true,
