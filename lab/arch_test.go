@@ -75,7 +75,7 @@ func TestArchitectures(t *testing.T) {
 	for i, row := range archRows {
 		within := func(f func(t *testing.T, ctx context.Context)) func(t *testing.T) {
 			return func(t *testing.T) {
-				ctx, cancel := context.WithTimeout(ctx, 4*time.Minute+time.Duration(*again)*time.Minute)
+				ctx, cancel := context.WithTimeout(ctx, 4*time.Minute+time.Duration(*again)*3*time.Minute)
 				defer cancel()
 				f(t, ctx)
 			}
