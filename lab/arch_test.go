@@ -36,9 +36,9 @@ var archRows = []archRow{
 	{arch: "ppc64el", from: rack.OpenFirmware, to: rack.OpenFirmware, console: "hvc0", boot: "openfirmware", steps: []string{"boot/openfirmware/", "by TFTP", "rootimg", "agent", "told-disk"}},
 }
 
-// buildArchs makes the imaging images of architectures, of which none is this machine's. They are kept for the next run,
+// buildArchs makes a profile's images of architectures, which may all be others than this machine's. They are kept for the next run,
 // where the server finds that nothing has changed.
-func buildArchs(t *testing.T, ctx context.Context, r *rack.Rack, archs ...string) {
+func buildArchs(t testing.TB, ctx context.Context, r *rack.Rack, profile string, archs ...string) {
 	t.Helper()
 	cmd := exec.Command("../build/agent", append([]string{programs}, archs...)...)
 	if out, err := cmd.CombinedOutput(); err != nil {
@@ -53,7 +53,7 @@ func buildArchs(t *testing.T, ctx context.Context, r *rack.Rack, archs ...string
 	}
 	r.Outside = true
 	startServer(t, ctx, r)
-	t.Log(mimeo(t, ctx, r, "stateless", "build", "imaging", "--arch", strings.Join(archs, ",")))
+	t.Log(mimeo(t, ctx, r, "stateless", "build", profile, "--arch", strings.Join(archs, ",")))
 	if err := r.StopServer(syscall.SIGTERM); err != nil {
 		t.Fatal(err)
 	}
@@ -70,7 +70,7 @@ func TestArchitectures(t *testing.T) {
 	ctx, cancel := context.WithTimeout(t.Context(), 20*time.Minute+time.Duration(*again)*10*time.Minute)
 	defer cancel()
 	r := newRack(t, ctx)
-	buildArchs(t, ctx, r, "arm64", "ppc64el")
+	buildArchs(t, ctx, r, "imaging", "arm64", "ppc64el")
 	startServer(t, ctx, r)
 	for i, row := range archRows {
 		within := func(f func(t *testing.T, ctx context.Context)) func(t *testing.T) {
