@@ -1,6 +1,7 @@
 package boot_test
 
 import (
+	"fmt"
 	"net/netip"
 	"os"
 	"path/filepath"
@@ -11,6 +12,7 @@ import (
 
 	"mimeo/internal/boot/dhcp"
 	"mimeo/internal/cluster/node"
+	"mimeo/internal/imaging/uml"
 )
 
 // addressScript is a program for udhcpc and dhclient that sets the address and the way out.
@@ -68,7 +70,12 @@ func TestBehindRelay(t *testing.T) {
 func TestTwoInterfaces(t *testing.T) {
 	const mac = "52:54:00:77:00:22"
 	ns := station(t, "c22", mac)
-	run(t, "ip", "link", "add", "br0.9", "type", "veth", "peer", "name", "eth0.9", "address", mac, "netns", ns)
+	if os.Getenv(tagging) == "" {
+		run(t, "ip", "link", "add", "br0.9", "type", "veth", "peer", "name", "eth0.9", "address", mac, "netns", ns)
+	} else { // one cable for both, with tags of IEEE 802.1Q
+		run(t, "ip", "link", "add", "link", "br0", "name", "br0.9", "type", "vlan", "id", "9")
+		run(t, "ip", "-n", ns, "link", "add", "link", "eth0", "name", "eth0.9", "type", "vlan", "id", "9")
+	}
 	run(t, "ip", "addr", "add", "10.79.0.1/24", "dev", "br0.9")
 	run(t, "ip", "link", "set", "br0.9", "up")
 	run(t, "ip", "-n", ns, "link", "set", "eth0.9", "up")
@@ -86,6 +93,25 @@ func TestTwoInterfaces(t *testing.T) {
 	}
 	if len(plain.events()) != 2 || len(tagged.events()) != 2 {
 		t.Errorf("events: %v and %v", plain.events(), tagged.events())
+	}
+}
+
+// tagging marks the process whose kernel has VLANs.
+const tagging = "MIMEO_TEST_VLAN"
+
+// TestVLAN is TestTwoInterfaces on a VLAN and on the interface that it is part of, with a kernel that knows these.
+func TestVLAN(t *testing.T) {
+	dir, err := os.MkdirTemp("/var/tmp", "mimeo-vlan-") // the guest has a /tmp of its own
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer os.RemoveAll(dir)
+	self := filepath.Join(dir, "boot.test")
+	run(t, "cp", fmt.Sprintf("/proc/%d/exe", os.Getpid()), self)
+	run(t, "chmod", "755", dir)
+	cmd := "unset " + inside + "\nmodprobe -a af_packet ipv6 bridge veth 8021q\n" + tagging + "=1 " + self + " -test.run='^TestTwoInterfaces$' -test.v -test.timeout=2m\n"
+	if out := uml.Run(t, cmd); !strings.Contains(out, "--- PASS: TestTwoInterfaces") {
+		t.Error(out)
 	}
 }
 
