@@ -1,6 +1,7 @@
 package minix
 
 import (
+	"encoding/binary"
 	"errors"
 	"fmt"
 	"io"
@@ -44,9 +45,17 @@ func find(head []byte) (v *version, big bool) {
 	}
 	for i := range versions {
 		v := &versions[i]
-		b := head[superOff+v.at:]
-		if le.Uint16(b) == v.magic || uint16(b[0])<<8|uint16(b[1]) == v.magic {
-			return v, le.Uint16(b) != v.magic
+		b := head[superOff:]
+		for _, order := range []binary.ByteOrder{le, binary.BigEndian} {
+			// The magic number is short. There is a map of inodes and one of zones, and both lie in front of the first zone.
+			maps := b[4:]
+			if v.magic == 0x4d5a {
+				maps = b[6:]
+			}
+			imap, zmap, first := order.Uint16(maps), order.Uint16(maps[2:]), order.Uint16(maps[4:])
+			if order.Uint16(b[v.at:]) == v.magic && imap > 0 && zmap > 0 && (first == 0 && v.magic == 0x4d5a || int(first) > int(imap)+int(zmap)) {
+				return v, order != le
+			}
 		}
 	}
 	return nil, false
