@@ -47,6 +47,11 @@ func TestLinux(t *testing.T) {
 	})
 }
 
+func TestAgain(t *testing.T) {
+	t.Parallel()
+	maptest.Again(t, Used, "", "-t jfs", "small")
+}
+
 func TestFlippedBits(t *testing.T) {
 	t.Parallel()
 	b := maptest.Load(t, "small")

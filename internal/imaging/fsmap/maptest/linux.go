@@ -123,3 +123,24 @@ func Linux(t *testing.T, used Reader, prepare string, volumes []Volume, judge fu
 	}
 	return said
 }
+
+// Again deploys a filesystem of testdata onto a disk that was in use with the same one: what Linux has written since, such as
+// newer logs, must not come back.
+func Again(t *testing.T, used Reader, prepare, mount, name string) {
+	t.Helper()
+	before := Load(t, name)
+	img := Save(t, before)
+	_, list := Good(t, used, img)
+	start := "mkdir a\n" + lister + prepare + "\nmount " + mount + " /dev/ubda a; "
+	show := "echo ==; list a; echo ==; "
+	use := `for i in $(seq 20); do echo "$i" >a/again$i; done; sync; rm -r a/d1 a/torn; sync; for i in 1 2 3 4 5; do cp a/d2/* a/many; sync; done; umount a`
+	want := strings.Split(uml.Run(t, start+show+use, img), "==")
+	after := Load(t, img)
+	for _, e := range list {
+		copy(after[e.Off:e.End()], before[e.Off:e.End()])
+	}
+	got := strings.Split(uml.Run(t, start+show+"umount a", Save(t, after)), "==")
+	if len(want) != 3 || len(got) != 3 || want[1] != got[1] || strings.Count(want[1], "\n") < 20 {
+		t.Errorf("deployed once more:\n%s\nwant\n%s", strings.Join(got, "=="), strings.Join(want, "=="))
+	}
+}

@@ -95,6 +95,11 @@ func TestLinux(t *testing.T) {
 	}
 }
 
+func TestAgain(t *testing.T) {
+	t.Parallel()
+	maptest.Again(t, Used, "modprobe nilfs2", "-i -t nilfs2", "small")
+}
+
 func TestFlippedBits(t *testing.T) {
 	t.Parallel()
 	b := maptest.Load(t, "small")

@@ -77,6 +77,11 @@ func TestOld(t *testing.T) {
 	maptest.Tool(t, "reiserfsck", "-y", "-q", "--check", maptest.Copy(t, img, used, facts))
 }
 
+func TestAgain(t *testing.T) {
+	t.Parallel()
+	maptest.Again(t, Used, "", "-t reiserfs", "small")
+}
+
 func TestFlippedBits(t *testing.T) {
 	t.Parallel()
 	b := maptest.Load(t, "small")
