@@ -39,6 +39,9 @@ func (c *Config) checkHooks() error {
 		if u, err := url.Parse(w.URL); err != nil || u.Scheme != "https" && u.Scheme != "http" || u.Host == "" {
 			return c.wrong(key+".url", "%q: want https://HOST/PATH", w.URL)
 		}
+		if slices.ContainsFunc(h.Web[:i], func(other Web) bool { return other.URL == w.URL }) {
+			return c.wrong(key+".url", "%q stands there twice: name all its events at one place", w.URL)
+		}
 		for _, e := range w.Events {
 			if !slices.Contains(HookEvents, e) {
 				return c.wrong(key+".events", "%q: there are %s", e, strings.Join(HookEvents, ", "))

@@ -1,7 +1,7 @@
 // Package hook tells others what became of jobs: by HTTP, and by programs of the site.
 //
-// docs/hooks.md describes what they get. What is to be told waits in memory, at most so much of it, and is tried again for an hour;
-// what is left when mimeod ends is lost, as is said in the log.
+// docs/hooks.md describes what they get. What is to be told is kept in the transaction that ends the job, at most so much of it, and is
+// tried for an hour; it outlives mimeod.
 package hook
 
 import (
@@ -57,20 +57,40 @@ type Web struct {
 	Events []string // which; empty means all
 }
 
+// Box keeps messages until they are told. *inventory.DB is one.
+type Box interface {
+	NextHook(ctx context.Context, receiver string) (seq int64, message []byte, ok bool, err error) // the oldest
+	DeleteHook(ctx context.Context, seq int64) error
+	KeepHooks(ctx context.Context, receivers []string) (forgotten int64, err error) // those of others are forgotten
+}
+
+// Slot puts messages into a Box. *inventory.Tx is one.
+type Slot interface {
+	PutHook(receiver string, message []byte, most int) (kept bool, err error)
+}
+
 // Options of Hooks.
 type Options struct {
-	Web    []Web
+	Box    Box
+	Web    []Web  // no URL twice
 	Folder string // of programs; it may be missing
 	Log    *slog.Logger
 	Client *http.Client                // nil means a plain one
 	Pause  func(try int) time.Duration // between tries; nil means from a second on, doubled, at most five minutes
 }
 
+// receiver is one of those who are told.
+type receiver struct {
+	to   string                              // its URL or folder
+	tell func(context.Context, Message) bool // false where ctx was done before it was told or given up
+	wake chan struct{}                       // that there may be something to tell
+	web  *Web                                // nil for the folder
+}
+
 // Hooks tells. Make it with New, and call Run.
 type Hooks struct {
-	o      Options
-	web    []chan Message
-	folder chan Message
+	o    Options
+	list []receiver
 }
 
 // New makes hooks.
@@ -81,93 +101,130 @@ func New(o Options) *Hooks {
 	if o.Pause == nil {
 		o.Pause = func(try int) time.Duration { return min(time.Second<<min(try, 20), 5*time.Minute) }
 	}
-	h := &Hooks{o: o, folder: make(chan Message, most)}
-	for range o.Web {
-		h.web = append(h.web, make(chan Message, most))
+	h := &Hooks{o: o}
+	for _, w := range o.Web {
+		h.list = append(h.list, receiver{w.URL, func(ctx context.Context, m Message) bool { return h.post(ctx, w, m) }, make(chan struct{}, 1), &w})
+	}
+	if o.Folder != "" {
+		h.list = append(h.list, receiver{o.Folder, h.run, make(chan struct{}, 1), nil})
 	}
 	return h
 }
 
-// Ended tells that a job has ended. It never waits.
-func (h *Hooks) Ended(j api.Job) {
-	if len(h.web) == 0 && h.o.Folder == "" {
-		return
-	}
+// Keep keeps what is to be told of a job that ends, in the transaction that ends it. Call Wake after that.
+func (h *Hooks) Keep(slot Slot, j api.Job) error {
 	var id [12]byte
 	rand.Read(id[:])
 	j.Outputs = nil // long; "mimeo job show" has them
 	m := Message{Version: Version, ID: hex.EncodeToString(id[:]), Time: time.Now().UTC(), Event: "job." + string(j.Phase), Job: j}
-	for i, w := range h.o.Web {
-		if len(w.Events) == 0 || slices.Contains(w.Events, m.Event) {
-			h.put(h.web[i], m, w.URL)
+	b, err := json.Marshal(m)
+	if err != nil {
+		return err
+	}
+	for _, r := range h.list {
+		if r.web != nil && len(r.web.Events) > 0 && !slices.Contains(r.web.Events, m.Event) || r.web == nil && !hasPrograms(r.to) {
+			continue
+		}
+		kept, err := slot.PutHook(r.to, b, most)
+		if err != nil {
+			return err
+		}
+		if !kept {
+			h.o.Log.Error("a hook is not called: too many wait for it", "to", r.to, "event", m.Event, "job", j.ID)
 		}
 	}
-	if h.o.Folder != "" {
-		h.put(h.folder, m, h.o.Folder)
+	return nil
+}
+
+// hasPrograms tells whether there is a folder with anything in it.
+func hasPrograms(folder string) bool {
+	list, err := os.ReadDir(folder)
+	return len(list) > 0 || err != nil && !errors.Is(err, os.ErrNotExist)
+}
+
+// Wake says that there may be something to tell. It never waits.
+func (h *Hooks) Wake() {
+	for _, r := range h.list {
+		select {
+		case r.wake <- struct{}{}:
+		default:
+		}
 	}
 }
 
-func (h *Hooks) put(ch chan Message, m Message, to string) {
-	select {
-	case ch <- m:
-	default:
-		h.o.Log.Error("a hook is not called: too many wait for it", "to", to, "event", m.Event, "job", m.Job.ID)
-	}
-}
-
-// Run tells until ctx is done.
+// Run tells until ctx is done. What was not told by then is told by the next Run.
 func (h *Hooks) Run(ctx context.Context) error {
-	var g errgroup.Group
-	for i, w := range h.o.Web {
-		g.Go(func() error {
-			h.each(ctx, h.web[i], w.URL, func(m Message) { h.post(ctx, w, m) })
-			return nil
-		})
+	names := []string{}
+	for _, r := range h.list {
+		names = append(names, r.to)
 	}
-	g.Go(func() error {
-		h.each(ctx, h.folder, h.o.Folder, func(m Message) { h.run(ctx, m) })
-		return nil
-	})
+	if n, err := h.o.Box.KeepHooks(ctx, names); err != nil && ctx.Err() == nil {
+		h.o.Log.Error("messages for hooks cannot be looked through", "err", err)
+	} else if n > 0 {
+		h.o.Log.Warn("messages for hooks are forgotten: the configuration names their receivers no more", "messages", n)
+	}
+	var g errgroup.Group
+	for _, r := range h.list {
+		g.Go(func() error { h.each(ctx, r); return nil })
+	}
 	return g.Wait()
 }
 
-func (h *Hooks) each(ctx context.Context, ch chan Message, to string, do func(Message)) {
-	for {
-		select {
-		case m := <-ch:
-			do(m)
-		case <-ctx.Done():
-			if n := len(ch); n > 0 {
-				h.o.Log.Error("hooks are not called any more", "to", to, "messages", n)
+// each tells a receiver all that waits for it, in order.
+func (h *Hooks) each(ctx context.Context, r receiver) {
+	for ctx.Err() == nil {
+		seq, b, ok, err := h.o.Box.NextHook(ctx, r.to)
+		if err == nil && ok {
+			var m Message
+			if err := json.Unmarshal(b, &m); err != nil {
+				h.o.Log.Error("a hook is not called: its message cannot be read", "to", r.to, "err", err)
+			} else if !r.tell(ctx, m) {
+				return
 			}
-			return
+			// Also when mimeod is about to end: what was told is not to be told twice.
+			err = h.o.Box.DeleteHook(context.WithoutCancel(ctx), seq)
+		}
+		if err == nil && ok {
+			continue
+		}
+		pause := time.Hour
+		if err != nil && ctx.Err() == nil {
+			h.o.Log.Error("messages for a hook cannot be read", "to", r.to, "err", err)
+			pause = time.Minute
+		}
+		select {
+		case <-ctx.Done():
+		case <-r.wake:
+		case <-time.After(pause):
 		}
 	}
 }
 
-// post sends a message until it is taken, or an hour is over.
-func (h *Hooks) post(ctx context.Context, w Web, m Message) {
+// post sends a message until it is taken, or an hour is over. It returns false where ctx was done before.
+func (h *Hooks) post(ctx context.Context, w Web, m Message) bool {
 	body, err := json.Marshal(m)
 	if err != nil {
 		h.o.Log.Error("a hook is not called", "to", w.URL, "err", err)
-		return
+		return true
 	}
 	end := time.Now().Add(patient)
 	for try := 0; ; try++ {
 		again, err := h.postOnce(ctx, w, m, body)
 		if err == nil {
-			return
+			return true
+		}
+		if ctx.Err() != nil {
+			return false
 		}
 		pause := h.o.Pause(try)
 		if !again || time.Now().Add(pause).After(end) {
 			h.o.Log.Error("a hook was not taken", "to", w.URL, "event", m.Event, "job", m.Job.ID, "tries", try+1, "err", err)
-			return
+			return true
 		}
 		h.o.Log.Warn("a hook was not taken; it is tried again", "to", w.URL, "event", m.Event, "job", m.Job.ID, "in", pause, "err", err)
 		select {
 		case <-ctx.Done():
-			h.o.Log.Error("a hook is not called any more", "to", w.URL, "event", m.Event, "job", m.Job.ID)
-			return
+			return false
 		case <-time.After(pause):
 		}
 	}
@@ -209,18 +266,19 @@ func Sign(secret []byte, at time.Time, body []byte) string {
 	return "t=" + t + ",v1=" + hex.EncodeToString(mac.Sum(nil))
 }
 
-// run runs the programs of the folder, one after the other, in the order of their names.
-func (h *Hooks) run(ctx context.Context, m Message) {
+// run runs the programs of the folder, one after the other, in the order of their names. It returns false where ctx was done before the
+// last had ended: all are run again then.
+func (h *Hooks) run(ctx context.Context, m Message) bool {
 	list, err := os.ReadDir(h.o.Folder)
 	if err != nil {
 		if !errors.Is(err, os.ErrNotExist) {
 			h.o.Log.Error("the folder of hooks cannot be read", "err", err)
 		}
-		return
+		return true
 	}
 	body, err := json.Marshal(m)
 	if err != nil {
-		return
+		return true
 	}
 	for _, d := range list {
 		path := filepath.Join(h.o.Folder, d.Name())
@@ -232,10 +290,15 @@ func (h *Hooks) run(ctx context.Context, m Message) {
 			h.o.Log.Error("a hook is not run: everybody may write to it", "program", path)
 			continue
 		}
-		if err := program(ctx, path, m, body); err != nil {
+		err = program(ctx, path, m, body)
+		if ctx.Err() != nil {
+			return false
+		}
+		if err != nil {
 			h.o.Log.Error("a hook failed", "program", path, "event", m.Event, "job", m.Job.ID, "err", err)
 		}
 	}
+	return true
 }
 
 // program runs a program with the message on its standard input, and what matters most of it in the environment.

@@ -21,12 +21,13 @@ import (
 	"go.uber.org/goleak"
 
 	"mimeo/internal/cluster/api"
+	"mimeo/internal/manage/inventory"
 )
 
 func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
 
-// receiver is somebody else's server. It answers with the statuses in turn, the last for ever.
-type receiver struct {
+// sink is somebody else's server. It answers with the statuses in turn, the last for ever.
+type sink struct {
 	*httptest.Server
 	mu     sync.Mutex
 	status []int
@@ -34,8 +35,8 @@ type receiver struct {
 	bodies []string
 }
 
-func newReceiver(t *testing.T, status ...int) *receiver {
-	r := &receiver{status: status}
+func newSink(t *testing.T, status ...int) *sink {
+	r := &sink{status: status}
 	r.Server = httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, req *http.Request) {
 		b, _ := io.ReadAll(req.Body)
 		r.mu.Lock()
@@ -51,13 +52,23 @@ func newReceiver(t *testing.T, status ...int) *receiver {
 	return r
 }
 
-func (r *receiver) tries() int {
+func (r *sink) tries() int {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	return len(r.got)
 }
 
-// with runs hooks until check is content, or five seconds are over.
+func open(t *testing.T) *inventory.DB {
+	t.Helper()
+	db, err := inventory.Open(t.Context(), t.TempDir())
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { db.Close() })
+	return db
+}
+
+// with tells hooks of jobs, and runs them until check is content, or five seconds are over.
 func with(t *testing.T, o Options, told []api.Job, check func() bool) string {
 	t.Helper()
 	var log strings.Builder
@@ -69,13 +80,26 @@ func with(t *testing.T, o Options, told []api.Job, check func() bool) string {
 	}), nil))
 	o.Pause = func(int) time.Duration { return time.Millisecond }
 	o.Client = &http.Client{Transport: &http.Transport{DisableKeepAlives: true}, Timeout: time.Second}
+	db, _ := o.Box.(*inventory.DB)
+	if db == nil {
+		db = open(t)
+	}
+	o.Box = db
 	h := New(o)
 	ctx, cancel := context.WithCancel(t.Context())
 	done := make(chan error, 1)
 	go func() { done <- h.Run(ctx) }()
-	for _, j := range told {
-		h.Ended(j)
+	if err := db.Update(ctx, func(tx *inventory.Tx) error {
+		for _, j := range told {
+			if err := h.Keep(tx, j); err != nil {
+				return err
+			}
+		}
+		return nil
+	}); err != nil {
+		t.Error(err)
 	}
+	h.Wake()
 	for end := time.Now().Add(5 * time.Second); !check() && time.Now().Before(end); {
 		time.Sleep(5 * time.Millisecond)
 	}
@@ -99,7 +123,7 @@ var (
 )
 
 func TestWeb(t *testing.T) {
-	all, failed, tired, gone := newReceiver(t, 200), newReceiver(t, 204), newReceiver(t, 503, 429, 200), newReceiver(t, 404)
+	all, failed, tired, gone := newSink(t, 200), newSink(t, 204), newSink(t, 503, 429, 200), newSink(t, 404)
 	secret := []byte("a secret of some length")
 	log := with(t, Options{Web: []Web{{URL: all.URL, Secret: secret}, {URL: failed.URL, Events: []string{"job.failed"}}, {URL: tired.URL, Events: []string{"job.done"}}, {URL: gone.URL}}},
 		[]api.Job{good, bad}, func() bool { return all.tries() >= 2 && failed.tries() >= 1 && tired.tries() >= 3 && gone.tries() >= 2 })
@@ -130,16 +154,54 @@ func TestWeb(t *testing.T) {
 
 // TestDead has a receiver that is not there: the others do not wait for it, and the end does not either.
 func TestDead(t *testing.T) {
-	dead := newReceiver(t, 200)
+	dead := newSink(t, 200)
 	dead.Close()
-	alive := newReceiver(t, 200)
+	alive := newSink(t, 200)
 	var many []api.Job
 	for range most + 50 {
 		many = append(many, good)
 	}
 	log := with(t, Options{Web: []Web{{URL: dead.URL}, {URL: alive.URL}}}, many, func() bool { return alive.tries() >= 100 })
-	if alive.tries() < 100 || !strings.Contains(log, "too many wait") || !strings.Contains(log, "not called any more") {
+	if alive.tries() < 100 || !strings.Contains(log, "too many wait") {
 		t.Errorf("%d requests; the log has:\n%.2000s", alive.tries(), log)
+	}
+}
+
+// TestRestart ends mimeod while a receiver is down and a program runs: both are told by the next one, in order and once.
+func TestRestart(t *testing.T) {
+	db := open(t)
+	down := newSink(t, 503)
+	folder := t.TempDir()
+	out := filepath.Join(t.TempDir(), "out")
+	script := func(text string) {
+		t.Helper()
+		if err := os.WriteFile(filepath.Join(folder, "10-hook"), []byte("#!/bin/sh\n"+text), 0o755); err != nil {
+			t.Fatal(err)
+		}
+	}
+	script("echo started >>" + out + "; exec sleep 60")
+	read := func() string { b, _ := os.ReadFile(out); return string(b) }
+	o := Options{Box: db, Folder: folder, Web: []Web{{URL: down.URL}, {URL: "http://127.0.0.1:1/gone"}}}
+	with(t, o, []api.Job{good, bad}, func() bool { return down.tries() > 0 && read() != "" })
+	first := down.got[0].Get("Mimeo-Delivery")
+
+	script("echo $MIMEO_JOB >>" + out)
+	up := newSink(t, 200)
+	up.Config.Handler, down.Config.Handler = down.Config.Handler, up.Config.Handler // it is back, at the same address
+	o.Web = o.Web[:1]
+	log := with(t, o, nil, func() bool { return up.tries() >= 2 && strings.Contains(read(), "j2") })
+	if read() != "started\nj1\nj2\n" {
+		t.Errorf("the program said\n%s", read())
+	}
+	if up.tries() != 2 || up.got[0].Get("Mimeo-Delivery") != first || !strings.Contains(up.bodies[0], `"j1"`) || !strings.Contains(up.bodies[1], `"j2"`) {
+		t.Errorf("after the restart: %q", up.bodies)
+	}
+	if !strings.Contains(log, "forgotten") || !strings.Contains(log, "messages=2") {
+		t.Errorf("nothing is said of the receiver that is gone:\n%s", log)
+	}
+	with(t, o, nil, func() bool { return true })
+	if up.tries() != 2 || read() != "started\nj1\nj2\n" {
+		t.Error("they are told once more")
 	}
 }
 

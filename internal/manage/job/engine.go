@@ -29,6 +29,7 @@ type Engine struct {
 	limits Limits
 	quota  Quota
 	prove  Prove
+	ending func(*inventory.Tx, api.Job) error
 	ended  func(api.Job)
 	log    *slog.Logger
 	now    func() time.Time
@@ -59,15 +60,16 @@ type Options struct {
 	Power  Power
 	Limits Limits
 	Quota  Quota
-	Prove  Prove            // nil where there are no wipes
-	Ended  func(api.Job)    // called with each job that has ended, and must not wait; nil means nobody
-	Log    *slog.Logger     // nil means silent
-	Now    func() time.Time // nil means the real clock
+	Prove  Prove                              // nil where there are no wipes
+	Ending func(*inventory.Tx, api.Job) error // called with each job that ends, in the transaction that ends it; nil means nobody
+	Ended  func(api.Job)                      // called with each job that has ended, and must not wait; nil means nobody
+	Log    *slog.Logger                       // nil means silent
+	Now    func() time.Time                   // nil means the real clock
 }
 
 // New reads the active jobs. Nothing happens to them before Run.
 func New(ctx context.Context, o Options) (*Engine, error) {
-	e := &Engine{db: o.DB, store: o.Store, power: o.Power, limits: o.Limits.withDefaults(), quota: o.Quota, prove: o.Prove, ended: o.Ended, log: o.Log, now: o.Now, powerPause: powerPause,
+	e := &Engine{db: o.DB, store: o.Store, power: o.Power, limits: o.Limits.withDefaults(), quota: o.Quota, prove: o.Prove, ending: o.Ending, ended: o.Ended, log: o.Log, now: o.Now, powerPause: powerPause,
 		live: map[string]*Record{}, samples: map[string][]sample{}, watchers: map[string]map[chan api.Watch]bool{}, follows: map[string]map[*Follower]bool{},
 		busy: map[string]bool{}, pause: map[string]time.Time{}}
 	if e.log == nil {
@@ -245,6 +247,11 @@ func (e *Engine) write(ctx context.Context, edits []edit, more func(*inventory.T
 			}
 			if ed.event != nil {
 				if err := t.AddEvent(ed.event); err != nil {
+					return err
+				}
+			}
+			if ed.r.Active && !next.Active && e.ending != nil {
+				if err := e.ending(t, clone(next).Job); err != nil {
 					return err
 				}
 			}
