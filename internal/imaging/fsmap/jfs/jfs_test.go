@@ -29,7 +29,7 @@ func TestLinux(t *testing.T) {
 	t.Parallel()
 	all := []maptest.Volume{
 		{Name: "small", Img: maptest.Make(t, 16<<20, "mkfs.jfs -q -s 1 -L Gruesse"), Mount: "-t jfs", KiB: 3000, Keep: "small"},
-		{Name: "default", Img: maptest.Make(t, 100<<20+512, "mkfs.jfs -q"), Mount: "-t jfs", KiB: 2000},
+		{Name: "default", Img: maptest.Make(t, 100<<20+512, "mkfs.jfs -q"), Mount: "-t jfs", KiB: 1000},
 		{Name: "case", Img: maptest.Make(t, 64<<20, "mkfs.jfs -q -O"), Mount: "-t jfs", KiB: 1000, Most: 2000},
 		{Name: "crashed", Img: maptest.Make(t, 16<<20, "mkfs.jfs -q"), Mount: "-t jfs", Crash: "not unmounted cleanly"},
 	}

@@ -8,6 +8,7 @@ import (
 	"testing"
 
 	"mimeo/internal/imaging/extent"
+	"mimeo/internal/imaging/fsmap/fact"
 	"mimeo/internal/imaging/fsmap/maptest"
 )
 
@@ -58,7 +59,7 @@ func TestLinux(t *testing.T) {
 	t.Parallel()
 	all := []maptest.Volume{
 		{Name: "small", Img: maptest.Make(t, 12<<20, "mkfs.reiserfs -q -f -s 513 -l Gruesse"), Mount: "-t reiserfs", KiB: 1000, Keep: "small"},
-		{Name: "default", Img: maptest.Make(t, 200<<20+512, "mkfs.reiserfs -q -f"), Mount: "-t reiserfs", KiB: 2000},
+		{Name: "default", Img: maptest.Make(t, 200<<20+512, "mkfs.reiserfs -q -f"), Mount: "-t reiserfs", KiB: 1000},
 		{Name: "blocks", Img: maptest.Make(t, 64<<20, "mkfs.reiserfs -q -f -b 1024"), Mount: "-t reiserfs", KiB: 1000},
 		{Name: "crashed", Img: maptest.Make(t, 40<<20, "mkfs.reiserfs -q -f"), Mount: "-t reiserfs", Crash: "not unmounted cleanly"},
 	}
@@ -131,6 +132,42 @@ func TestStates(t *testing.T) {
 		le.PutUint32(b[superOff+4:], uint32(fs.free-1))
 	}, "", "1 blocks are marked as used and belong to no file")
 	maptest.Unreadable(t, Used, b)
+}
+
+// TestLeaf reads a leaf with items of both formats, and one of a truncation that was interrupted.
+func TestLeaf(t *testing.T) {
+	const at = 3
+	b := make([]byte, 1024)
+	fs := &filesystem{block: 1024, blocks: 64, marked: fact.NewBitmap(64), owned: fact.NewBitmap(64)}
+	for i := range int64(32) {
+		fs.marked.Set(i)
+	}
+	end := len(b)
+	items := []struct {
+		folder  uint32
+		version uint16
+		typ     byte // of the new format
+		numbers []uint32
+	}{{1, 1, 0, []uint32{77}}, {1, 1, indirect, []uint32{5, 0, 6}}, {2, 0, 0, []uint32{9}}, {safeLinks, 0, 0, []uint32{70}}, {2, 1, 2, []uint32{71}}}
+	for i, item := range items {
+		h := b[nodeHead+i*itemHead:]
+		end -= 4 * len(item.numbers)
+		le.PutUint32(h, item.folder)
+		h[15] = item.typ << 4
+		if item.version == 0 {
+			le.PutUint32(h[12:], oldIndirect)
+		}
+		le.PutUint16(h[18:], uint16(4*len(item.numbers)))
+		le.PutUint16(h[20:], uint16(end))
+		le.PutUint16(h[22:], item.version)
+		for j, n := range item.numbers {
+			le.PutUint32(b[end+4*j:], n)
+		}
+	}
+	le.PutUint16(b[4:], uint16(end-nodeHead-len(items)*itemHead))
+	if err := fs.readLeaf(at, b, len(items)); err != nil || fs.owned.Count() != 3 || !fs.owned.Has(9) {
+		t.Errorf("%d blocks: %v", fs.owned.Count(), err)
+	}
 }
 
 func FuzzUsed(f *testing.F) {

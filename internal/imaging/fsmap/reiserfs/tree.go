@@ -11,6 +11,8 @@ const (
 	// Types of items, in keys of either format.
 	indirect    = 1
 	oldIndirect = 0xfffffffe
+
+	safeLinks = 0xffffffff // folder of what an interrupted truncation has to do: its items have no numbers of blocks
 )
 
 // readNode reads a block of the tree, and what is below it. Leaves are of level 1.
@@ -55,6 +57,8 @@ func (fs *filesystem) readLeaf(at int64, b []byte, n int) error {
 		}
 		end = place
 		switch {
+		case le.Uint32(h) == safeLinks:
+			continue
 		case version == 0 && le.Uint32(h[12:]) == oldIndirect, version == 1 && h[15]>>4 == indirect:
 		case version > 1:
 			return damaged("item %d of block %d of the tree is of format %d", i, at, version)
