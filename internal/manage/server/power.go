@@ -1,6 +1,7 @@
 package server
 
 import (
+	"bytes"
 	"context"
 	"errors"
 	"fmt"
@@ -108,6 +109,21 @@ func readPowerAsk(req api.PowerDo) (powerAsk, error) {
 	return a, nil
 }
 
+// looks tells whether nothing is changed by it.
+func (a powerAsk) looks() bool {
+	return a.action == "status" || a.action == "sensors" || a.action == "next-boot" && a.show || a.action == "log" && !a.clear
+}
+
+// onlyLooks tells whether a power request, as it was sent, changes nothing: viewers may make it.
+func onlyLooks(body []byte) bool {
+	req, err := decode[api.PowerDo](bytes.NewReader(body))
+	if err != nil {
+		return false
+	}
+	ask, err := readPowerAsk(req)
+	return err == nil && ask.looks()
+}
+
 func (s *Server) switchPower(w http.ResponseWriter, r *http.Request) {
 	req, err := read[api.PowerDo](r)
 	var ask powerAsk
@@ -198,7 +214,7 @@ func (s *Server) powerOne(ctx context.Context, n node.Node, ask powerAsk) api.Po
 	if err != nil {
 		res.Error = asError(err)
 	}
-	if !slices.Contains([]string{"status", "sensors"}, ask.action) && !ask.show && (ask.action != "log" || ask.clear) {
+	if !ask.looks() {
 		text := ask.action + ": " + orDefault(strings.TrimSpace(res.State+" "+res.Note), "done")
 		if res.Error != nil {
 			text = ask.action + ": " + res.Error.Message

@@ -4,6 +4,7 @@ import (
 	"encoding/json"
 	"fmt"
 	"net"
+	"net/http"
 	"net/http/httptest"
 	"strings"
 	"testing"
@@ -29,6 +30,36 @@ func (r *rig) bmcs(n int) (machines []*powertest.Machine, bmcs []*vbmc.BMC) {
 	}
 	r.must("POST", "/v1/nodes", add, nil)
 	return machines, bmcs
+}
+
+// A viewer sees what BMCs say, and changes nothing. Looks are no changes, so the audit log has none.
+func TestViewersPower(t *testing.T) {
+	r := start(t)
+	machines, _ := r.bmcs(1)
+	viewer := r.viewer("viewer")
+	for _, ask := range []api.PowerDo{{Action: "status"}, {Action: "sensors"}, {Action: "log"}, {Action: "next-boot"}} {
+		ask.Range = "p1"
+		var res []api.PowerResult
+		if code, e := r.call(viewer, "POST", "/v1/power", ask, &res); code != 200 || len(res) != 1 || res[0].Error != nil {
+			t.Errorf("%s: %d %v %+v", ask.Action, code, e, res)
+		}
+	}
+	for _, body := range []any{api.PowerDo{Action: "off"}, api.PowerDo{Action: "on"}, api.PowerDo{Action: "log", Clear: true}, api.PowerDo{Action: "next-boot", Device: "network"}, api.PowerDo{Action: "pxe"},
+		api.PowerDo{Action: "identify-on"}, []byte(`{"range":"p1","action":"status","action":"cycle"}`), []byte(`{"range":"p1","action":"status"}{"range":"p1","action":"on"}`), []byte(`junk`)} {
+		if ask, ok := body.(api.PowerDo); ok {
+			ask.Range = "p1"
+			body = ask
+		}
+		if code, _ := r.call(viewer, "POST", "/v1/power", body, nil); code != http.StatusForbidden {
+			t.Errorf("%+v: %d", body, code)
+		}
+	}
+	if did := machines[0].Log(); did != "" || machines[0].NextBoot() != "" {
+		t.Errorf("the machine was made to %s, then to boot %s", did, machines[0].NextBoot())
+	}
+	if code, _ := r.call(viewer, "POST", "/v1/nodes/plan", api.PowerDo{Range: "p1", Action: "status"}, nil); code != http.StatusForbidden {
+		t.Errorf("elsewhere: %d", code)
+	}
 }
 
 func TestPowerStream(t *testing.T) {
