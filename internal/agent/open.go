@@ -11,6 +11,7 @@ import (
 	"mimeo/internal/imaging/deploy"
 	"mimeo/internal/imaging/disk"
 	"mimeo/internal/imaging/fsmap"
+	"mimeo/internal/imaging/fsmap/md"
 	"mimeo/internal/imaging/manifest"
 )
 
@@ -92,8 +93,8 @@ func openError(d hwinfo.Disk, err error) error {
 	return e
 }
 
-// volumes lists an image's volumes as they lie on the disk now: the last may have grown. Logical volumes that lie in one
-// piece come behind the partition that they lie in; what lies in several pieces would need the kernel's device mapper.
+// volumes lists an image's volumes as they lie on the disk now: one may have grown. What lies inside a volume, as in one of
+// LVM or a RAID1, comes behind it.
 func volumes(d hwinfo.Disk, m *manifest.Manifest) ([]volume, error) {
 	f, err := disk.Open(d.Path, disk.Options{})
 	if err != nil {
@@ -116,19 +117,25 @@ func volumes(d hwinfo.Disk, m *manifest.Manifest) ([]volume, error) {
 			return nil, fmt.Errorf("volume of partition %d (%d bytes at %d) does not lie on disk %s", v.Partition, vol.Len, vol.Off, d.Name)
 		}
 		out = append(out, vol)
-		if vol.Type != "LVM2_member" {
-			continue // one disk of a RAID is not written to: the others would not know
+		if !fsmap.Holds(vol.Type) {
+			continue
 		}
-		inner, err := fsmap.Inside(io.NewSectionReader(f, vol.Off, vol.Len), vol.Len, vol.Type)
+		section := io.NewSectionReader(f, vol.Off, vol.Len)
+		inner, err := fsmap.Inside(section, vol.Len, vol.Type)
 		if err != nil {
 			return nil, fmt.Errorf("read what lies in partition %d: %w", v.Partition, err)
 		}
-		for _, in := range inner {
-			if len(in.Spans) != 1 || in.Part.Whole != "" {
+		var array *raid
+		for i, in := range inner {
+			if in.Part.Whole != "" || len(in.Spans) == 0 {
 				continue
 			}
-			out = append(out, volume{logical: in.Name, Volume: manifest.Volume{Partition: v.Partition, Off: vol.Off + in.Spans[0].Off, Len: in.Size,
-				Type: in.Type, UUID: in.Usage.UUID, Label: in.Label, BlockSize: in.BlockSize, Method: in.Method}})
+			logical := in.Name
+			if vol.Type == "linux_raid_member" && i == 0 { // the array comes first, then what is in it
+				array = &raid{member: vol, array: in.Part, version: md.Version(section, vol.Len)}
+				logical = ""
+			}
+			out = append(out, innerVolume(vol, manifest.Volume{Type: in.Type, UUID: in.Usage.UUID, Label: in.Label, BlockSize: in.BlockSize, Method: in.Method}, in.Part, array, logical))
 		}
 	}
 	return out, nil

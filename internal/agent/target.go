@@ -16,6 +16,7 @@ import (
 
 	"mimeo/internal/agent/hwinfo"
 	"mimeo/internal/agent/loopdev"
+	"mimeo/internal/imaging/fsmap/fact"
 	"mimeo/internal/imaging/manifest"
 )
 
@@ -30,6 +31,10 @@ type volume struct {
 	manifest.Volume
 	partUUID, partName string
 	logical            string // "vg0/root" of a logical volume
+
+	part  *fact.Part // of what lies inside another volume, which begins at outer; nil of a partition
+	outer int64
+	raid  *raid // in which it lies, or nil
 }
 
 // mountable are the filesystems that may hold a root, in the order in which they are tried.
@@ -90,6 +95,9 @@ func (j *job) mountTarget(ctx context.Context, m *manifest.Manifest) (t *target,
 	}
 	t.defers(undo)
 	j.report.say(fmt.Sprintf("deployed root is partition %d (%s %s)", root.Partition, root.Type, root.UUID))
+	if root.raid != nil {
+		j.report.say("it lies in a RAID1, which runs with this disk alone: wipe disks that were in the same array before, then add them with \"mdadm --add\"")
+	}
 	for _, f := range readFstab(dir) {
 		v, ok := f.find(vols)
 		if !ok || !f.wanted() {
@@ -258,7 +266,7 @@ var untouched = map[string]string{"ext3": "noload", "ext4": "noload", "xfs": "no
 // through a loop device. To look only, it is mounted so that not a byte of it changes: a journal is not replayed, as
 // that would write even to what is mounted read-only.
 func mountVolume(d hwinfo.Disk, v volume, dir string, look bool) (undo func() error, err error) {
-	dev, detach, err := device(d, v)
+	dev, detach, err := device(d, v, look)
 	if err != nil {
 		return nil, err
 	}
@@ -291,9 +299,12 @@ func mountVolume(d hwinfo.Disk, v volume, dir string, look bool) (undo func() er
 const partitionWait = 5 * time.Second
 
 // device returns a block device of a volume.
-func device(d hwinfo.Disk, v volume) (dev string, detach func() error, err error) {
+func device(d hwinfo.Disk, v volume, look bool) (dev string, detach func() error, err error) {
+	if v.part != nil {
+		return innerDevice(d, v, look)
+	}
 	none := func() error { return nil }
-	if !d.Image && v.logical == "" {
+	if !d.Image {
 		if v.Partition == 0 && v.Off == 0 {
 			return d.Path, none, nil
 		}

@@ -125,10 +125,31 @@ func TestRootInLogicalVolume(t *testing.T) {
 	d := hwinfo.Disk{Path: filepath.Join(dir, "disk"), Image: true}
 	m := &manifest.Manifest{Volumes: []manifest.Volume{{Partition: 1, Off: 1 << 20, Len: 60 << 20, Type: "LVM2_member", Method: manifest.MethodUsed}}}
 	vols, err := volumes(d, m)
-	if err != nil || len(vols) != 3 || vols[1].logical != "vg0/root" || vols[1].Type != "ext4" || vols[2].logical != "vg0/b" {
+	if err != nil || len(vols) != 4 || vols[1].logical != "vg0/root" || vols[1].Type != "ext4" || vols[2].logical != "vg0/a" || vols[3].logical != "vg0/b" {
 		t.Fatalf("%+v, %v", vols, err)
 	}
+	// One in two pieces: what is written through its device is there when it is looked at.
+	dev, detach, err := device(d, vols[2], false)
+	if err != nil {
+		t.Fatal(err)
+	}
+	out, err := exec.Command("sh", "-euc", `mkdir "$2/small"; echo in pieces >"$2/small/file"; mke2fs -q -F -b 1024 -d "$2/small" "$1"; sync "$1"; e2fsck -fn "$1"`, "sh", dev, dir).CombinedOutput()
+	if err := errors.Join(err, detach()); err != nil {
+		t.Fatalf("%v\n%s", err, out)
+	}
 	at := t.TempDir()
+	again, err := volumes(d, m)
+	if err != nil || again[2].Type != "ext2" {
+		t.Fatalf("%+v, %v", again, err)
+	}
+	look, err := mountVolume(d, again[2], at, true)
+	if err != nil {
+		t.Fatal(err)
+	}
+	b, err := os.ReadFile(filepath.Join(at, "file"))
+	if err := errors.Join(err, look()); err != nil || string(b) != "in pieces\n" {
+		t.Fatalf("%q, %v", b, err)
+	}
 	undo, err := mountVolume(d, vols[1], at, false)
 	if err != nil {
 		t.Fatal(err)

@@ -191,31 +191,12 @@ func growPart(ctx context.Context, path string, off int64, in fsmap.Inner) (err 
 		return err
 	}
 	defer func() { err = errors.Join(err, disk.Sync(), disk.Close()) }()
-	f, err := blockfile.Start(partFile{in.Part, disk, off}, in.Size)
+	f, err := blockfile.Start(fact.Bytes{Part: in.Part, Disk: disk, Off: off}, in.Size)
 	if err != nil {
 		return err
 	}
 	defer func() { err = errors.Join(err, f.Err(), f.Close()) }()
 	return GrowRange(ctx, f.Path, 0, in.Size, in.Type)
-}
-
-// partFile is a logical volume in several pieces of a disk.
-type partFile struct {
-	fact.Part
-	disk *os.File
-	off  int64 // of the volume around it
-}
-
-func (p partFile) outer() *io.OffsetWriter { return io.NewOffsetWriter(p.disk, p.off) }
-
-// ReadAt implements io.ReaderAt.
-func (p partFile) ReadAt(b []byte, off int64) (int, error) {
-	return p.Reader(io.NewSectionReader(p.disk, p.off, 1<<62)).ReadAt(b, off)
-}
-
-// WriteAt implements io.WriterAt.
-func (p partFile) WriteAt(b []byte, off int64) (int, error) {
-	return p.Writer(p.outer()).WriteAt(b, off)
 }
 
 // insideFile tells what lies in a physical volume at off of a disk.

@@ -4,6 +4,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"math"
 	"slices"
 
 	"mimeo/internal/imaging/extent"
@@ -90,6 +91,26 @@ func (w partWriter) WriteAt(b []byte, off int64) (done int, err error) {
 		}
 	})
 	return done, err
+}
+
+// Bytes reads and writes a part of a volume that begins somewhere on a disk.
+type Bytes struct {
+	Part Part
+	Disk interface {
+		io.ReaderAt
+		io.WriterAt
+	}
+	Off int64 // of the volume, in bytes of the disk
+}
+
+// ReadAt implements io.ReaderAt.
+func (b Bytes) ReadAt(p []byte, off int64) (int, error) {
+	return b.Part.Reader(io.NewSectionReader(b.Disk, b.Off, math.MaxInt64-b.Off)).ReadAt(p, off)
+}
+
+// WriteAt implements io.WriterAt.
+func (b Bytes) WriteAt(p []byte, off int64) (int, error) {
+	return b.Part.Writer(io.NewOffsetWriter(b.Disk, b.Off)).WriteAt(p, off)
 }
 
 // span returns the first span that ends behind off.

@@ -182,3 +182,14 @@ func levelName(level int32) string {
 	}
 	return fmt.Sprintf("RAID of level %d", level)
 }
+
+// Version returns the version of the superblock that Open reads, as the kernel names it: "1.2"; "" without one.
+func Version(r io.ReaderAt, size int64) string {
+	for _, p := range places(size) {
+		var b [4]byte
+		if n, _ := r.ReadAt(b[:], p.at); n == len(b) && p.marked(b[:]) {
+			return p.version
+		}
+	}
+	return ""
+}
