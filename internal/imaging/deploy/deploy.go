@@ -98,12 +98,14 @@ func (e *SizeError) Error() string {
 	return fmt.Sprintf("the disk is too small: the image needs %d bytes, the disk has %d (%d too few): %s", e.Need, e.Have, e.Need-e.Have, e.Why)
 }
 
-// SectorError says that the disk's logical sectors are not those of the captured disk. Partition tables count in
-// sectors and filesystems rely on them, so such a copy would not work.
-type SectorError struct{ Image, Disk int }
+// SectorError says that the disk's logical sectors are not those of the captured disk, and why the image needs those.
+type SectorError struct {
+	Image, Disk int // bytes
+	Why         string
+}
 
 func (e *SectorError) Error() string {
-	return fmt.Sprintf("the disk has sectors of %d bytes, the image was captured from one with %d", e.Disk, e.Image)
+	return fmt.Sprintf("the disk has sectors of %d bytes, the image was captured from one with %d: %s", e.Disk, e.Image, e.Why)
 }
 
 // VerifyError says that the disk does not hold what was written.
@@ -173,11 +175,17 @@ type lister interface {
 
 // check makes sure of all that can be known before the first write.
 func (r *run) check(ctx context.Context) error {
+	sized := *r.m
 	if have, want := r.t.SectorSize(), r.m.Disk.SectorSize; have != want {
-		return &SectorError{Image: want, Disk: have}
+		if why := r.m.OtherSectors(have); why != "" {
+			return &SectorError{Image: want, Disk: have, Why: why}
+		}
+		if sized.Disk.SectorSize = have; sized.Table.Kind == "gpt" {
+			sized.Disk.Size += sized.BackupLen() // it may take more than the captured one
+		}
 	}
-	if need := r.m.Needed(); r.t.Size() < need {
-		return &SizeError{Need: need, Have: r.t.Size(), Why: r.m.NeededBy()}
+	if need := sized.Needed(); r.t.Size() < need {
+		return &SizeError{Need: need, Have: r.t.Size(), Why: sized.NeededBy()}
 	}
 	if err := r.checkGrow(ctx); err != nil {
 		return err

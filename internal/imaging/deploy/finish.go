@@ -37,6 +37,11 @@ func (r *run) finish() error {
 		}
 		fit, r.repaired = !sound, !sound
 	}
+	if fit && r.resectored() {
+		if err := r.clearGPT(); err != nil {
+			return err
+		}
+	}
 	if fit {
 		how := disk.Fit{}
 		if v, _, ok, err := r.m.Grows(r.opts.Grow); err != nil {

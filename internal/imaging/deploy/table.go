@@ -52,8 +52,19 @@ func (r *run) hold() {
 	r.tail.buf = make([]byte, r.tail.Len)
 }
 
-// moved tells whether the table must be made new because the disk has another size than the captured one.
-func (r *run) moved() bool { return r.t.Size() != r.m.Disk.Size }
+// moved tells whether the table must be made new because the disk has another size or other sectors than the captured one.
+func (r *run) moved() bool { return r.t.Size() != r.m.Disk.Size || r.resectored() }
+
+func (r *run) resectored() bool { return r.t.SectorSize() != r.m.Disk.SectorSize }
+
+// clearGPT makes the copied GPT for other sectors unreadable: its header, and as much behind as its entries take.
+func (r *run) clearGPT() error {
+	old := int64(r.m.Disk.SectorSize)
+	if _, err := r.t.WriteAt(make([]byte, 128*128+old), old); err != nil {
+		return fmt.Errorf("clear the GPT for sectors of %d bytes: %w", old, err)
+	}
+	return nil
+}
 
 // placed tells whether e lies on the target: all of it, or, of a disk that became smaller, its backup table.
 func (r *run) placed(e manifest.Entry) bool {

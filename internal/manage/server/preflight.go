@@ -110,8 +110,10 @@ func check(kind api.TaskKind, m *manifest.Manifest, n node.Node, hw *api.Hardwar
 	}
 	const reported = `this is as it was last reported; one node alone is not held back by it`
 	if d := f.disk; d != nil {
-		if d.SectorSize > 0 && d.SectorSize != m.Disk.SectorSize {
-			stop(reported, "the disk %s has sectors of %d bytes, the image was captured from one with %d", d.Name, d.SectorSize, m.Disk.SectorSize)
+		if d.SectorSize > 0 {
+			if why := m.OtherSectors(d.SectorSize); why != "" {
+				stop(reported, "the disk %s has sectors of %d bytes, the image was captured from one with %d: %s", d.Name, d.SectorSize, m.Disk.SectorSize, why)
+			}
 		}
 		if need := m.Needed(); d.Size < need {
 			stop(reported, "the disk %s is too small: the image needs %s, it has %s: %s", d.Name, api.DiskSize(need), api.DiskSize(d.Size), m.NeededBy())
