@@ -48,7 +48,8 @@ func metadata(t testing.TB, b []byte) extent.List {
 
 // clean has the cleaner free segments, and writes once more.
 const clean = `mount -i -t nilfs2 $disk a; printf 'min_clean_segments 0\nclean_check_interval 1\ncleaning_interval 1\nnsegments_per_clean 50\n' >cleaner
-	sleep 1; nilfs_cleanerd -p 1 -c /run/mnt/cleaner $disk /run/mnt/a; for i in 1 2 3; do echo $i >a/new; sync; sleep 0.7; done
+	sleep 1; nilfs_cleanerd -p 1 -c /run/mnt/cleaner $disk /run/mnt/a; for i in $(seq 40); do echo $i >a/new; sync; sleep 0.5
+	if lssu -a $disk | grep -q "^ *12 .* --- "; then break; fi; done
 	kill $(pidof nilfs_cleanerd); while pidof nilfs_cleanerd >/dev/null; do sleep 0.1; done; perl -e "print qq(more) x 700000" >a/more; umount -i a; `
 
 // segments tells which are in use.
