@@ -60,6 +60,12 @@ func (c *Config) Complete() (err error) {
 	def(&c.NFS, ":4449")
 	def(&c.Log, "text")
 	def(&c.LogLevel, "info")
+	if c.History.Keep == 0 {
+		c.History.Keep = OrOff(90 * 24 * time.Hour)
+	}
+	if c.History.Jobs == 0 {
+		c.History.Jobs = 20
+	}
 	if c.State, err = filepath.Abs(c.State); err != nil {
 		return c.wrong("state", "%v", err)
 	}
@@ -99,6 +105,12 @@ func (c *Config) Complete() (err error) {
 	}
 	if err := c.checkConsole(); err != nil {
 		return err
+	}
+	if k := time.Duration(c.History.Keep); k > 0 && k < 24*time.Hour {
+		return c.wrong("history.keep", "%v: want a day or more, or off", k)
+	}
+	if n := c.History.Jobs; n < 1 || n > 10000 {
+		return c.wrong("history.jobs", "%d: want 1 to 10000", n)
 	}
 	for key, n := range map[string]int{"jobs.max_active": c.Jobs.MaxActive, "jobs.max_captures": c.Jobs.MaxCaptures, "jobs.max_deploys": c.Jobs.MaxDeploys} {
 		if n < 0 {

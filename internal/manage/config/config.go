@@ -11,6 +11,7 @@ import (
 	"io"
 	"net/netip"
 	"os"
+	"strconv"
 	"strings"
 	"time"
 
@@ -37,6 +38,7 @@ type Config struct {
 	Interfaces []Interface `yaml:"interfaces"`
 	Limits     Limits      `yaml:"limits"`
 	Jobs       Jobs        `yaml:"jobs"`
+	History    History     `yaml:"history"`
 	Power      Power       `yaml:"power"`
 	Console    Console     `yaml:"console"`
 	Hooks      Hooks       `yaml:"hooks"`
@@ -106,7 +108,13 @@ type Jobs struct {
 	MaxDeploys  int `yaml:"max_deploys"`  // of deploys
 }
 
-// Duration is a time as 90s, 10m or 1h30m.
+// History says for how long is remembered what was.
+type History struct {
+	Keep OrOff `yaml:"keep"` // jobs, batches and events since they ended; default 90d; off: for ever
+	Jobs int   `yaml:"jobs"` // of each node the newest so many jobs stay, however old; default 20
+}
+
+// Duration is a time as 90s, 10m, 1h30m or 90d.
 type Duration time.Duration
 
 // UnmarshalYAML reads a duration.
@@ -116,8 +124,13 @@ func (d *Duration) UnmarshalYAML(b []byte) error {
 
 func (d *Duration) parse(s string) error {
 	v, err := time.ParseDuration(s)
+	if days, ok := strings.CutSuffix(s, "d"); ok {
+		var n uint64
+		n, err = strconv.ParseUint(days, 10, 16)
+		v = time.Duration(n) * 24 * time.Hour
+	}
 	if err != nil || v < 0 {
-		return fmt.Errorf("duration %q: want something like 90s, 10m or 1h30m", s)
+		return fmt.Errorf("duration %q: want something like 90s, 10m, 1h30m or 90d", s)
 	}
 	*d = Duration(v)
 	return nil

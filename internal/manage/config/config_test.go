@@ -85,6 +85,9 @@ func TestErrorsNameThePlace(t *testing.T) {
 		"limits:\n  netboot: -3s\n":                    {"c.yaml", "90s"},
 		"power:\n  parallel: -1\n":                     {"c.yaml:2: power.parallel: "},
 		"limits:\n  netboot: off\n":                    {"c.yaml", "90s"},
+		"history:\n  keep: 12h\n":                      {"c.yaml:2: history.keep: "},
+		"history:\n  keep: 90dd\n":                     {`"90dd": want something like`},
+		"history:\n  jobs: -1\n":                       {"c.yaml:2: history.jobs: "},
 		"jobs:\n  max_active: 20\n  max_deploys: -1\n": {"c.yaml:3: jobs.max_deploys: "},
 		"log: loud\n":                                  {"c.yaml:1: log: "},
 		"log: [\n":                                     {"c.yaml"},
@@ -170,10 +173,10 @@ func TestAllKeysCanBeSet(t *testing.T) {
 	for _, typ := range []struct {
 		t      reflect.Type
 		prefix string
-	}{{reflect.TypeFor[Config](), ""}, {reflect.TypeFor[Limits](), "limits."}, {reflect.TypeFor[Jobs](), "jobs."}, {reflect.TypeFor[Power](), "power."}, {reflect.TypeFor[Console](), "console."}, {reflect.TypeFor[Hooks](), "hooks."}} {
+	}{{reflect.TypeFor[Config](), ""}, {reflect.TypeFor[Limits](), "limits."}, {reflect.TypeFor[Jobs](), "jobs."}, {reflect.TypeFor[History](), "history."}, {reflect.TypeFor[Power](), "power."}, {reflect.TypeFor[Console](), "console."}, {reflect.TypeFor[Hooks](), "hooks."}} {
 		for i := range typ.t.NumField() {
 			key := typ.t.Field(i).Tag.Get("yaml")
-			if key != "" && key != "-" && key != "console" && key != "hooks" && key != "web" && key != "accept" && key != "limits" && key != "jobs" && key != "power" && key != "exec" && have[typ.prefix+key] == nil {
+			if key != "" && key != "-" && key != "console" && key != "hooks" && key != "web" && key != "accept" && key != "limits" && typ.prefix+key != "jobs" && key != "history" && key != "power" && key != "exec" && have[typ.prefix+key] == nil {
 				t.Errorf("%s%s cannot be set", typ.prefix, key)
 			}
 		}

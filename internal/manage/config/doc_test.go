@@ -9,7 +9,28 @@ import (
 	"testing"
 )
 
-var types = []reflect.Type{reflect.TypeFor[Config](), reflect.TypeFor[Interface](), reflect.TypeFor[Network](), reflect.TypeFor[Reservation](), reflect.TypeFor[Limits](), reflect.TypeFor[Power](), reflect.TypeFor[Command](), reflect.TypeFor[Jobs](), reflect.TypeFor[Console](), reflect.TypeFor[Hooks](), reflect.TypeFor[Web](), reflect.TypeFor[Accept]()}
+// types are all that the file is made of, found from Config.
+var types = func() (all []reflect.Type) {
+	seen := map[reflect.Type]bool{}
+	var walk func(reflect.Type)
+	walk = func(typ reflect.Type) {
+		for typ.Kind() == reflect.Slice || typ.Kind() == reflect.Map || typ.Kind() == reflect.Pointer {
+			typ = typ.Elem()
+		}
+		if typ.Kind() != reflect.Struct || seen[typ] {
+			return
+		}
+		seen[typ] = true
+		all = append(all, typ)
+		for i := range typ.NumField() {
+			if f := typ.Field(i); f.IsExported() && f.Tag.Get("yaml") != "-" {
+				walk(f.Type)
+			}
+		}
+	}
+	walk(reflect.TypeFor[Config]())
+	return all
+}()
 
 // The page for people has each key, and its example works.
 func TestDescribed(t *testing.T) {

@@ -25,8 +25,9 @@ func (c *Config) setters() map[string]func(string) error {
 			return nil
 		},
 		"limits.soft_off": c.Limits.SoftOff.parse,
+		"history.keep":    c.History.Keep.parse,
 	}
-	for key, p := range map[string]*int{"power.parallel": &c.Power.Parallel, "power.stagger": &c.Power.Stagger, "console.keep": &c.Console.Keep, "jobs.max_active": &c.Jobs.MaxActive, "jobs.max_captures": &c.Jobs.MaxCaptures, "jobs.max_deploys": &c.Jobs.MaxDeploys} {
+	for key, p := range map[string]*int{"power.parallel": &c.Power.Parallel, "power.stagger": &c.Power.Stagger, "console.keep": &c.Console.Keep, "history.jobs": &c.History.Jobs, "jobs.max_active": &c.Jobs.MaxActive, "jobs.max_captures": &c.Jobs.MaxCaptures, "jobs.max_deploys": &c.Jobs.MaxDeploys} {
 		m[key] = func(v string) (err error) {
 			if *p, err = strconv.Atoi(v); err != nil {
 				return fmt.Errorf("%q is no number", v)

@@ -12,6 +12,7 @@ import (
 	"mimeo/internal/imaging/manifest"
 	"mimeo/internal/imaging/store"
 	"mimeo/internal/imaging/store/dir"
+	"mimeo/internal/manage/inventory"
 	"mimeo/internal/manage/retain"
 	"mimeo/internal/manage/schedule"
 )
@@ -196,6 +197,31 @@ func (s *Server) tidy(ctx context.Context) error {
 			if again := time.Now().Add(gcAgain); (errors.Is(err, dir.ErrBusy) || errors.As(err, &promised)) && again.Before(next) {
 				next = again
 			}
+		}
+	}
+}
+
+// forget forgets old jobs, batches and events, now and once a day.
+func (s *Server) forget(ctx context.Context) error {
+	if s.cfg.History.Keep < 0 {
+		return nil
+	}
+	day := time.NewTicker(24 * time.Hour)
+	defer day.Stop()
+	for {
+		f, err := s.db.Forget(ctx, time.Now().Add(-time.Duration(s.cfg.History.Keep)), s.cfg.History.Jobs)
+		switch {
+		case ctx.Err() != nil:
+			return nil
+		case err != nil:
+			s.log.Error("old jobs and events cannot be forgotten", "err", err)
+		case f != inventory.Forgotten{}:
+			s.log.Info("old jobs and events are forgotten", "jobs", f.Jobs, "batches", f.Batches, "events", f.Events)
+		}
+		select {
+		case <-ctx.Done():
+			return nil
+		case <-day.C:
 		}
 	}
 }

@@ -1,13 +1,55 @@
 package server
 
 import (
+	"errors"
 	"fmt"
 	"slices"
 	"testing"
+	"time"
 
 	"mimeo/internal/cluster/api"
+	"mimeo/internal/cluster/node"
 	"mimeo/internal/imaging/store/storetest"
+	"mimeo/internal/manage/inventory"
+	"mimeo/internal/manage/job"
 )
+
+// What ended long ago is forgotten at the start, what runs is not.
+func TestHistory(t *testing.T) {
+	t.Parallel()
+	state := t.TempDir()
+	db, err := inventory.Open(t.Context(), state)
+	if err != nil {
+		t.Fatal(err)
+	}
+	now := time.Now()
+	err = db.Update(t.Context(), func(tx *inventory.Tx) error {
+		for id, days := range map[string]int{"j1": 89, "j2": 91, "j3": -1} {
+			j := job.Record{Job: api.Job{ID: id, Kind: api.TaskCapture, Node: node.Name("x" + id), Phase: api.PhaseDone}}
+			if ended := now.AddDate(0, 0, -days); days > 0 {
+				j.Ended = &ended
+			} else {
+				j.Active, j.Phase, j.Created, j.PhaseSince = true, api.PhasePowering, now.AddDate(-1, 0, 0), now
+			}
+			if err := tx.AddJob(id, "", j.Node, j.Active, j); err != nil {
+				return err
+			}
+		}
+		return nil
+	})
+	if err := errors.Join(err, db.Close()); err != nil {
+		t.Fatal(err)
+	}
+	r := startIn(t, state)
+	there := func(id string) bool {
+		code, _ := r.call(r.token, "GET", "/v1/jobs/"+id, nil, nil)
+		return code == 200
+	}
+	r.until("the old job is forgotten", func() bool { return !there("j2") })
+	if !there("j1") || !there("j3") {
+		t.Error("a young job, or one that runs, is forgotten")
+	}
+}
 
 func TestRetention(t *testing.T) {
 	r := start(t)
