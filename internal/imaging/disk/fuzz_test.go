@@ -70,6 +70,8 @@ func FuzzReadTable(f *testing.F) {
 			used.Add(e)
 		}
 		FitTable(s, tab.Table, s.size, n, Fit{Grow: GrowLast})
+		ReplaceTable(s, tab.Table, s.size, n)
+		SoundGPT(s, s.size, n)
 	})
 }
 
