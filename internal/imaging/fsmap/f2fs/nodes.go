@@ -83,6 +83,9 @@ func (fs *filesystem) checkNAT() error {
 // kind of blocks.
 func (fs *filesystem) claim(block int64, node bool) bool {
 	n := block - int64(fs.mainAt)
+	if fs.claimed != nil {
+		fs.claimed(block)
+	}
 	return n >= 0 && n < fs.segments*segBlocks && fs.types[n/segBlocks] >= hotNode == node && fs.valid.Clear(n)
 }
 

@@ -57,6 +57,8 @@ type filesystem struct {
 	nat   journal     // newer than the table
 	types []byte      // of each segment of the main area
 	valid fact.Bitmap // blocks of the main area in use, that of the first block first
+
+	claimed func(block int64) // is told of the blocks of nodes and files; may be nil
 }
 
 func (fs *filesystem) used() (extent.List, error) {
