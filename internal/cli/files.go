@@ -40,7 +40,7 @@ func imageFilesCmd(t *terminal) *cobra.Command {
 	c := &cobra.Command{
 		Use: "files NAME[@REV] [PATH]", Short: "List the files of an image, without deploying it", Aliases: []string{"ls-files"},
 		Long: `Lists a file of a captured disk, or what a directory holds, straight from the
-store. Filesystems whose files can be read: ext2, ext3, ext4, XFS, btrfs, NTFS, FAT, exFAT.
+store. Filesystems whose files can be read: ext2, ext3, ext4, XFS, btrfs, NTFS, FAT, exFAT, F2FS.
 
 With --json, one object a line; the last has "finished": true.`,
 		Example: `  mimeo image files rocky9 /etc

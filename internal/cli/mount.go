@@ -27,7 +27,7 @@ damaged gives an input/output error, and a line here says why.
   disk.img        the whole disk, as large as it was: what is not in use are holes
   volumes/N.img   the bytes of partition N; volumes/N/VG/LV.img of a volume in it
   files/N/        the files of partition N; files/N/VG/LV of a volume in it
-                  (ext2, ext3, ext4, XFS, btrfs, NTFS, FAT, exFAT)
+                  (ext2, ext3, ext4, XFS, btrfs, NTFS, FAT, exFAT, F2FS)
 
 It needs FUSE, and the program mimeo-agent beside mimeo or in PATH. Root needs no
 more; others need fusermount3 (of the package fuse3). Only who mounts may look; with

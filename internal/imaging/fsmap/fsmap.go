@@ -69,12 +69,12 @@ var readers = []reader{
 
 // pieces are the filesystems of which is known where their files lie, by type.
 var pieces = map[string]func(r io.ReaderAt, size int64, add func(fact.Piece)) error{
-	"btrfs": btrfs.Pieces, "ext2": ext4.Pieces, "ext3": ext4.Pieces, "ext4": ext4.Pieces, "exfat": exfat.Pieces, "ntfs": ntfs.Pieces, "vfat": vfat.Pieces, "xfs": xfs.Pieces,
+	"btrfs": btrfs.Pieces, "ext2": ext4.Pieces, "ext3": ext4.Pieces, "ext4": ext4.Pieces, "exfat": exfat.Pieces, "f2fs": f2fs.Pieces, "ntfs": ntfs.Pieces, "vfat": vfat.Pieces, "xfs": xfs.Pieces,
 }
 
 // claims are the filesystems of which is known what belongs to what, by type.
 var claims = map[string]func(r io.ReaderAt, size int64, add func(extent.Extent)) (why string, err error){
-	"ext2": ext4.Claims, "ext3": ext4.Claims, "ext4": ext4.Claims, "exfat": exfat.Claims, "ntfs": ntfs.Claims, "vfat": vfat.Claims, "xfs": xfs.Claims,
+	"ext2": ext4.Claims, "ext3": ext4.Claims, "ext4": ext4.Claims, "exfat": exfat.Claims, "f2fs": f2fs.Claims, "ntfs": ntfs.Claims, "vfat": vfat.Claims, "xfs": xfs.Claims,
 }
 
 // Claims calls add with every stretch of a volume of the given type that something of the filesystem says is its own, in
@@ -95,7 +95,7 @@ func Claims(r io.ReaderAt, size int64, typ string, add func(extent.Extent)) (why
 
 // trees are the filesystems of which the files can be read, by type.
 var trees = map[string]func(r io.ReaderAt, size int64) (tree.FS, error){
-	"btrfs": btrfsTree, "ext2": ext4Tree, "ext3": ext4Tree, "ext4": ext4Tree, "exfat": exfatTree, "ntfs": ntfsTree, "vfat": vfatTree, "xfs": xfsTree,
+	"btrfs": btrfsTree, "ext2": ext4Tree, "ext3": ext4Tree, "ext4": ext4Tree, "exfat": exfatTree, "f2fs": f2fsTree, "ntfs": ntfsTree, "vfat": vfatTree, "xfs": xfsTree,
 }
 
 func btrfsTree(r io.ReaderAt, size int64) (tree.FS, error) { return btrfs.OpenTree(r, size) }
@@ -103,6 +103,8 @@ func btrfsTree(r io.ReaderAt, size int64) (tree.FS, error) { return btrfs.OpenTr
 func ext4Tree(r io.ReaderAt, size int64) (tree.FS, error) { return ext4.OpenTree(r, size) }
 
 func exfatTree(r io.ReaderAt, size int64) (tree.FS, error) { return exfat.OpenTree(r, size) }
+
+func f2fsTree(r io.ReaderAt, size int64) (tree.FS, error) { return f2fs.OpenTree(r, size) }
 
 func ntfsTree(r io.ReaderAt, size int64) (tree.FS, error) { return ntfs.OpenTree(r, size) }
 
