@@ -16,6 +16,7 @@ import (
 
 	"github.com/insomniacslk/dhcp/dhcpv4"
 
+	"mimeo/internal/boot/netboot"
 	"mimeo/internal/cluster/node"
 )
 
@@ -29,24 +30,21 @@ func testServer(t testing.TB, mode Mode) *Server {
 		Subnets: []Subnet{{Prefix: netip.MustParsePrefix("10.77.0.0/24"), Server: netip.MustParseAddr("10.77.0.1"), Pool: pool("10.77.0.100", "10.77.0.102"),
 			Gateway: netip.MustParseAddr("10.77.0.254"), DNS: []netip.Addr{netip.MustParseAddr("10.77.0.253")}, Domain: "rack.example"}},
 		Lookup: func(_ context.Context, mac string) (node.Node, bool, error) {
-			n := node.Node{Name: node.Name("n" + mac[15:]), NICs: []node.NIC{{MAC: mac}}}
+			n := node.Node{Name: node.Name("n" + mac[15:]), Boot: node.BootCapture, NICs: []node.NIC{{MAC: mac}}}
 			switch mac {
 			case "52:54:00:77:00:01", "52:54:00:77:00:02":
 				n.NICs[0].IP = "10.77.0.1" + mac[16:]
+			case "52:54:00:77:20:04", "52:54:00:77:20:05":
+				n.NICs[0].IP = map[byte]string{'4': "10.77.0.33", '5': "10.77.0.34"}[mac[16]]
 			}
 			return n, strings.HasPrefix(mac, "52:54:00:77"), nil
 		},
-		Decide: func(_ context.Context, _ node.Node, r Request) Answer {
-			a := Answer{Why: "as the test says", IPXE: r.HasIPXE}
-			switch {
-			case string(r.UserClass) == "iPXE":
-				a.Boot, a.IPXE, a.File = true, true, "http://10.77.0.1:4480/boot/ipxe/"+strings.ReplaceAll(r.MAC, ":", "-")
-			case strings.HasPrefix(r.VendorClass, "HTTPClient"):
-				a.Boot, a.File = true, "http://10.77.0.1:4480/loaders/snponly.efi"
-			case strings.HasPrefix(r.VendorClass, "PXEClient"):
-				a.Boot, a.File = true, "snponly.efi"
-			}
-			return a
+		Decide: func(_ context.Context, n node.Node, r Request) Answer {
+			ask := netboot.Identify(netboot.Wire{VendorClass: r.VendorClass, UserClass: r.UserClass, Archs: r.Archs,
+				HasUUID: len(r.UUID) > 0, HasIPXE: r.HasIPXE, Params: r.Params})
+			ask.MAC, ask.Mode, ask.Base = r.MAC, netboot.Mode(r.Mode), "http://10.77.0.1:4480"
+			o := netboot.Decide(n, ask)
+			return Answer{Boot: o.Decision != netboot.Ignore, Why: o.Why, File: o.File(), Config: o.Config, IPXE: ask.IPXE, Firmware: o.Firmware, Arch: o.Arch}
 		},
 	}
 	if err := s.open(context.Background()); err != nil {
@@ -269,7 +267,7 @@ func TestBootServerRequest(t *testing.T) {
 			t.Fatal(err)
 		}
 		r := ans.msg
-		if ans.to.String() != "10.77.0.200:4011" || r.MessageType() != dhcpv4.MessageTypeAck || r.BootFileName != "snponly.efi" ||
+		if ans.to.String() != "10.77.0.200:4011" || r.MessageType() != dhcpv4.MessageTypeAck || r.BootFileName != "undionly.kpxe" ||
 			!r.YourIPAddr.IsUnspecified() || string(r.GetOneOption(dhcpv4.OptionVendorSpecificInformation)) != "\x06\x01\x08\x47\x04\x00\x05\x00\x00\xff" {
 			t.Errorf("%s: to %s: %s", mode, ans.to, r.Summary())
 		}
