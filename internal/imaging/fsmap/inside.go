@@ -85,6 +85,8 @@ func inside(r io.ReaderAt, c fact.Container, depth int) ([]Inner, error) {
 			if in.Usage, err = mapVolume(p.Reader(r), p.Size, depth); err != nil {
 				return nil, fmt.Errorf("%s: %w", p.Name, err)
 			}
+		} else if p.Only != nil {
+			in.Usage = Usage{Type: "unknown", Method: manifest.MethodUsed, Used: p.Only, Notes: []string{p.Whole}}
 		} else {
 			in.Usage = Usage{Type: "unknown", Reason: p.Whole}.whole(p.Size)
 		}
@@ -115,7 +117,7 @@ func mapContainer(k container, head []byte, r io.ReaderAt, size int64, depth int
 	u.Method, u.Used, u.Notes = manifest.MethodUsed, c.Meta, c.Notes
 	for _, in := range inner {
 		var list extent.List
-		if in.Part.Whole != "" {
+		if in.Part.Whole != "" && in.Part.Only == nil {
 			list = in.All()
 		} else {
 			list = in.OuterList(in.Used)

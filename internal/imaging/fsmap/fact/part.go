@@ -14,9 +14,10 @@ import (
 type Part struct {
 	Name  string // as people call it: "vg0/root"
 	UUID  string
-	Size  int64  // bytes
-	Spans []Span // where it lies, by At, without a gap from 0 to Size; of one that cannot be looked into only what is known
-	Whole string // why it cannot be looked into; "" where it can
+	Size  int64       // bytes
+	Spans []Span      // where it lies, by At, without a gap from 0 to Size; of one that cannot be looked into only what is known
+	Whole string      // why it cannot be looked into; "" where it can
+	Only  extent.List // with Whole: what of it is known to be in use; nil means all of it
 }
 
 // Span is a stretch of a Part.

@@ -8,6 +8,7 @@ import (
 
 	"mimeo/internal/imaging/extent"
 	"mimeo/internal/imaging/fsmap/fact"
+	"mimeo/internal/imaging/fsmap/lvm/thin"
 )
 
 // group reads the volume group: where the physical extents lie, and which logical volumes have them.
@@ -64,6 +65,9 @@ func (p *pv) group(text []byte) (fact.Container, error) {
 		if len(part.Spans) > 0 {
 			c.Parts = append(c.Parts, part)
 		}
+	}
+	if err := g.pools(c.Parts); err != nil {
+		return c, err
 	}
 	if len(pvs.order) > 1 {
 		c.Notes = append(c.Notes, fmt.Sprintf("volume group %s lies on %d disks: capture them all", name, len(pvs.order)))
@@ -176,4 +180,53 @@ func (g *group) volume(name string) (fact.Part, error) {
 		at += s.Len
 	}
 	return part, nil
+}
+
+// pools finds out what is in use of the data of thin pools.
+func (g *group) pools(parts []fact.Part) error {
+	find := func(name string) *fact.Part {
+		i := slices.IndexFunc(parts, func(p fact.Part) bool { return p.Name == g.name+"/"+name })
+		if i < 0 {
+			return nil
+		}
+		return &parts[i]
+	}
+	for _, name := range g.lvs.order {
+		seg := g.lvs.sub(name).sub("segment1")
+		if seg.text("type") != "thin-pool" {
+			continue
+		}
+		data, meta := find(seg.text("pool")), find(seg.text("metadata"))
+		chunk, err := seg.number("chunk_size", 1<<22)
+		if data == nil || meta == nil || err != nil {
+			continue // elsewhere, or in a way that is not known: it stays whole
+		}
+		data.Whole = fmt.Sprintf("it has the data of the thin pool %s/%s", g.name, name)
+		if !together(*data) || !together(*meta) {
+			continue
+		}
+		list, why, err := thin.Used(meta.Reader(g.r), meta.Size, data.Size, chunk*sector)
+		switch {
+		case err != nil:
+			return err
+		case why != "":
+			data.Whole += ": " + why
+		default:
+			data.Only = append(extent.List{}, list...)
+		}
+	}
+	return nil
+}
+
+// together tells whether all of a part lies on this disk, piece by piece.
+func together(p fact.Part) bool {
+	slices.SortFunc(p.Spans, func(a, b fact.Span) int { return cmp.Compare(a.At, b.At) })
+	at := int64(0)
+	for _, s := range p.Spans {
+		if s.At != at {
+			return false
+		}
+		at += s.Len
+	}
+	return at == p.Size
 }
