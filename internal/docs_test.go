@@ -234,28 +234,3 @@ func slug(heading string) string {
 	}
 	return b.String()
 }
-
-// TestAlertsAreDescribed has each alert that we ship among those of docs/operations.md.
-func TestAlertsAreDescribed(t *testing.T) {
-	rules, err := os.ReadFile("../build/monitoring/rules.yml")
-	if err != nil {
-		t.Fatal(err)
-	}
-	page, err := os.ReadFile("../docs/operations.md")
-	if err != nil {
-		t.Fatal(err)
-	}
-	var described []string
-	for _, m := range regexp.MustCompile(`(?m)^### (Mimeo.*)$`).FindAllSubmatch(page, -1) {
-		described = append(described, strings.Split(string(m[1]), ", ")...)
-	}
-	alerts := regexp.MustCompile(`alert: (\w+)`).FindAllSubmatch(rules, -1)
-	for _, m := range alerts {
-		if !slices.Contains(described, string(m[1])) {
-			t.Errorf("docs/operations.md does not say what %s means", m[1])
-		}
-	}
-	if len(alerts) != len(described) || len(alerts) < 5 {
-		t.Errorf("%d alerts, %d described", len(alerts), len(described))
-	}
-}

@@ -94,10 +94,10 @@ func TestNamesAreThere(t *testing.T) {
 			if err := yaml.Unmarshal(b, &rules); err != nil || rules["groups"] == nil {
 				t.Errorf("%s: %v", file, err)
 			}
-			page, _ := os.ReadFile("../../../docs/metrics.md")
+			page, _ := os.ReadFile("../../../docs/operations.md")
 			for _, m := range regexp.MustCompile(`alert: (\w+)`).FindAllStringSubmatch(string(b), -1) {
-				if !strings.Contains(string(page), "`"+m[1]+"`") {
-					t.Errorf("docs/metrics.md does not say what %s means", m[1])
+				if !regexp.MustCompile("(?m)^### (Mimeo\\w+, )*" + m[1] + "(, |$)").Match(page) {
+					t.Errorf("docs/operations.md does not say what %s means", m[1])
 				}
 			}
 		}
