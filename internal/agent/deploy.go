@@ -24,22 +24,23 @@ func (j *job) deploy(ctx context.Context) error {
 	if err != nil {
 		return fmt.Errorf("read the contents of image %s: %w", j.task.Image, err)
 	}
-	if err := j.write(ctx, m); err != nil {
+	if m, err = j.write(ctx, m); err != nil {
 		return err
 	}
 	return j.finish(ctx, m)
 }
 
-// write writes the image. The disk is closed when it returns, so that its partitions can be used.
-func (j *job) write(ctx context.Context, m *manifest.Manifest) (err error) {
+// write writes the image, and returns its manifest with the volumes where they lie now. The disk is closed when it returns,
+// so that its partitions can be used.
+func (j *job) write(ctx context.Context, m *manifest.Manifest) (image *manifest.Manifest, err error) {
 	d, err := openSink(j.disk, m)
 	if err != nil {
-		return err
+		return nil, err
 	}
 	defer func() { err = errors.Join(err, d.Close()) }()
 	if !j.task.Force {
 		if err := mustBeEmpty(d, j.disk); err != nil {
-			return err
+			return nil, err
 		}
 	}
 	j.report.enter(api.PhaseMapping)
@@ -55,7 +56,7 @@ func (j *job) write(ctx context.Context, m *manifest.Manifest) (err error) {
 		j.written(res.Counts, m, m.Content.Used, m.Content.Used)
 	}
 	if err != nil {
-		return j.deployError(err)
+		return nil, j.deployError(err)
 	}
 	j.table = res.Table
 	if res.Repaired {
@@ -64,7 +65,7 @@ func (j *job) write(ctx context.Context, m *manifest.Manifest) (err error) {
 	if res.CannotDiscard {
 		j.report.say(fmt.Sprintf("disk %s cannot discard: blocks that the image leaves free stay as they were", j.disk.Name))
 	}
-	return nil
+	return res.Image, nil
 }
 
 // mustBeEmpty refuses a disk whose first MiB is not all zero: partition tables and filesystems leave something there.

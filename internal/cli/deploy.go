@@ -80,8 +80,9 @@ fail by themselves, and so do those that fail later; the others go on, unless
 
 On a larger disk the last volume grows, partition and filesystem; where that is
 LVM's, the physical volume and the only logical volume with a filesystem. --grow
-names another one, where there is room behind it: by its partition's number, name
-or UUID, by its label or UUID, or as GROUP/VOLUME.
+names another one: by its partition's number, name or UUID, by its label or UUID,
+or as GROUP/VOLUME. With a GPT, partitions behind it then lie at the end of the
+disk; with an MBR there must be room behind it.
 
 --max bounds how many are at work at a time; the rest waits, and boots its disk
 as before. With --within, nodes whose turn has not come by then are not begun

@@ -61,7 +61,8 @@ partition table comes last: a disk that was half written does not boot.
 
 On a larger disk the last volume grows: partition and filesystem; of LVM the physical
 volume, and the only logical volume with a filesystem. --grow names another one, by
-its partition's number, name or UUID, by its label or UUID, or as GROUP/VOLUME.
+its partition's number, name or UUID, by its label or UUID, or as GROUP/VOLUME; with
+a GPT, partitions behind it then lie at the end of the disk.
 
 Exit codes: 0 done; 1 failed; 2 the command line cannot be understood; 3 no such
 image; 4 refused, and the disk is as it was; 130 interrupted.`,
@@ -140,7 +141,7 @@ func runDeploy(cmd *cobra.Command, ref, path string, f deployFlags) (err error) 
 	if res.CannotDiscard {
 		fmt.Fprintf(cmd.ErrOrStderr(), "warning: %s cannot discard: blocks that the image leaves free stay as they were\n", path)
 	}
-	grown, err := growVolume(ctx, cmd.ErrOrStderr(), path, diskSize, m, res.Table, f.grow)
+	grown, err := growVolume(ctx, cmd.ErrOrStderr(), path, diskSize, res.Image, res.Table, f.grow)
 	if err != nil {
 		return err
 	}

@@ -86,6 +86,8 @@ type Result struct {
 	Repaired      bool           // the GPT that was captured was damaged, and is not any more
 	Touched       bool           // the disk was written to; without, it is as it was
 	Table         manifest.Table // as it is now on the disk; meaningful without an error only
+	// Image is the manifest with its volumes where they lie on the disk: behind one that grows they may have moved.
+	Image *manifest.Manifest
 }
 
 // SizeError says that the image does not fit.
@@ -125,7 +127,9 @@ func Run(ctx context.Context, from store.Reader, m *manifest.Manifest, t Target,
 	if cause := context.Cause(ctx); err != nil && cause != nil && errors.Is(err, context.Canceled) {
 		err = cause
 	}
-	return &Result{Counts: r.counts(), Touched: r.touched.Load(), CannotDiscard: r.cannotDiscard, Repaired: r.repaired, Table: r.table}, err
+	image := *r.m
+	image.Disk = m.Disk
+	return &Result{Counts: r.counts(), Touched: r.touched.Load(), CannotDiscard: r.cannotDiscard, Repaired: r.repaired, Table: r.table, Image: &image}, err
 }
 
 func (r *run) all(ctx context.Context) error {
@@ -207,10 +211,7 @@ func (r *run) check(ctx context.Context) error {
 		ids = ids[:0]
 		return nil
 	}
-	for e, err := range manifest.Entries(ctx, r.from, r.m) {
-		if err != nil {
-			return fmt.Errorf("read the image's contents: %w", err)
-		}
+	err := r.each(ctx, func(e manifest.Entry) error {
 		if !r.placed(e) {
 			return &SizeError{Need: e.Off + e.Len, Have: r.t.Size(), Why: "a piece of the image ends there"}
 		}
@@ -218,10 +219,12 @@ func (r *run) check(ctx context.Context) error {
 			ids = append(ids, e.ID)
 		}
 		if len(ids) == ask {
-			if err := flush(); err != nil {
-				return err
-			}
+			return flush()
 		}
+		return nil
+	})
+	if err != nil {
+		return err
 	}
 	return flush()
 }

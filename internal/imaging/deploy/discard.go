@@ -61,10 +61,7 @@ func (r *run) discard(ctx context.Context) error {
 		}
 		return nil
 	}
-	for e, err := range manifest.Entries(ctx, r.from, r.m) {
-		if err != nil {
-			return fmt.Errorf("read the image's contents: %w", err)
-		}
+	err := r.each(ctx, func(e manifest.Entry) error {
 		if r.cannotDiscard {
 			return nil
 		}
@@ -72,6 +69,10 @@ func (r *run) discard(ctx context.Context) error {
 			return err
 		}
 		at = max(at, e.Off+e.Len)
+		return nil
+	})
+	if err != nil {
+		return err
 	}
 	return give(r.t.Size())
 }

@@ -46,7 +46,7 @@ func (r *run) finish() error {
 		how := disk.Fit{}
 		if v, _, ok, err := r.m.Grows(r.opts.Grow); err != nil {
 			return err
-		} else if ok && v.Type != raidMember && r.t.Size() > r.m.Disk.Size {
+		} else if ok && v.Type != raidMember && r.t.Size() > r.image.Disk.Size {
 			how.Grow = v.Partition
 		}
 		table, err := disk.FitTable(r.t, r.m.Table, r.t.Size(), r.t.SectorSize(), how)

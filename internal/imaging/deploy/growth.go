@@ -225,15 +225,13 @@ func (r *run) checkGrow(ctx context.Context) error {
 	if err != nil || !ok || r.opts.Grow == GrowLast || r.t.Size() <= r.m.Disk.Size {
 		return err
 	}
-	for _, p := range r.m.Table.Partitions {
-		if gap := p.Off - (v.Off + v.Len); v.Partition > 0 && p.Number != v.Partition && p.Len > 0 && gap >= 0 && gap < 1<<20 {
-			return &manifest.GrowError{Name: r.opts.Grow, Why: fmt.Sprintf("partition %d lies right behind partition %d, and partitions are not moved", p.Number, v.Partition)}
-		}
+	if err := r.shift(); err != nil {
+		return err
 	}
 	if logical == "" {
 		return nil
 	}
-	d, err := view.Open(ctx, r.from, r.m)
+	d, err := view.Open(ctx, r.from, r.image)
 	if err != nil {
 		return fmt.Errorf("read the image's contents: %w", err)
 	}

@@ -2,6 +2,8 @@ package deploy
 
 import (
 	"errors"
+	"fmt"
+	"math/rand/v2"
 	"os"
 	"path/filepath"
 	"slices"
@@ -85,14 +87,14 @@ func TestGrowNamed(t *testing.T) {
 		t.Errorf("sgdisk: %s", out)
 	}
 
-	tight := imageFile(t, 40, "label: gpt\nstart=1MiB,size=10MiB,name=boot\nstart=11MiB,size=20MiB\n")
+	tight := imageFile(t, 40, "label: dos\nstart=1MiB,size=10MiB\nstart=11MiB,size=20MiB\n")
 	tightM, _ := captured(t, tight, st, capture.Options{})
 	for _, tc := range []struct {
 		m    *manifest.Manifest
 		name string
 		why  string
 	}{
-		{m, "vg0/home", "there is no vg0/home"}, {m, "usr", "no volume"}, {tightM, "1", "partition 2 lies right behind"}, {tightM, "vg0/root", "has no LVM"},
+		{m, "vg0/home", "there is no vg0/home"}, {m, "usr", "no volume"}, {tightM, "1", "those of an MBR are not moved"}, {tightM, "vg0/root", "has no LVM"},
 	} {
 		blank := imageFile(t, 300, "")
 		d, err := disk.OpenExclusive(blank, disk.Options{})
@@ -106,6 +108,45 @@ func TestGrowNamed(t *testing.T) {
 		}
 		if err := errors.Join(d.Close(), os.Remove(blank)); err != nil {
 			t.Error(err)
+		}
+	}
+}
+
+// TestGrowBetween grows a volume with others right behind it, which lie at the end of the larger disk then.
+func TestGrowBetween(t *testing.T) {
+	rng := rand.New(rand.NewPCG(12, 3))
+	from := imageFile(t, 60, "label: gpt\nstart=1MiB,size=10MiB,name=boot\nstart=11MiB,size=20MiB,name=root\nstart=31MiB,size=8MiB,name=rescue,attrs=\"RequiredPartition\"\nstart=39MiB,size=20MiB,name=data\n")
+	for _, p := range [][2]int64{{1, 10}, {11, 20}, {31, 8}, {39, 20}} {
+		format(t, rng, from, p[0]<<20, p[1]<<20, "-t", "ext4", "-b", "4096")
+	}
+	st := mem.New()
+	m, _ := captured(t, from, st, capture.Options{ChunkSize: 4096})
+	for _, mib := range []int64{100, 61} {
+		to := imageFile(t, mib, "")
+		fill(t, rng, to, int(mib))
+		res := deployed(t, to, st, m, Options{Grow: "root", Verify: true, Discard: true})
+		by := (mib - 60) << 20
+		for i, want := range []manifest.Partition{{Off: 1 << 20, Len: 10 << 20}, {Off: 11 << 20, Len: 20<<20 + by}, {Off: 31<<20 + by, Len: 8 << 20}, {Off: 39<<20 + by, Len: 20 << 20}} {
+			p := res.Table.Partitions[i]
+			if p.Off != want.Off || p.Len != want.Len || p.UUID != m.Table.Partitions[i].UUID || p.Name != m.Table.Partitions[i].Name || p.Attrs != m.Table.Partitions[i].Attrs {
+				t.Errorf("%d MiB: %+v", mib, p)
+			}
+			if i != 1 && res.Image.Volumes[i].Off != p.Off {
+				t.Errorf("%d MiB: volume %d at %d", mib, i, res.Image.Volumes[i].Off)
+			}
+		}
+		g, err := GrowVolume(t.Context(), to, mib<<20, res.Image, res.Table, "root")
+		if err != nil || len(g.Grown) != 1 {
+			t.Fatalf("%+v, %v", g, err)
+		}
+		if out := command(t, "", "sgdisk", "-v", to); !strings.Contains(out, "No problems found") {
+			t.Errorf("sgdisk: %s", out)
+		}
+		for i, p := range res.Table.Partitions {
+			command(t, "", "e2fsck", "-f", "-n", fmt.Sprintf("%s?offset=%d", to, p.Off))
+			was := m.Table.Partitions[i]
+			command(t, "", "sh", "-euc", `mkdir "$5/a" "$5/b"; debugfs -R "rdump / $5/a" "$1?offset=$2" 2>/dev/null; debugfs -R "rdump / $5/b" "$3?offset=$4" 2>/dev/null; test -n "$(ls "$5/a")"; diff -r "$5/a" "$5/b"`,
+				"sh", from, fmt.Sprint(was.Off), to, fmt.Sprint(p.Off), t.TempDir())
 		}
 	}
 }

@@ -14,9 +14,13 @@ const compareTrial = 256 << 20
 // run is a deploy under way.
 type run struct {
 	from store.Reader
-	m    *manifest.Manifest
+	m    *manifest.Manifest // as it will lie on the disk
 	t    Target
 	opts Options
+
+	image *manifest.Manifest // as it was captured
+	from0 int64              // from there on all of it is moved
+	room  int64              // by so many bytes
 
 	table      manifest.Table // as it is on the disk at the end
 	head, tail held           // kept back while all else is written
@@ -37,7 +41,7 @@ type run struct {
 
 func newRun(from store.Reader, m *manifest.Manifest, t Target, opts Options) *run {
 	opts.fill()
-	r := &run{from: from, m: m, t: t, opts: opts}
+	r := &run{from: from, m: m, image: m, t: t, opts: opts}
 	r.hold()
 	r.phase.Store(PhaseChecking)
 	return r

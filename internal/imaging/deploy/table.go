@@ -53,7 +53,7 @@ func (r *run) hold() {
 }
 
 // moved tells whether the table must be made new because the disk has another size or other sectors than the captured one.
-func (r *run) moved() bool { return r.t.Size() != r.m.Disk.Size || r.resectored() }
+func (r *run) moved() bool { return r.t.Size() != r.image.Disk.Size || r.resectored() }
 
 func (r *run) resectored() bool { return r.t.SectorSize() != r.m.Disk.SectorSize }
 

@@ -20,7 +20,7 @@ func (r *run) verify(ctx context.Context) error {
 	queue := make(chan manifest.Entry, 256)
 	g.Go(func() error {
 		defer close(queue)
-		entries := manifest.NewEntryReader(r.from, r.m)
+		entries := r.entries()
 		for {
 			e, err := entries.Next(ctx)
 			if errors.Is(err, io.EOF) {

@@ -72,7 +72,7 @@ func recv[T any](ctx context.Context, q <-chan T) (v T, ok bool, err error) {
 
 // plan reads the entries and packs them into jobs.
 func (r *run) plan(ctx context.Context) error {
-	entries := manifest.NewEntryReader(r.from, r.m)
+	entries := r.entries()
 	var j *job
 	pass := func() {
 		if j != nil && len(j.pieces) > 0 {
