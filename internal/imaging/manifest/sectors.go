@@ -2,6 +2,7 @@ package manifest
 
 import (
 	"fmt"
+	"slices"
 	"strings"
 )
 
@@ -33,6 +34,9 @@ func (m *Manifest) OtherSectors(sector int) string {
 		}
 		if p.Off < first {
 			return fmt.Sprintf("partition %d begins at %d, where a GPT for sectors of %d bytes lies", p.Number, p.Off, sector)
+		}
+		if !slices.ContainsFunc(m.Volumes, func(v Volume) bool { return v.Partition == p.Number }) {
+			return fmt.Sprintf("it is not known what partition %d holds", p.Number)
 		}
 		if p.Number > 128 {
 			return fmt.Sprintf("it has a partition %d", p.Number)

@@ -78,7 +78,7 @@ func TestCapture(t *testing.T) {
 	}()
 	token := r.boot(1)
 	task := r.hello(token, "b1")
-	if task.Kind != api.TaskCapture || task.Job != id || task.Node != "n1" || task.Hostname != "n1" || task.Image != "web" || task.Attrs["NODE"] != "n1" || task.Attrs["JOB"] != id || task.Attrs["MASTER"] != "127.0.0.1" || task.Attrs["NODE_GROUPS"] != "rack1" {
+	if task.Kind != api.TaskCapture || task.Job != id || task.Node != "n1" || task.Hostname != "n1" || task.Image != "web" || !task.Shrink || task.Attrs["NODE"] != "n1" || task.Attrs["JOB"] != id || task.Attrs["MASTER"] != "127.0.0.1" || task.Attrs["NODE_GROUPS"] != "rack1" {
 		t.Fatalf("task %+v", task)
 	}
 	if st := r.node("n1"); st.Hardware == nil || st.Hardware.Product != "box" || st.SeenAt == nil || st.Job != id {
@@ -140,10 +140,11 @@ func TestCapture(t *testing.T) {
 	}
 	// Deploy what was captured: the task carries the manifest, and the token only reads.
 	var jobs []api.Job
-	r.must("POST", "/v1/jobs", api.JobNew{Key: "d", Kind: api.TaskDeploy, Range: "n2", Image: "web"}, &jobs)
+	r.fails("POST", "/v1/jobs", api.JobNew{Key: "g", Kind: api.TaskDeploy, Range: "n2", Image: "web", Grow: "srv"}, "bad_request", `web@1: "srv" cannot grow`)
+	r.must("POST", "/v1/jobs", api.JobNew{Key: "d", Kind: api.TaskDeploy, Range: "n2", Image: "web", Grow: "last"}, &jobs)
 	r.fails("DELETE", "/v1/images/web/1", nil, "conflict", "is being deployed")
 	token = r.boot(2)
-	if task := r.hello(token, "b2"); task.Kind != api.TaskDeploy || task.Manifest != mid.String() || !task.Force || task.Rev != 1 {
+	if task := r.hello(token, "b2"); task.Kind != api.TaskDeploy || task.Manifest != mid.String() || !task.Force || task.Rev != 1 || task.Grow != "last" {
 		t.Errorf("task %+v", task)
 	}
 	for _, p := range []string{"chunks", "flush", "manifests"} {

@@ -244,7 +244,7 @@ func (r *rig) hello(token, bootID string) (t api.Task) {
 func (r *rig) capture(node string) string {
 	r.t.Helper()
 	var jobs []api.Job
-	r.must("POST", "/v1/jobs", api.JobNew{Key: fmt.Sprint(time.Now().UnixNano()), Kind: api.TaskCapture, Range: node, Image: "web"}, &jobs)
+	r.must("POST", "/v1/jobs", api.JobNew{Key: fmt.Sprint(time.Now().UnixNano()), Kind: api.TaskCapture, Range: node, Image: "web", Shrink: true}, &jobs)
 	return jobs[0].ID
 }
 
