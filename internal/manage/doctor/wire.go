@@ -123,40 +123,6 @@ func holder(p port) string {
 	return "another program"
 }
 
-// firewall looks for rules that drop what comes in.
-func (d *doctor) firewall(ctx context.Context) {
-	out, err := exec.CommandContext(ctx, "nft", "list", "ruleset").Output()
-	if err != nil {
-		return // without nft there is no telling
-	}
-	if drops(string(out)) {
-		d.add(Warn, "firewall", "let nodes reach these ports: 67/udp, 4011/udp, 69/udp and those above 1024 for its data, and tcp "+d.tcpPorts(),
-			"packets that come in are dropped where no rule lets them in")
-		return
-	}
-	d.add(OK, "firewall", "", "nothing that comes in is dropped by default")
-}
-
-func (d *doctor) tcpPorts() string {
-	var list []string
-	for _, a := range []string{d.Config.HTTP, d.Config.HTTPS, d.Config.NFS} {
-		if _, p, err := net.SplitHostPort(a); err == nil {
-			list = append(list, p)
-		}
-	}
-	return join(list)
-}
-
-// drops tells whether a ruleset, as nft prints it, has a chain for what comes in that drops by default.
-func drops(ruleset string) bool {
-	for line := range strings.Lines(ruleset) {
-		if strings.Contains(line, "hook input") && (strings.Contains(line, "policy drop") || strings.Contains(line, "policy reject")) {
-			return true
-		}
-	}
-	return false
-}
-
 // OtherServers listens for a few seconds, and returns the addresses of the DHCP servers that answer on an interface.
 func OtherServers(ctx context.Context, name string) ([]string, error) {
 	return otherServers(ctx, name, 3*time.Second)
