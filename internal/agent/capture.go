@@ -28,12 +28,14 @@ func (j *job) capture(ctx context.Context) (err error) {
 	j.report.enter(api.PhaseMapping)
 	src := capture.Source{ReaderAt: d, Disk: d.info}
 	var notes []string
+	unchanged := func() error { return nil }
 	if j.task.Shrink {
 		small, err := shrink.Run(ctx, capture.Source{ReaderAt: d, Disk: d.info}, shrink.Options{Say: func(format string, args ...any) { j.report.say(fmt.Sprintf(format, args...)) }})
 		if err != nil {
 			return shrinkError(j.disk, err)
 		}
 		src, notes = capture.Source{ReaderAt: small, Disk: small.Info()}, small.Notes
+		unchanged = small.Recheck
 	}
 	lay, err := layout.Plan(src)
 	var plan capture.Plan
@@ -54,7 +56,7 @@ func (j *job) capture(ctx context.Context) (err error) {
 	j.report.enter(api.PhaseCapturing)
 	opts := capture.Options{
 		Source:   manifest.Source{Node: string(j.task.Node), Job: j.task.Job, Agent: j.Version, Arch: string(hwinfo.Arch())},
-		Recheck:  func(context.Context) error { return disk.InUse(j.disk.Path) },
+		Recheck:  func(context.Context) error { return errors.Join(disk.InUse(j.disk.Path), unchanged()) },
 		Progress: func(p capture.Progress) { j.captured(p.Counts, p.Done, p.Total) },
 	}
 	res, err := capture.Run(ctx, src, plan, j.store, opts)

@@ -139,12 +139,14 @@ func runCapture(cmd *cobra.Command, path, version string, f captureFlags) (err e
 	m.show("mapping", 0, 0)
 	src := capture.Source{ReaderAt: d, Disk: d.Info()}
 	var notes []string
+	unchanged := func() error { return nil }
 	if f.shrink {
 		small, err := shrink.Run(ctx, d, shrink.Options{})
 		if err != nil {
 			return shrinkError(path, err)
 		}
 		src, notes = capture.Source{ReaderAt: small, Disk: small.Info()}, small.Notes
+		unchanged = small.Recheck
 	}
 	found, err := layout.Plan(src)
 	if err != nil {
@@ -163,7 +165,7 @@ func runCapture(cmd *cobra.Command, path, version string, f captureFlags) (err e
 
 	opts.Progress = func(p capture.Progress) { m.show(p.Phase, p.Done, p.Total) }
 	if !f.force {
-		opts.Recheck = func(context.Context) error { return inUse(path) }
+		opts.Recheck = func(context.Context) error { return errors.Join(inUse(path), unchanged()) }
 	}
 	res, err := capture.Run(ctx, src, plan, st, opts)
 	if err != nil {

@@ -15,6 +15,8 @@ import (
 	"strings"
 
 	"mimeo/internal/imaging/blockfile"
+	"mimeo/internal/imaging/capture"
+	"mimeo/internal/imaging/chunk"
 	"mimeo/internal/imaging/disk"
 	"mimeo/internal/imaging/fsmap"
 	"mimeo/internal/imaging/layout"
@@ -38,8 +40,9 @@ type Options struct {
 
 // Disk is a disk as if it were smaller. It is a layout.Source, and stays right as long as the disk does not change.
 type Disk struct {
-	o    *overlay
-	info manifest.Disk
+	o     *overlay
+	info  manifest.Disk
+	heads []head
 	// Notes say what was made smaller, and from what, for the manifest's warnings.
 	Notes []string
 }
@@ -57,6 +60,62 @@ func (d *Disk) ReadAt(b []byte, off int64) (int, error) {
 		return n, cmp.Or(err, io.EOF)
 	}
 	return d.o.ReadAt(b, off)
+}
+
+// head is the start of the disk or of a volume as it was in the beginning: mounting a filesystem changes it.
+type head struct {
+	off int64
+	sum chunk.ID
+}
+
+const headLen = 68 << 10 // as far as the last superblock, that of btrfs
+
+func offsets(l *layout.Layout) []int64 {
+	var out []int64
+	for _, v := range l.Volumes {
+		out = append(out, v.Off)
+	}
+	return out
+}
+
+func sum(r io.ReaderAt, off, size int64) (chunk.ID, error) {
+	b := make([]byte, min(headLen, size-off))
+	if n, err := r.ReadAt(b, off); n < len(b) {
+		return chunk.ID{}, fmt.Errorf("read %d bytes at offset %d of the disk: %w", len(b), off, cmp.Or(err, io.ErrUnexpectedEOF))
+	}
+	return chunk.Sum(b), nil
+}
+
+// Recheck returns capture.ErrChanged where the disk itself has changed since Run began: what was read of it then, and what is
+// read now, may not belong together. It is for the end of a capture.
+func (d *Disk) Recheck() error {
+	for _, h := range d.heads {
+		now, err := sum(d.o.src, h.off, d.o.size)
+		if err != nil {
+			return err
+		}
+		if now != h.sum {
+			return fmt.Errorf("offset %d of the disk: %w", h.off, capture.ErrChanged)
+		}
+	}
+	return nil
+}
+
+// check looks whether the small disk holds what the large one did.
+func (d *Disk) check(was *layout.Layout) error {
+	is, err := layout.Plan(d)
+	if err != nil {
+		return err
+	}
+	if is.Table.Kind != was.Table.Kind || len(is.Volumes) != len(was.Volumes) {
+		return &Error{Why: fmt.Sprintf("its new table has %d volumes, the old one %d", len(is.Volumes), len(was.Volumes))}
+	}
+	for i, v := range is.Volumes {
+		if w := was.Volumes[i]; v.Partition != w.Partition || v.Type != w.Type || v.UUID != w.UUID || v.Method != w.Method {
+			return &Error{Partition: w.Partition, Why: fmt.Sprintf("it was %s (%s), and came out as %s (%s): %s", w.Type, w.Method, v.Type, v.Method, v.Reason)}
+		}
+	}
+	return nil
 }
 
 // Error says why a disk cannot be shown as a smaller one.
@@ -104,6 +163,14 @@ func Run(ctx context.Context, src layout.Source, opts Options) (*Disk, error) {
 	if l.Table.Kind == "none" {
 		return nil, &Error{Why: "it has no partition table that can be believed, and so no partition that could become shorter"}
 	}
+	var heads []head
+	for _, off := range append([]int64{0}, offsets(l)...) {
+		h := head{off: off}
+		if h.sum, err = sum(src, off, l.Disk.Size); err != nil {
+			return nil, err
+		}
+		heads = append(heads, h)
+	}
 	s := &shrinker{o: newOverlay(src, l.Disk.Size, opts.Memory), l: l, table: l.Table.Table, opts: opts}
 	s.table.Partitions = slices.Clone(s.table.Partitions)
 	for _, v := range l.Volumes {
@@ -129,8 +196,11 @@ func Run(ctx context.Context, src layout.Source, opts Options) (*Disk, error) {
 		return nil, s.why(0, err)
 	}
 	s.o.recent = nil // from here on it is only read
-	d := &Disk{o: s.o, info: l.Disk}
+	d := &Disk{o: s.o, info: l.Disk, heads: heads}
 	d.info.Size = size
+	if err := d.check(l); err != nil {
+		return nil, err
+	}
 	d.Notes = append(s.notes, fmt.Sprintf("the disk of %d MiB is captured as one of %d MiB", l.Disk.Size/mib, size/mib))
 	return d, nil
 }

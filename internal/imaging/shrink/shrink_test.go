@@ -144,6 +144,13 @@ func TestShrink(t *testing.T) {
 			if hash(t, from) != before {
 				t.Fatal("the source was written to")
 			}
+			if err := small.Recheck(); err != nil {
+				t.Error(err)
+			}
+			command(t, "", `printf x | dd of="$1" bs=1 seek=$(($2 + 1500)) conv=notrunc status=none`, from, strconv.FormatInt(tc.root, 10))
+			if err := small.Recheck(); !errors.Is(err, capture.ErrChanged) {
+				t.Errorf("the source has changed: %v", err)
+			}
 			to := filepath.Join(t.TempDir(), "to")
 			command(t, "", `truncate -s "$2" "$1"`, to, strconv.FormatInt(size, 10))
 			d, err := disk.OpenExclusive(to, disk.Options{})
