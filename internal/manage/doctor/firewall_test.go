@@ -41,9 +41,19 @@ func look(text string) error {
 		return err
 	}
 	d := &doctor{Options: Options{Config: c}}
-	d.firewall(ctx)
+	if strings.HasPrefix(text, machine) {
+		d.Config.State, d.Config.Store = "/mnt/state", "dir:/mnt/store"
+		d.ports()
+		d.folders()
+		d.clock()
+	} else {
+		d.firewall(ctx)
+	}
 	return json.NewEncoder(os.Stdout).Encode(d.list)
 }
+
+// machine begins a script after which ports, folders and the clock are looked at, and not the firewall.
+const machine = "# machine\n"
 
 // prepare keeps what the tools write from this machine.
 const prepare = `
@@ -62,6 +72,24 @@ const firewalld = `
 	for i in $(seq 100); do firewall-cmd --state && break; sleep 0.1; done
 	firewall-cmd --zone=public --change-interface=eth1
 `
+
+// inNamespaces runs a script in namespaces of its own, and returns what is found there.
+func inNamespaces(t *testing.T, do string) (found []Finding) {
+	t.Helper()
+	cmd := exec.Command("/proc/self/exe")
+	cmd.Env = append(os.Environ(), script+"="+do)
+	cmd.SysProcAttr = &syscall.SysProcAttr{Cloneflags: syscall.CLONE_NEWNET | syscall.CLONE_NEWNS | syscall.CLONE_NEWPID, Pdeathsig: syscall.SIGKILL}
+	var said strings.Builder
+	cmd.Stderr = &said
+	out, err := cmd.Output()
+	if err == nil {
+		err = json.Unmarshal(out, &found)
+	}
+	if err != nil {
+		t.Fatalf("%v\n%s\n%s", err, out, said.String())
+	}
+	return found
+}
 
 // TestFirewalls has the firewalls themselves make their rules.
 func TestFirewalls(t *testing.T) {
@@ -103,22 +131,13 @@ func TestFirewalls(t *testing.T) {
 	} {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
-			cmd := exec.Command("/proc/self/exe")
-			cmd.Env = append(os.Environ(), script+"="+c.do)
-			cmd.SysProcAttr = &syscall.SysProcAttr{Cloneflags: syscall.CLONE_NEWNET | syscall.CLONE_NEWNS | syscall.CLONE_NEWPID, Pdeathsig: syscall.SIGKILL}
-			var said strings.Builder
-			cmd.Stderr = &said
-			out, err := cmd.Output()
-			if err != nil {
-				t.Fatalf("%v\n%s", err, said.String())
-			}
-			var found []Finding
-			if err := json.Unmarshal(out, &found); err != nil || len(found) != 1 {
-				t.Fatalf("%v: %s", err, out)
+			found := inNamespaces(t, c.do)
+			if len(found) != 1 {
+				t.Fatalf("%+v", found)
 			}
 			f := found[0]
 			if c.bad == "" && f.State != OK || c.bad != "" && (f.State != Warn || !strings.Contains(f.Text, c.bad)) || !strings.Contains(f.Hint, c.hint) {
-				t.Errorf("%+v\n%s", f, said.String())
+				t.Errorf("%+v", f)
 			}
 		})
 	}
