@@ -16,7 +16,7 @@ import (
 // those are that firmware or Windows starts, which go by the partition's GUID there, and by its place with an MBR.
 var (
 	movable    = []string{"ext2", "ext3", "ext4", "xfs", "btrfs", "f2fs", "jfs", "reiserfs", "swap", "LVM2_member", "crypto_LUKS"}
-	movableGPT = []string{"ntfs", "fat", "exfat"}
+	movableGPT = []string{"ntfs", "vfat", "exfat"}
 )
 
 // biosBoot is the type of a partition whose place a boot sector knows (GRUB's on BIOS machines with a GPT).

@@ -105,12 +105,16 @@ func TestShrink(t *testing.T) {
 			`sgdisk -v "$1" | grep -q 'No problems'; test "$(blkid -p -s TYPE -o value -O $(( $(sfdisk -J "$1" | grep -o '"start": *[0-9]*' | tail -1 | tr -dc 0-9) * 512)) "$1")" = swap`},
 		{"mbr, ext4, logical swap behind", "label: dos\nlabel-id: 0xabcd1234\nstart=1MiB,size=800MiB,bootable\nstart=900MiB,size=100MiB,type=5\nstart=901MiB,size=50MiB,type=82\n", "ext4", 1 << 20,
 			`sfdisk -V "$1"; test $(sfdisk -l "$1" | grep -c "^$1") = 3; test "$(blkid -p -s TYPE -o value -O $(( $(sfdisk -J "$1" | grep -o '"start": *[0-9]*' | tail -1 | tr -dc 0-9) * 512)) "$1")" = swap`},
-		{"gpt, ntfs", "label: gpt\nstart=1MiB,size=800MiB\n", "ntfs", 1 << 20, `sgdisk -v "$1" | grep -q 'No problems'`},
+		{"gpt, ntfs, esp and more behind", "label: gpt\nstart=1MiB,size=800MiB\nstart=900MiB,size=16MiB,type=E3C9E316-0B5C-4DB8-817D-F92DF00215AE\nstart=920MiB,size=40MiB,type=uefi,name=esp\n", "ntfs", 1 << 20,
+			`sgdisk -v "$1" | grep -q 'No problems'; test "$(blkid -p -s TYPE -o value -O $(( $(sfdisk -J "$1" | grep -o '"start": *[0-9]*' | tail -1 | tr -dc 0-9) * 512)) "$1")" = vfat`},
 	} {
 		t.Run(tc.name, func(t *testing.T) {
 			from := makeDisk(t, tc.script, tc.kind, dir, tc.root)
 			if strings.Contains(tc.name, "swap") {
 				command(t, "", `truncate -s 50M "$1.swap"; mkswap -q "$1.swap"; dd if="$1.swap" of="$1" bs=512 conv=notrunc status=none seek=$(sfdisk -J "$1" | grep -o '"start": *[0-9]*' | tail -1 | tr -dc 0-9)`, from)
+			}
+			if strings.Contains(tc.name, "esp") {
+				command(t, "", `truncate -s 40M "$1.esp"; mkfs.fat "$1.esp" >/dev/null; dd if="$1.esp" of="$1" bs=1M conv=notrunc status=none seek=920`, from)
 			}
 			before := hash(t, from)
 			src := opened(t, from)
