@@ -191,3 +191,11 @@ type StatelessProgress struct {
 	Built    []Stateless `json:"built,omitempty"`
 	Error    *Error      `json:"error,omitempty"`
 }
+
+// ReadyScript is a postscript that comes with the management node.
+type ReadyScript struct {
+	Name    string `json:"name"`
+	Stage   string `json:"stage"`
+	About   string `json:"about"`
+	Content string `json:"content,omitempty"` // the program; left out in lists
+}

@@ -125,6 +125,8 @@ func (s *Server) apiHandler() http.Handler {
 	admin.HandleFunc("GET /v1/maintenance/repair", s.maintain(s.repairStore))
 	admin.HandleFunc("PUT /v1/maintenance/repair", s.maintain(s.repairStore))
 	route("GET /v1/maintenance/usage", s.storeUsage)
+	route("GET /v1/postscripts", s.listReady)
+	route("GET /v1/postscripts/{name}", s.showReady)
 	route("GET /v1/stateless", s.listStateless)
 	route("GET /v1/stateless/{profile}", s.showStateless)
 	admin.HandleFunc("POST /v1/stateless", s.buildStateless)

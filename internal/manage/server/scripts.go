@@ -1,14 +1,18 @@
 package server
 
 import (
+	"errors"
 	"fmt"
 	"io"
+	"io/fs"
+	"net/http"
 	"os"
 	"path"
 	"path/filepath"
 
 	"mimeo/internal/cluster/api"
 	"mimeo/internal/cluster/node"
+	"mimeo/internal/manage/ready"
 	"mimeo/internal/manage/stateless"
 )
 
@@ -17,7 +21,7 @@ const maxScript = 1 << 20
 
 // nodeScripts are the postscripts of a stage that a node's label names. In the stateless image they run from the mount of
 // the postscripts folder, so that they find files beside them; where that is not mounted, and in a deployed root, the
-// program itself goes with the task.
+// program itself goes with the task. A name that the folder does not have may be that of a ready one.
 func (s *Server) nodeScripts(n node.Node, stage string, mounts []stateless.Mount) ([]api.Postscript, error) {
 	names := node.List(n.Labels[node.LabelScripts+stage])
 	if len(names) == 0 {
@@ -45,7 +49,16 @@ func (s *Server) nodeScripts(n node.Node, stage string, mounts []stateless.Mount
 			return nil, wrong("that is no name of a postscript")
 		}
 		p := api.Postscript{Name: name}
-		if p.Content, err = readScript(root, name); err != nil {
+		p.Content, err = readScript(root, name)
+		if rs, ok := ready.Get(name); ok && errors.Is(err, fs.ErrNotExist) {
+			if rs.Stage != stage {
+				return nil, wrong("this ready postscript is for stage %s", rs.Stage)
+			}
+			p.Content = rs.Content
+			out = append(out, p)
+			continue
+		}
+		if err != nil {
 			return nil, wrong("%v", err)
 		}
 		if mounted != "" {
@@ -74,4 +87,21 @@ func readScript(root *os.Root, name string) ([]byte, error) {
 		return nil, fmt.Errorf("it has %d bytes, more than %d", fi.Size(), maxScript)
 	}
 	return io.ReadAll(io.LimitReader(f, maxScript))
+}
+
+func (s *Server) listReady(*http.Request) (any, error) {
+	out := []api.ReadyScript{}
+	for _, r := range ready.List() {
+		out = append(out, api.ReadyScript{Name: r.Name, Stage: r.Stage, About: r.About})
+	}
+	return out, nil
+}
+
+func (s *Server) showReady(r *http.Request) (any, error) {
+	name := r.PathValue("name")
+	rs, ok := ready.Get(name)
+	if !ok {
+		return nil, &api.Error{Code: "not_found", Message: fmt.Sprintf("there is no ready postscript %q", name), Hint: "those that there are: mimeo postscript list"}
+	}
+	return api.ReadyScript{Name: rs.Name, Stage: rs.Stage, About: rs.About, Content: string(rs.Content)}, nil
 }

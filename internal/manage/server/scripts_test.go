@@ -53,6 +53,24 @@ func TestNodesOwnScripts(t *testing.T) {
 	if len(task.Post) != 3 || task.Post[0].Name != "first" || task.Post[1].Name != "a.sh" || string(task.Post[2].Content) != "#!/bin/sh\necho b\n" || len(task.Pre)+len(task.Root) != 0 {
 		t.Errorf("task %+v", task)
 	}
+	// A ready one needs no file, and is for its stage alone; a file of its name goes before it.
+	r.must("PATCH", "/v1/nodes", api.NodeSet{Range: "n2", Set: map[string]string{"label.postscripts.pre": "network"}}, nil)
+	r.fails("POST", "/v1/jobs", api.JobNew{Key: "r", Kind: api.TaskCapture, Range: "n2", Image: "db"}, "bad_request", "for stage root")
+	var all []api.ReadyScript
+	r.must("GET", "/v1/postscripts", nil, &all)
+	var one api.ReadyScript
+	r.must("GET", "/v1/postscripts/network", nil, &one)
+	r.fails("GET", "/v1/postscripts/nope", nil, "not_found", "nope")
+	own := r.node("n1").Node
+	own.Labels["postscripts.root"] = "network"
+	mine, err := (&Server{cfg: r.cfg}).nodeScripts(own, "root", nil)
+	if err != nil || len(mine) != 1 || len(all) < 2 || one.Stage != "root" || one.Content == "" || string(mine[0].Content) != one.Content {
+		t.Errorf("%v, %+v, %+v", err, mine, all)
+	}
+	r.put("nfs/postscripts/network", "#!/bin/sh\necho own\n", 0o755)
+	if mine, err = (&Server{cfg: r.cfg}).nodeScripts(own, "root", nil); err != nil || string(mine[0].Content) != "#!/bin/sh\necho own\n" {
+		t.Errorf("%v, %+v", err, mine)
+	}
 	// With the folder mounted they run from there, except in a deployed root.
 	n := r.node("n1").Node
 	n.Labels["postscripts.root"] = "b"
