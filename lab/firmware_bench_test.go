@@ -30,25 +30,12 @@ var benchRows = []struct {
 	{"ppc64el-openfirmware", "ppc64el", rack.OpenFirmware, "hvc0"},
 }
 
-// virtual is a small profile for virtual machines.
-const virtual = `extends: imaging
-description: virtual machines
-kernel: {amd64: linux-image-cloud-amd64, arm64: linux-image-cloud-arm64}
-`
-
 // BenchmarkBoot times each kind of machine from power-on until its agent has its task, and each step on the way. Its
-// stateless image is the small one.
+// stateless image is that of the profile virtual.
 func BenchmarkBoot(b *testing.B) {
 	ctx, cancel := context.WithTimeout(context.Background(), time.Hour)
 	defer cancel()
 	r := newRack(b, ctx)
-	profiles := filepath.Join(r.State, "profiles")
-	if err := os.MkdirAll(profiles, 0o755); err != nil {
-		b.Fatal(err)
-	}
-	if err := os.WriteFile(filepath.Join(profiles, "virtual.yaml"), []byte(virtual), 0o644); err != nil {
-		b.Fatal(err)
-	}
 	buildArchs(b, ctx, r, "virtual", "amd64", "arm64", "ppc64el")
 	startServer(b, ctx, r)
 	for i, row := range benchRows {

@@ -153,7 +153,7 @@ func TestExtendOwnNameMeansBuiltin(t *testing.T) {
 		t.Errorf("packages are %v", p.Packages)
 	}
 	names, err := Profiles(state)
-	if d := cmp.Diff([]string{"compute", "imaging"}, names); d != "" || err != nil {
+	if d := cmp.Diff([]string{"compute", "imaging", "virtual"}, names); d != "" || err != nil {
 		t.Errorf("profiles: %v, %s", err, d)
 	}
 }
