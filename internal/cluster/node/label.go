@@ -10,8 +10,8 @@ import (
 // LabelScripts begins the labels that name a node's own postscripts, as label.postscripts.post=munge.sh,mounts.sh.
 const LabelScripts = "postscripts."
 
-// ScriptStages are when postscripts run: before the task, after it, and in a deployed system's root.
-var ScriptStages = []string{"pre", "post", "root"}
+// ScriptStages are when postscripts run: before the task, after it, in a deployed system's root, and at its first boot.
+var ScriptStages = []string{"pre", "post", "root", "first"}
 
 // isLabel tells whether a text may name a label.
 func isLabel(s string) bool {

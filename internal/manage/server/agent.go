@@ -307,8 +307,8 @@ func (s *Server) furnish(t *api.Task, n node.Node, master netip.Addr) (err error
 		name    string
 		to      *[]api.Postscript
 		profile []stateless.Postscript
-	}{{"pre", &t.Pre, p.Postscripts.Pre}, {"post", &t.Post, p.Postscripts.Post}, {"root", &t.Root, p.Postscripts.Root}} {
-		if st.name == "root" && t.Kind != api.TaskDeploy {
+	}{{"pre", &t.Pre, p.Postscripts.Pre}, {"post", &t.Post, p.Postscripts.Post}, {"root", &t.Root, p.Postscripts.Root}, {"first", &t.First, p.Postscripts.First}} {
+		if (st.name == "root" || st.name == "first") && t.Kind != api.TaskDeploy {
 			continue
 		}
 		own, err := s.nodeScripts(n, st.name, p.Mounts)

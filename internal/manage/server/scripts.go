@@ -35,7 +35,7 @@ func (s *Server) nodeScripts(n node.Node, stage string, mounts []stateless.Mount
 	defer root.Close()
 	mounted := ""
 	for _, m := range mounts {
-		if s.nfs != nil && stage != "root" && m.Source == "${MASTER}:/postscripts" {
+		if s.nfs != nil && stage != "root" && stage != "first" && m.Source == "${MASTER}:/postscripts" {
 			mounted = m.Target
 		}
 	}

@@ -1,6 +1,7 @@
 package server
 
 import (
+	"net/netip"
 	"os"
 	"path/filepath"
 	"strings"
@@ -73,7 +74,7 @@ func TestNodesOwnScripts(t *testing.T) {
 	}
 	// With the folder mounted they run from there, except in a deployed root.
 	n := r.node("n1").Node
-	n.Labels["postscripts.root"] = "b"
+	n.Labels["postscripts.root"], n.Labels["postscripts.first"] = "b", "b"
 	s := &Server{cfg: r.cfg, nfs: &nfs.Server{}}
 	p, err := stateless.LoadProfile(r.cfg.State, "imaging")
 	if err != nil {
@@ -83,9 +84,15 @@ func TestNodesOwnScripts(t *testing.T) {
 	if err != nil || len(post) != 2 || post[0].Path != "/mnt/postscripts/a.sh" || post[0].Content != nil {
 		t.Errorf("%+v, %v", post, err)
 	}
-	root, err := s.nodeScripts(n, "root", p.Mounts)
-	if err != nil || len(root) != 1 || root[0].Path != "" || len(root[0].Content) == 0 {
-		t.Errorf("%+v, %v", root, err)
+	for _, stage := range []string{"root", "first"} {
+		inside, err := s.nodeScripts(n, stage, p.Mounts)
+		if err != nil || len(inside) != 1 || inside[0].Path != "" || len(inside[0].Content) == 0 {
+			t.Errorf("%s: %+v, %v", stage, inside, err)
+		}
+	}
+	deploy := api.Task{Kind: api.TaskDeploy}
+	if err := s.furnish(&deploy, n, netip.MustParseAddr("10.0.0.1")); err != nil || len(deploy.Root) != 1 || len(deploy.First) != 1 || deploy.First[0].Name != "b" {
+		t.Errorf("%+v, %v", deploy, err)
 	}
 }
 

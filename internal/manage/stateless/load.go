@@ -196,7 +196,7 @@ func (p *Profile) readSources(dir string) error {
 			return fmt.Errorf("source of %s: %w", f.Path, err)
 		}
 	}
-	for _, scripts := range [][]Postscript{p.Postscripts.Pre, p.Postscripts.Post, p.Postscripts.Root} {
+	for _, scripts := range [][]Postscript{p.Postscripts.Pre, p.Postscripts.Post, p.Postscripts.Root, p.Postscripts.First} {
 		for i := range scripts {
 			s := &scripts[i]
 			if s.Source == "" {

@@ -64,6 +64,9 @@ type Postscripts struct {
 	Pre  []Postscript `yaml:"pre"`  // before the task, in the stateless image
 	Post []Postscript `yaml:"post"` // after it, in the stateless image
 	Root []Postscript `yaml:"root"` // deploy: in the deployed system's root, before Post
+
+	// First are left in the deployed system, which runs them itself at its first boot.
+	First []Postscript `yaml:"first"`
 }
 
 // Postscript is a program that a node runs. Exactly one of Path, Content and Source is set.
@@ -224,7 +227,7 @@ func (p *Profile) check() *fault {
 	for _, stage := range []struct {
 		name    string
 		scripts []Postscript
-	}{{"pre", p.Postscripts.Pre}, {"post", p.Postscripts.Post}, {"root", p.Postscripts.Root}} {
+	}{{"pre", p.Postscripts.Pre}, {"post", p.Postscripts.Post}, {"root", p.Postscripts.Root}, {"first", p.Postscripts.First}} {
 		for i, s := range stage.scripts {
 			if text := s.check(); text != "" {
 				return &fault{fmt.Sprintf("$.postscripts.%s[%d]", stage.name, i), text}
@@ -346,6 +349,7 @@ func over(base, child Profile) Profile {
 	out.Postscripts.Pre = replace(base.Postscripts.Pre, child.Postscripts.Pre, key)
 	out.Postscripts.Post = replace(base.Postscripts.Post, child.Postscripts.Post, key)
 	out.Postscripts.Root = replace(base.Postscripts.Root, child.Postscripts.Root, key)
+	out.Postscripts.First = replace(base.Postscripts.First, child.Postscripts.First, key)
 	return out
 }
 

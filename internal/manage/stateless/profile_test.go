@@ -50,6 +50,7 @@ func TestProfileErrorsNameTheLine(t *testing.T) {
 		{"suite: x\npostscripts:\n  post:\n    - {name: a, path: x.sh}\n", "line 4", "absolute path"},
 		{"suite: x\npostscripts:\n  root:\n    - {name: '../a', content: x}\n", "line 4", "letters"},
 		{"suite: x\npostscripts:\n  root:\n    - {name: a, content: x, timeout: soon}\n", "line", "90s"},
+		{"suite: x\npostscripts:\n  first:\n    - {name: '../a', content: x}\n", "line 4", "letters"},
 		{"suite: x\ncmdline:\n  - a b\n", "line 3", "one word"},
 		{"suite: x\nsources:\n  - deb-src x\n", "line 3", "deb [options]"},
 	} {
