@@ -86,6 +86,14 @@ type Revision struct {
 	Published time.Time `json:"published,omitzero"`
 	Used      int64     `json:"used"`      // bytes captured
 	DiskSize  int64     `json:"disk_size"` // bytes
+
+	Signatures []Signature `json:"signatures,omitempty"` // package sign makes and checks them
+}
+
+// Signature vouches for a revision. It may be wrong, and by anybody.
+type Signature struct {
+	Key string `json:"key"` // public key, base64
+	Sig string `json:"sig"` // base64
 }
 
 // NewRevision fills a Revision from its manifest.

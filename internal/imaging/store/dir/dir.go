@@ -42,6 +42,8 @@ type Options struct {
 	PackSize int64 // bytes after which a pack is closed; 0 means DefaultPackSize
 	Reserve  int64 // bytes of the disk that chunks leave free, for others who write to it
 
+	Sign func(store.Revision) store.Signature // signs what is published; nil: nobody does
+
 	fs fsys // tests put their own here
 }
 
@@ -57,6 +59,7 @@ type Store struct {
 	readOnly bool
 	packSize int64
 	reserve  int64
+	signer   func(store.Revision) store.Signature
 	lock     io.Closer
 
 	imu   sync.RWMutex // index, packs, bad
@@ -121,7 +124,7 @@ func Open(path string, o Options) (*Store, error) {
 	if o.PackSize <= 0 {
 		o.PackSize = DefaultPackSize
 	}
-	s := &Store{root: path, fs: o.fs, readOnly: o.ReadOnly, packSize: min(o.PackSize, maxPack/2), reserve: o.Reserve,
+	s := &Store{root: path, fs: o.fs, readOnly: o.ReadOnly, packSize: min(o.PackSize, maxPack/2), reserve: o.Reserve, signer: o.Sign,
 		index: newIndex(), packs: make(map[uint32]*pack), bad: make(map[chunk.ID]bool), staged: make(map[manifest.ID]uint32)}
 	s.files = newHandles(s.fs)
 	s.epochs.begin()

@@ -196,7 +196,7 @@ func (s *Store) Publish(ctx context.Context, image string, id manifest.ID) (stor
 		if err := s.fs.SyncDir(imagesDir + "/" + image); err != nil {
 			return store.Revision{}, fmt.Errorf("publish %s: %w", revs[i], full(err))
 		}
-		return revs[i], nil
+		return s.sign(revs[i])
 	}
 	m, err := s.Manifest(ctx, id)
 	if err != nil {
@@ -214,12 +214,72 @@ func (s *Store) Publish(ctx context.Context, image string, id manifest.ID) (stor
 	}
 	r := store.NewRevision(image, last+1, id, m)
 	r.Published = time.Now().UTC().Truncate(time.Second)
+	if s.signer != nil {
+		r.Signatures = []store.Signature{s.signer(r)}
+	}
+	if err := s.writeRecord(r); err != nil {
+		return store.Revision{}, fmt.Errorf("publish %s: %w", r, err)
+	}
+	return r, nil
+}
+
+func (s *Store) writeRecord(r store.Revision) error {
 	b, err := json.MarshalIndent(revision{revVersion, r}, "", "  ")
 	if err != nil {
+		return err
+	}
+	if len(b) >= maxRev {
+		return fmt.Errorf("the record would have %d bytes, at most %d", len(b)+1, maxRev)
+	}
+	return s.writeFile(revName(r.Image, r.Rev, revExt), append(b, '\n'))
+}
+
+// Sign adds the signature that Options.Sign makes to a published revision, after it has looked that every chunk which
+// the revision needs is there. Signatures by others stay. It changes nothing where the revision has that signature.
+func (s *Store) Sign(ctx context.Context, image string, rev int) (store.Revision, error) {
+	if err := s.writable(ctx); err != nil {
 		return store.Revision{}, err
 	}
-	if err := s.writeFile(revName(image, r.Rev, revExt), append(b, '\n')); err != nil {
-		return store.Revision{}, fmt.Errorf("publish %s: %w", r, err)
+	if s.signer == nil {
+		return store.Revision{}, fmt.Errorf("sign %s@%d: the store was opened without a key", image, rev)
+	}
+	s.pmu.Lock()
+	defer s.pmu.Unlock()
+	r, err := store.Find(ctx, s, image, rev)
+	if err != nil {
+		return r, err
+	}
+	m, err := s.Manifest(ctx, r.ID)
+	if err == nil {
+		err = store.Complete(ctx, s, m)
+	}
+	if err == nil {
+		// What the record repeats is what people see of what they sign.
+		like := store.NewRevision(r.Image, r.Rev, r.ID, m)
+		if !r.Created.Equal(like.Created) || r.Used != like.Used || r.DiskSize != like.DiskSize {
+			err = errors.New("its record and its manifest do not fit")
+		}
+	}
+	if err != nil {
+		return r, fmt.Errorf("sign %s: %w", r, err)
+	}
+	return s.sign(r)
+}
+
+// sign adds our signature to a record that lacks it. The caller holds pmu.
+func (s *Store) sign(r store.Revision) (store.Revision, error) {
+	if s.signer == nil {
+		return r, nil
+	}
+	own := s.signer(r)
+	if slices.Contains(r.Signatures, own) {
+		return r, nil
+	}
+	// One by this key that is another one is wrong: Ed25519 has one signature for each message.
+	others := slices.DeleteFunc(slices.Clone(r.Signatures), func(o store.Signature) bool { return o.Key == own.Key })
+	r.Signatures = append([]store.Signature{own}, others...)
+	if err := s.writeRecord(r); err != nil {
+		return r, fmt.Errorf("sign %s: %w", r, err)
 	}
 	return r, nil
 }
