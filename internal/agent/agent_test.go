@@ -135,7 +135,8 @@ func TestCaptureAndDeploy(t *testing.T) {
 	// Onto a larger disk, with a postscript in its root.
 	target := emptyDisk(t, 160)
 	task := deployTask(id)
-	task.Root = []api.Postscript{{Name: "inroot", Content: []byte("#!/bin/sh\nread h </etc/hostname; echo $h $HOSTNAME; echo done >/etc/postscript-was-here\n")}}
+	task.Root = []api.Postscript{{Name: "inroot", Content: []byte("#!/bin/sh\nread h </etc/hostname; echo $h $HOSTNAME; echo done >/etc/postscript-was-here; ln -sf ../lib/systemd/systemd /bin/init\n")}}
+	task.First = []api.Postscript{{Name: "atboot", Content: []byte("#!/bin/sh\necho up\n")}}
 	s.mu.Lock()
 	s.tasks = []api.Task{task}
 	s.progress = nil
@@ -154,7 +155,7 @@ func TestCaptureAndDeploy(t *testing.T) {
 	for _, p := range s.progress {
 		said = append(said, p.Log...)
 	}
-	for _, want := range []string{"disk ", "host name n02.rack", "SSH host keys made new"} {
+	for _, want := range []string{"disk ", "host name n02.rack", "SSH host keys made new", "left for the first boot, by systemd: atboot"} {
 		if !slices.ContainsFunc(said, func(line string) bool { return strings.HasPrefix(line, want) }) {
 			t.Errorf("the server was not told %q: %q", want, said)
 		}
@@ -192,13 +193,14 @@ e2fsck -fn $d/p3 >$d/fsck 2>&1 || { cat $d/fsck; exit 1; }
 for f in etc/hostname etc/hosts etc/machine-id etc/ssh/ssh_host_ed25519_key.pub etc/postscript-was-here; do echo "== $f"; debugfs -R "cat /$f" $d/p3 2>/dev/null; done
 echo "== seed"; debugfs -R "stat /var/lib/systemd/random-seed" $d/p3 2>&1 | grep -c Inode || :
 echo "== left"; debugfs -R "ls /" $d/p3 2>/dev/null | grep -c mimeo || :
+echo "== first"; debugfs -R "ls /etc/mimeo-first" $d/p3 2>/dev/null | grep -o '[0-9]*[.]600[.][a-z]*'; debugfs -R "cat /etc/mimeo-first/env" $d/p3 2>/dev/null | grep -E 'HOST|DISK='
 dumpe2fs -h $d/p3 2>/dev/null | grep '^Block count'`
 	out, err := exec.Command("sh", "-c", script, "sh", disk).CombinedOutput()
 	if err != nil {
 		t.Fatalf("%v: %s", err, out)
 	}
 	text := string(out)
-	for _, want := range []string{"== etc/hostname\nn02.rack\n", "127.0.1.1\tn02.rack n02\n", " root@n02\n", "== etc/postscript-was-here\ndone\n", "== seed\n0\n", "== left\n0\n"} {
+	for _, want := range []string{"== etc/hostname\nn02.rack\n", "127.0.1.1\tn02.rack n02\n", " root@n02\n", "== etc/postscript-was-here\ndone\n", "== seed\n0\n", "== left\n0\n", "== first\n001.600.atboot\nexport HOSTNAME='n02.rack'\nBlock count"} {
 		if !strings.Contains(text, want) {
 			t.Errorf("want %q in:\n%s", want, text)
 		}

@@ -8,6 +8,7 @@ import (
 	"path/filepath"
 	"strings"
 
+	"mimeo/internal/agent/firstboot"
 	"mimeo/internal/agent/identity"
 	"mimeo/internal/agent/postscript"
 	"mimeo/internal/cluster/api"
@@ -35,7 +36,7 @@ func (j *job) finish(ctx context.Context, m *manifest.Manifest) (err error) {
 		return err
 	}
 	if t == nil {
-		if len(j.task.Root) > 0 {
+		if len(j.task.Root)+len(j.task.First) > 0 {
 			return &api.Error{Code: "no_root", Message: "the image has no root filesystem of Linux that can be mounted, and postscripts were to run in it",
 				Hint: "take the root postscripts out of the profile, or see in the job's log what was found"}
 		}
@@ -53,7 +54,36 @@ func (j *job) finish(ctx context.Context, m *manifest.Manifest) (err error) {
 	if err := ctx.Err(); err != nil {
 		return context.Cause(ctx)
 	}
-	return j.rootScripts(ctx, t)
+	if err := j.rootScripts(ctx, t); err != nil {
+		return err
+	}
+	return j.firstScripts(t)
+}
+
+// firstScripts leaves programs in the deployed system for its first boot. They are placed after the last root postscript, so
+// that what those do to the system is not in their way.
+func (j *job) firstScripts(t *target) error {
+	list, err := withContent(j.task.First)
+	if err != nil {
+		return err
+	}
+	env := j.env()
+	delete(env, "DISK") // another name in another kernel
+	init, err := firstboot.Place(t.dir, list, env)
+	switch {
+	case errors.Is(err, firstboot.ErrNoInit):
+		return &api.Error{Code: "no_init", Message: err.Error() + ", and postscripts were to run at its first boot",
+			Hint: "take the postscripts of stage first away from the node, or make them ones of stage root"}
+	case err != nil:
+		return fmt.Errorf("leave postscripts for the first boot in the deployed system: %w", err)
+	case init != "":
+		names := make([]string, 0, len(list))
+		for _, p := range list {
+			names = append(names, p.Name)
+		}
+		j.report.say(fmt.Sprintf("left for the first boot, by %s: %s", init, strings.Join(names, ", ")))
+	}
+	return nil
 }
 
 // grow makes what lies in the volume that grew as large as that. What cannot grow works as it is.

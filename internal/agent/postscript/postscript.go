@@ -145,7 +145,7 @@ func one(ctx context.Context, i int, p api.Postscript, o Options) (out api.Outpu
 func start(path string, o Options, to *tail) (*exec.Cmd, error) {
 	for try := 0; ; try++ {
 		cmd := exec.Command(path)
-		cmd.Dir, cmd.Env = o.Dir, environ(o.Env)
+		cmd.Dir, cmd.Env = o.Dir, Environ(o.Env)
 		cmd.Stdout, cmd.Stderr = to, to
 		cmd.WaitDelay = time.Second // for programs that it left behind with its output open
 		cmd.SysProcAttr = &syscall.SysProcAttr{Setpgid: true, Chroot: o.Root}
@@ -181,12 +181,15 @@ func explain(err error) error {
 
 var unsafeChars = regexp.MustCompile(`[^A-Za-z0-9._-]+`)
 
+// FileName makes a postscript's name one that a file can have.
+func FileName(name string) string { return unsafeChars.ReplaceAllString(filepath.Base(name), "_") }
+
 // place writes a postscript that came with the task into dir.
 func place(dir string, i int, p api.Postscript) (name string, remove func(), err error) {
 	if err := os.MkdirAll(dir, 0o700); err != nil {
 		return "", nil, err
 	}
-	name = fmt.Sprintf("%02d-%s", i+1, unsafeChars.ReplaceAllString(filepath.Base(p.Name), "_"))
+	name = fmt.Sprintf("%02d-%s", i+1, FileName(p.Name))
 	file := filepath.Join(dir, name)
 	os.Remove(file) // never write through a link
 	f, err := os.OpenFile(file, os.O_CREATE|os.O_EXCL|os.O_WRONLY, 0o700)
@@ -204,8 +207,8 @@ func place(dir string, i int, p api.Postscript) (name string, remove func(), err
 	return name, func() { os.Remove(file) }, nil
 }
 
-// environ makes an environment, sorted by nothing in particular but complete.
-func environ(env map[string]string) []string {
+// Environ makes a program's environment of its variables, NAME=VALUE in no order, with defaults for PATH, HOME and LANG.
+func Environ(env map[string]string) []string {
 	all := map[string]string{"PATH": "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin", "HOME": "/root", "LANG": "C.UTF-8"}
 	for k, v := range env {
 		if k != "" && !strings.ContainsAny(k, "=\x00") && !strings.Contains(v, "\x00") {
