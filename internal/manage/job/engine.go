@@ -143,6 +143,8 @@ func (e *Engine) stepOne(ctx context.Context, r *Record) error {
 		e.background(r, func() { e.finish(ctx, r.ID) })
 	case r.Waiting != "":
 		// a person must do something: no limit counts
+	case r.Phase == api.PhaseNetbooting && !r.Scripted && !r.Strayed.IsZero() && now.Sub(r.Strayed) > strayLimit:
+		return e.again(ctx, r, "has booted an operating system instead of the network")
 	case r.Phase == api.PhaseNetbooting && now.Sub(r.Heard) > e.limits.Netboot:
 		return e.again(ctx, r, fmt.Sprintf("did not netboot within %s", e.limits.Netboot))
 	case r.Phase == api.PhaseNetbooting && now.Sub(r.TrySince) > slowBoots*e.limits.Netboot:
@@ -297,8 +299,11 @@ func (e *Engine) again(ctx context.Context, r *Record, why string) error {
 	now := e.now()
 	return e.change(ctx, r, func(r *Record) (string, error) {
 		if r.Try >= r.Tries {
-			return e.fail(r, &api.Error{Code: "node_lost", Message: fmt.Sprintf("%s %s, %d times", r.Node, why, r.Try),
-				Hint: fmt.Sprintf(`"mimeo node events %s" shows how far it came; the job can be started again with "mimeo job retry %s"`, r.Node, r.ID)}), nil
+			hint := fmt.Sprintf(`"mimeo node events %s" shows how far it came; the job can be started again with "mimeo job retry %s"`, r.Node, r.ID)
+			if !r.Strayed.IsZero() {
+				hint = "put the network before the disk in its boot order; where it is, its switch port may forward nothing for the first half minute (set it to PortFast); " + hint
+			}
+			return e.fail(r, &api.Error{Code: "node_lost", Message: fmt.Sprintf("%s %s, %d times", r.Node, why, r.Try), Hint: hint}), nil
 		}
 		r.setPhase(api.PhasePowering, now)
 		return fmt.Sprintf("%s %s: once more", r.Node, why), nil

@@ -73,7 +73,22 @@ func (e *Engine) Heard(id string) {
 	e.mu.Lock()
 	defer e.mu.Unlock()
 	if r := e.live[id]; r != nil && r.Phase == api.PhaseNetbooting {
-		r.Heard = e.now()
+		r.Heard, r.Strayed = e.now(), time.Time{}
+	}
+}
+
+// HeardSystem takes note that an operating system on the node was given an address. Where that is no step of a netboot,
+// the node has passed the network by.
+func (e *Engine) HeardSystem(id string) {
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	r := e.live[id]
+	if r == nil || r.Phase != api.PhaseNetbooting {
+		return
+	}
+	r.Heard = e.now()
+	if !r.Scripted && r.Waiting == "" && r.Strayed.IsZero() {
+		r.Strayed = r.Heard
 	}
 }
 

@@ -30,6 +30,7 @@ type Record struct {
 	Manifest   manifest.ID `json:"manifest,omitzero"`  // deploy: from the start; capture: once staged
 	PowerTries int         `json:"power_tries,omitempty"`
 	TrySince   time.Time   `json:"try_since,omitzero"` // netbooting: when this netboot began
+	Strayed    time.Time   `json:"strayed,omitzero"`   // netbooting: when an operating system asked for an address instead
 	Moved      time.Time   `json:"moved,omitzero"`     // when an agent last told of something new
 	Restarts   int         `json:"restarts,omitempty"` // of the agent, since the node's last boot
 }
@@ -72,6 +73,10 @@ const (
 // that asks for an address for ever and never gets further gives them, too.
 const slowBoots = 6
 
+// strayLimit is how long after an operating system asked for an address the boot script may still be asked for: some
+// firmwares and loaders ask as an operating system does.
+const strayLimit = time.Minute
+
 // sameAsk is how soon a script that is fetched again belongs to the same netboot: loaders repeat what was lost.
 const sameAsk = 3 * time.Second
 
@@ -112,7 +117,7 @@ func (r *Record) setPhase(p api.Phase, now time.Time) {
 	}
 	r.Phase, r.PhaseSince = p, now
 	r.Done, r.Total, r.Rate, r.ETAMS = 0, 0, 0, 0
-	r.Waiting, r.Scripted = "", false
+	r.Waiting, r.Scripted, r.Strayed = "", false, time.Time{}
 }
 
 // newTry counts a netboot.

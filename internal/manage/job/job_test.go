@@ -235,6 +235,50 @@ func TestNeverNetboots(t *testing.T) {
 	}
 }
 
+// A node whose network card passes nothing at first boots what is on its disk, which asks for an address, too. It is not
+// waited for until the limit of a netboot is over.
+func TestBootsItsSystemInstead(t *testing.T) {
+	r := newRig(t)
+	id := r.capture("k")
+	for try := 1; try <= defaultTries; try++ {
+		r.pump()
+		r.wait(20 * time.Second)
+		r.e.HeardSystem(id)
+		r.wait(strayLimit - time.Second)
+		r.e.HeardSystem(id)
+		r.pump()
+		if j := r.job(id); j.Try != try || j.Phase != api.PhaseNetbooting {
+			t.Fatalf("try %d, %s, want %d", j.Try, j.Phase, try)
+		}
+		r.wait(2 * time.Second)
+	}
+	r.pump()
+	r.want(id, api.PhaseFailed, node.BootDisk)
+	if j := r.job(id); !strings.Contains(j.Error.Message, "operating system") || !strings.Contains(j.Error.Hint, "boot order") || r.bmc.count("cycle") != defaultTries {
+		t.Errorf("error %+v, %d cycles", j.Error, r.bmc.count("cycle"))
+	}
+
+	// A loader that asks as an operating system does is followed by its firmware's next step, or by the script.
+	id = r.capture("k2")
+	r.pump()
+	r.e.HeardSystem(id)
+	r.wait(30 * time.Second)
+	r.e.Heard(id)
+	r.wait(strayLimit)
+	r.pump()
+	r.want(id, api.PhaseNetbooting, node.BootCapture)
+	r.e.HeardSystem(id)
+	r.wait(30 * time.Second)
+	r.script(id)
+	r.wait(2 * strayLimit)
+	r.e.HeardSystem(id) // the stateless image's own
+	r.wait(2 * strayLimit)
+	r.pump()
+	if j := r.job(id); j.Try != 1 || j.Phase != api.PhaseNetbooting {
+		t.Errorf("try %d, %s", j.Try, j.Phase)
+	}
+}
+
 // Firmware that asks for an address for ever, and gets no further, is no sign that the job goes on.
 func TestAsksForEver(t *testing.T) {
 	r := newRig(t)

@@ -141,13 +141,21 @@ func (s *Server) dhcpDecide(ctx context.Context, n node.Node, r dhcp.Request) dh
 	return dhcp.Answer{Boot: o.Decision != netboot.Ignore, Why: o.Why, File: o.File(), Config: o.Config, IPXE: ask.IPXE, Firmware: o.Firmware, Arch: o.Arch}
 }
 
-// jobOf is the ID of a node's active job, or "".
-func (s *Server) jobOf(n node.Name) string {
-	if r, ok := s.jobs.OfNode(n); ok {
+// jobOf is the ID of a node's active job, or "". The job hears of the node.
+func (s *Server) jobOf(n node.Name) string { return s.jobHeard(n, false) }
+
+// jobHeard is jobOf where what was heard may be an operating system's.
+func (s *Server) jobHeard(n node.Name, system bool) string {
+	r, ok := s.jobs.OfNode(n)
+	switch {
+	case !ok:
+		return ""
+	case system:
+		s.jobs.HeardSystem(r.ID)
+	default:
 		s.jobs.Heard(r.ID)
-		return r.ID
 	}
-	return ""
+	return r.ID
 }
 
 // event keeps an event; that one cannot be kept must not stop a node from booting.

@@ -65,7 +65,7 @@ func (s *Server) keepHeard() {
 
 // eventOf is an event for people.
 func (s *Server) eventOf(e dhcp.Event) api.Event {
-	ev := api.Event{Time: e.Time, Node: e.Node, Job: s.jobOf(e.Node), Kind: e.Kind, Addr: e.MAC, Text: e.Text}
+	ev := api.Event{Time: e.Time, Node: e.Node, Job: s.jobHeard(e.Node, e.Kind == "dhcp-ack" && e.Firmware == "" && e.File == ""), Kind: e.Kind, Addr: e.MAC, Text: e.Text}
 	if e.Addr.IsValid() {
 		ev.Addr = e.Addr.String()
 	}
