@@ -3,6 +3,7 @@ package agent
 import (
 	"bytes"
 	"context"
+	"crypto/ed25519"
 	"crypto/sha256"
 	"errors"
 	"io"
@@ -22,6 +23,7 @@ import (
 	"mimeo/internal/cluster/api"
 	"mimeo/internal/cluster/node"
 	"mimeo/internal/imaging/store/httpstore"
+	"mimeo/internal/imaging/store/sign"
 )
 
 func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
@@ -90,7 +92,8 @@ func captureTask() api.Task {
 }
 
 func deployTask(id string) api.Task {
-	return api.Task{Kind: api.TaskDeploy, Job: "j2", Node: "n02", Image: "golden", Rev: 1, Manifest: id, Hostname: "n02.rack", Compare: true, Force: true}
+	return api.Task{Kind: api.TaskDeploy, Job: "j2", Node: "n02", Image: "golden", Rev: 1, Manifest: id, Hostname: "n02.rack", Compare: true, Force: true,
+		Trust: []api.TrustedKey{{Name: "test", Key: sign.Text(testKey.Public().(ed25519.PublicKey))}}}
 }
 
 // capture1 captures a disk through the server and returns the manifest's ID.

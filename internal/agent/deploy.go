@@ -12,6 +12,7 @@ import (
 	"mimeo/internal/imaging/deploy"
 	"mimeo/internal/imaging/manifest"
 	"mimeo/internal/imaging/store"
+	"mimeo/internal/imaging/store/sign"
 )
 
 // deploy writes an image onto the chosen disk and gives the system on it its own identity.
@@ -19,6 +20,9 @@ func (j *job) deploy(ctx context.Context) error {
 	id, err := chunk.ParseID(j.task.Manifest)
 	if err != nil {
 		return fmt.Errorf("the task's manifest: %w", err)
+	}
+	if err := j.mustBeSigned(ctx, id); err != nil {
+		return err
 	}
 	m, err := j.store.Manifest(ctx, id)
 	if err != nil {
@@ -28,6 +32,38 @@ func (j *job) deploy(ctx context.Context) error {
 		return err
 	}
 	return j.finish(ctx, m)
+}
+
+// mustBeSigned refuses a manifest unless the store has a signature of it, as this revision of this image, by a key of the
+// task. The task came from the server whose key is pinned; what the store says is not believed.
+func (j *job) mustBeSigned(ctx context.Context, id manifest.ID) error {
+	refused := func(hint, format string, args ...any) error {
+		return &api.Error{Code: "untrusted", Message: fmt.Sprintf(format, args...) + "; nothing was written to the disk", Hint: hint}
+	}
+	var keys sign.Keys
+	for _, t := range j.task.Trust {
+		k, err := sign.ParseKey(t.Key)
+		if err != nil {
+			return fmt.Errorf("the task's keys: %w", err)
+		}
+		keys = append(keys, sign.Key{Name: t.Name, Public: k})
+	}
+	what := store.Revision{Image: j.task.Image, Rev: j.task.Rev, ID: id}
+	if len(keys) == 0 {
+		return refused("build the stateless image again, so that agent and server are of one version: mimeo stateless build", "the task names no key by which %s must be signed", what)
+	}
+	r, err := store.Find(ctx, j.store, what.Image, what.Rev)
+	if err != nil {
+		return fmt.Errorf("read who signed %s: %w", what, err)
+	}
+	if r.ID != id {
+		return refused("somebody has changed it in the store since the job was made: see who can write there, and bring the store back from a copy", "%s is %s in the store, and the job was made for %s", what, r.ID, id)
+	}
+	what.Signatures = r.Signatures
+	if err := keys.Check(what); err != nil {
+		return refused(fmt.Sprintf(`"mimeo image show %s" says who signed it; sign it with "mimeo image sign %s" if you know where it comes from, then start the job again`, what, what), "%v", err)
+	}
+	return nil
 }
 
 // write writes the image, and returns its manifest with the volumes where they lie now. The disk is closed when it returns,

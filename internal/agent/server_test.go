@@ -1,6 +1,7 @@
 package agent
 
 import (
+	"crypto/ed25519"
 	"crypto/sha256"
 	"encoding/hex"
 	"encoding/json"
@@ -12,9 +13,11 @@ import (
 	"time"
 
 	"mimeo/internal/cluster/api"
+	"mimeo/internal/imaging/chunk"
 	"mimeo/internal/imaging/store"
 	"mimeo/internal/imaging/store/httpstore"
 	"mimeo/internal/imaging/store/mem"
+	"mimeo/internal/imaging/store/sign"
 )
 
 // fakeServer is a management node with one node and a store in memory. Its fields are set before it is used; tasks are
@@ -39,9 +42,13 @@ type fakeServer struct {
 	storeHook func(w http.ResponseWriter, r *http.Request) bool
 }
 
+// testKey signs what the fake server publishes.
+var testKey = ed25519.NewKeyFromSeed(make([]byte, ed25519.SeedSize))
+
 func newFakeServer(t *testing.T, tasks ...api.Task) *fakeServer {
 	t.Helper()
 	s := &fakeServer{store: mem.New(), tasks: tasks}
+	s.store.Sign = func(r store.Revision) store.Signature { return sign.Sign(testKey, r) }
 	mux := http.NewServeMux()
 	mux.HandleFunc("POST "+api.PathHello, call(s, func(h api.Hello) (any, int) {
 		s.hellos = append(s.hellos, h)
@@ -61,6 +68,11 @@ func newFakeServer(t *testing.T, tasks ...api.Task) *fakeServer {
 		return api.ProgressReply{Cancel: cancel}, 200
 	}))
 	mux.HandleFunc("POST "+api.PathDone, call(s, func(d api.Done) (any, int) {
+		if id, err := chunk.ParseID(d.Manifest); err == nil && d.OK {
+			if _, err := s.store.Publish(t.Context(), "golden", id); err != nil {
+				t.Error(err)
+			}
+		}
 		s.done = append(s.done, d)
 		if s.answer == nil {
 			return api.DoneReply{Action: "reboot"}, 200

@@ -143,6 +143,23 @@ type Revision struct {
 	New      int64     `json:"new"`    // raw bytes that the store did not have before
 	Stored   int64     `json:"stored"` // bytes that they took in the store
 	Pinned   bool      `json:"pinned"` // it is not removed
+
+	Trusted    bool        `json:"trusted"` // it is signed by a key that counts: it can be deployed
+	Signatures []Signature `json:"signatures,omitempty"`
+}
+
+// Signature is one that a revision has.
+type Signature struct {
+	Key   string `json:"key"`            // base64; as the store has it
+	Name  string `json:"name,omitempty"` // of the key, where it is trusted
+	State string `json:"state"`          // trusted, unknown (right, by another key), wrong
+}
+
+// TrustedKey is a public key whose signatures of revisions count.
+type TrustedKey struct {
+	Name string `json:"name,omitempty"`
+	Key  string `json:"key"`           // Ed25519, base64
+	Own  bool   `json:"own,omitempty"` // the management node's
 }
 
 // ImageDetail is a revision with its manifest.

@@ -146,7 +146,8 @@ type Task struct {
 	Disk     node.DiskRule     `json:"disk"`
 	Image    string            `json:"image,omitempty"`
 	Manifest string            `json:"manifest,omitempty"`  // deploy: manifest.ID as text
-	Rev      int               `json:"rev,omitempty"`       // deploy: revision number, for people
+	Rev      int               `json:"rev,omitempty"`       // deploy: revision number
+	Trust    []TrustedKey      `json:"trust,omitempty"`     // deploy: keys, by one of which the revision must be signed
 	Hostname string            `json:"hostname,omitempty"`  // deploy: the node's own
 	Force    bool              `json:"force,omitempty"`     // deploy: onto a disk that is not empty; the server sets it, as the job names the node
 	Grow     string            `json:"grow,omitempty"`      // deploy: "last" (default), "none", or the name of a volume

@@ -100,6 +100,9 @@ func (c *Config) Complete() (err error) {
 	if err := c.checkHooks(); err != nil {
 		return err
 	}
+	if err := c.checkTrust(); err != nil {
+		return err
+	}
 	if err := c.checkAccept(); err != nil {
 		return err
 	}

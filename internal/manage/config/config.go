@@ -42,6 +42,7 @@ type Config struct {
 	Power      Power       `yaml:"power"`
 	Console    Console     `yaml:"console"`
 	Hooks      Hooks       `yaml:"hooks"`
+	Trust      []Trust     `yaml:"trust"`  // whose signatures of revisions count beside our own
 	Accept     []Accept    `yaml:"accept"` // rules by which machines that were discovered become nodes
 
 	file   string            // that was read

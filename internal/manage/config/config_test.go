@@ -166,7 +166,7 @@ func TestPrecedence(t *testing.T) {
 	}
 }
 
-// Each key of the file but those of an interface, a program, a receiver and a rule can be set from outside.
+// Each key of the file but those of an interface, a program, a receiver, a rule and a trusted key can be set from outside.
 func TestAllKeysCanBeSet(t *testing.T) {
 	var c Config
 	have := c.setters()
@@ -176,7 +176,7 @@ func TestAllKeysCanBeSet(t *testing.T) {
 	}{{reflect.TypeFor[Config](), ""}, {reflect.TypeFor[Limits](), "limits."}, {reflect.TypeFor[Jobs](), "jobs."}, {reflect.TypeFor[History](), "history."}, {reflect.TypeFor[Power](), "power."}, {reflect.TypeFor[Console](), "console."}, {reflect.TypeFor[Hooks](), "hooks."}} {
 		for i := range typ.t.NumField() {
 			key := typ.t.Field(i).Tag.Get("yaml")
-			if key != "" && key != "-" && key != "console" && key != "hooks" && key != "web" && key != "accept" && key != "limits" && typ.prefix+key != "jobs" && key != "history" && key != "power" && key != "exec" && have[typ.prefix+key] == nil {
+			if key != "" && key != "-" && key != "console" && key != "hooks" && key != "web" && key != "accept" && key != "trust" && key != "limits" && typ.prefix+key != "jobs" && key != "history" && key != "power" && key != "exec" && have[typ.prefix+key] == nil {
 				t.Errorf("%s%s cannot be set", typ.prefix, key)
 			}
 		}

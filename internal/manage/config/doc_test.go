@@ -103,7 +103,7 @@ func TestInstalledFile(t *testing.T) {
 		}
 	}
 	plain.Interfaces, all.Interfaces = nil, nil
-	all.Accept = nil
+	all.Accept, all.Trust = nil, nil
 	plain.Agent, all.Agent = "", ""
 	all.Limits = plain.Limits // their defaults are the job engine's
 	plain.file, plain.tree, all.file, all.tree = "", nil, "", nil

@@ -265,6 +265,7 @@ func (s *Server) keepBoot(ctx context.Context, n node.Name, b *api.HardwareBoot)
 func (s *Server) jobTask(n node.Node, r job.Record, master netip.Addr) (api.Task, error) {
 	t := api.Task{Kind: r.Kind, Job: r.ID, Node: n.Name, Disk: n.Disk, Image: r.Image, Rev: r.Rev, Compare: !r.Request.Full, Discard: r.Request.Discard}
 	if r.Kind == api.TaskDeploy {
+		t.Trust = s.apiKeys()
 		t.Manifest, t.Force, t.Grow, t.NoNVRAM = r.Manifest.String(), true, r.Request.Grow, n.Knobs.NVRAM == "off"
 	}
 	if r.Kind == api.TaskCapture {
@@ -415,7 +416,7 @@ func writeError(w http.ResponseWriter, err error) {
 		e = &api.Error{Code: "internal", Message: err.Error()}
 	}
 	status := map[string]int{"not_found": http.StatusNotFound, "bad_request": http.StatusBadRequest, "conflict": http.StatusConflict, "denied": http.StatusUnauthorized,
-		"forbidden": http.StatusForbidden, "busy": http.StatusServiceUnavailable, "no_image": http.StatusConflict, "unfit": http.StatusConflict, "by_hand": http.StatusConflict}[e.Code]
+		"forbidden": http.StatusForbidden, "busy": http.StatusServiceUnavailable, "no_image": http.StatusConflict, "unfit": http.StatusConflict, "unsigned": http.StatusConflict, "untrusted": http.StatusConflict, "by_hand": http.StatusConflict}[e.Code]
 	if status == 0 {
 		status = http.StatusInternalServerError
 	}

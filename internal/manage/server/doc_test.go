@@ -74,7 +74,7 @@ func TestFieldsAreDescribed(t *testing.T) {
 	}
 	for _, m := range []any{api.ServerStatus{}, api.DHCPStatus{}, api.DHCPSnippet{}, api.NodeStatus{}, api.NodeAdd{}, api.NodeSet{}, api.InventoryPut{}, api.GroupChange{}, api.Group{}, api.Attribute{}, api.Plan{}, api.Affected{}, api.BootSet{}, api.BootExplain{}, api.PowerDo{}, api.PowerResult{}, api.PowerProgress{}, api.Sensor{}, api.LogEntry{}, api.ConsoleHello{}, api.ConsoleNote{}, api.JobNew{}, api.Job{}, api.Watch{}, api.Event{},
 		api.Discovered{}, api.DiscoveredAccept{}, api.SignedCertificate{}, api.CertificateEntry{}, api.JobRetry{}, api.Preflight{}, api.WatchJobs{}, api.Batch{}, api.ScheduleNew{}, api.Schedule{}, api.ScheduleRun{}, api.SchedulePause{},
-		api.Image{}, api.Revision{}, api.ImageDetail{}, api.VerifyProgress{}, api.BootTestNew{}, api.BootTest{}, api.BootTestProgress{}, api.StoreProgress{}, api.StoreCheck{}, api.StoreUsage{}, api.StoreGC{}, api.StoreRepair{}, api.RetentionRule{}, api.Retention{}, api.Stateless{}, api.StatelessNew{}, api.StatelessProgress{}, api.Hello{}, api.Task{}, api.Progress{}, api.ProgressReply{}, api.Done{}, api.DoneReply{}, api.Trouble{}, api.Error{}} {
+		api.Image{}, api.Revision{}, api.TrustedKey{}, api.ImageDetail{}, api.VerifyProgress{}, api.BootTestNew{}, api.BootTest{}, api.BootTestProgress{}, api.StoreProgress{}, api.StoreCheck{}, api.StoreUsage{}, api.StoreGC{}, api.StoreRepair{}, api.RetentionRule{}, api.Retention{}, api.Stateless{}, api.StatelessNew{}, api.StatelessProgress{}, api.Hello{}, api.Task{}, api.Progress{}, api.ProgressReply{}, api.Done{}, api.DoneReply{}, api.Trouble{}, api.Error{}} {
 		look(reflect.TypeOf(m))
 	}
 }

@@ -18,7 +18,8 @@ import (
 
 func (s *Server) apiRevision(ctx context.Context, r store.Revision, pins map[int]bool) (api.Revision, error) {
 	f, err := s.db.Revision(ctx, r.Image, r.Rev)
-	return api.Revision{Image: r.Image, Rev: r.Rev, ID: r.ID.String(), Created: r.Created, DiskSize: r.DiskSize, Used: r.Used, Node: f.Node, New: f.New, Stored: f.Stored, Pinned: pins[r.Rev]}, err
+	by, ok := s.apiSignatures(r)
+	return api.Revision{Image: r.Image, Rev: r.Rev, ID: r.ID.String(), Created: r.Created, DiskSize: r.DiskSize, Used: r.Used, Node: f.Node, New: f.New, Stored: f.Stored, Pinned: pins[r.Rev], Trusted: ok, Signatures: by}, err
 }
 
 func (s *Server) image(ctx context.Context, name string) (api.Image, error) {

@@ -186,6 +186,9 @@ func (s *Server) plan(ctx context.Context, req api.JobNew) (p plan, err error) {
 			}
 			return p, err
 		}
+		if err := s.mustBeSigned(p.rev); err != nil {
+			return p, err
+		}
 		if p.manifest, err = s.store.Manifest(ctx, p.rev.ID); err != nil {
 			return p, fmt.Errorf("%s@%d: %w", name, p.rev.Rev, err)
 		}

@@ -3,6 +3,7 @@ package server
 
 import (
 	"context"
+	"crypto/ed25519"
 	"crypto/rand"
 	"crypto/tls"
 	"encoding/hex"
@@ -26,7 +27,9 @@ import (
 
 	"mimeo/internal/boot/dhcp"
 	"mimeo/internal/boot/tftp"
+	"mimeo/internal/imaging/store"
 	"mimeo/internal/imaging/store/dir"
+	"mimeo/internal/imaging/store/sign"
 	"mimeo/internal/manage/config"
 	"mimeo/internal/manage/console"
 	"mimeo/internal/manage/hook"
@@ -51,8 +54,9 @@ type Server struct {
 	counts *metrics.Metrics
 	hooks  *hook.Hooks
 	power  *power.Pool
-	secret []byte // makes the nodes' tokens
-	proof  []byte // seed of the key that signs certificates of wipes
+	secret []byte             // makes the nodes' tokens
+	key    ed25519.PrivateKey // signs certificates of wipes, and revisions
+	trust  sign.Keys          // whose signatures of revisions count
 	cert   tls.Certificate
 	pin    string
 
@@ -119,8 +123,14 @@ func New(ctx context.Context, cfg config.Config, version string, log *slog.Logge
 	if s.db, err = inventory.Open(ctx, cfg.State); err != nil {
 		return nil, err
 	}
+	seed, err := loadSecret(filepath.Join(cfg.State, "tls", "certificate-key"))
+	if err != nil {
+		return nil, err
+	}
+	s.key = ed25519.NewKeyFromSeed(seed)
+	s.trust = trusted(s.key, cfg.Trust)
 	path := strings.TrimPrefix(cfg.Store, "dir:")
-	if s.store, err = dir.Open(path, dir.Options{Create: true, Reserve: reserve(cfg.State, path)}); err != nil {
+	if s.store, err = dir.Open(path, dir.Options{Create: true, Reserve: reserve(cfg.State, path), Sign: func(r store.Revision) store.Signature { return sign.Sign(s.key, r) }}); err != nil {
 		return nil, fmt.Errorf("open store %s: %w", path, err)
 	}
 	if s.secret, err = loadSecret(filepath.Join(cfg.State, "tls", "token-key")); err != nil {
@@ -131,9 +141,6 @@ func New(ctx context.Context, cfg config.Config, version string, log *slog.Logge
 	}
 	s.power = newPower(cfg)
 	l := cfg.Limits
-	if s.proof, err = loadSecret(filepath.Join(cfg.State, "tls", "certificate-key")); err != nil {
-		return nil, err
-	}
 	s.counts = metrics.New(version, s.started, s.lookNow)
 	s.hooks = newHooks(cfg, s.db, log)
 	s.jobs, err = job.New(ctx, job.Options{Prove: s.prove, Ending: s.ending, Ended: s.ended, DB: s.db, Store: jobStore{s.store, s.published}, Power: s.withPower, Log: log, Quota: job.Quota{Jobs: cfg.Jobs.MaxActive, Captures: cfg.Jobs.MaxCaptures, Deploys: cfg.Jobs.MaxDeploys}, Limits: job.Limits{
@@ -151,6 +158,9 @@ func New(ctx context.Context, cfg config.Config, version string, log *slog.Logge
 		s.ifaces = append(s.ifaces, out)
 	}
 	if err := s.listen(ctx); err != nil {
+		return nil, err
+	}
+	if err := s.signOld(ctx); err != nil {
 		return nil, err
 	}
 	if err := s.firstStart(ctx, out); err != nil {

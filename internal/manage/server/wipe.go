@@ -51,8 +51,7 @@ func (s *Server) prove(ctx context.Context, r job.Record, report api.WipeReport)
 	if err != nil {
 		return api.SignedCertificate{}, err
 	}
-	key := ed25519.NewKeyFromSeed(s.proof)
-	return api.SignedCertificate{Certificate: text, Algorithm: "ed25519", Key: key.Public().(ed25519.PublicKey), Signature: ed25519.Sign(key, text)}, nil
+	return api.SignedCertificate{Certificate: text, Algorithm: "ed25519", Key: s.key.Public().(ed25519.PublicKey), Signature: ed25519.Sign(s.key, text)}, nil
 }
 
 func (s *Server) jobCertificate(r *http.Request) (any, error) {
