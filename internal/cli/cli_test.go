@@ -158,6 +158,14 @@ func fakeServer() http.Handler {
 		answer(w, api.ImageDetail{Revision: api.Revision{Image: "pc", Rev: 1, Created: when}, Manifest: map[string]any{},
 			BootTest: &api.BootTest{Firmware: "uefi", Time: when, Why: "its kernel panicked"}})
 	})
+	old := api.ImageDetail{Revision: api.Revision{Image: "old", Rev: 1, ID: "abcd", Created: when}, Manifest: map[string]any{}}
+	mux.HandleFunc("GET /v1/images/old/1", func(w http.ResponseWriter, r *http.Request) { answer(w, old) })
+	mux.HandleFunc("PUT /v1/images/old/1/signature", func(w http.ResponseWriter, r *http.Request) {
+		signed := old.Revision
+		signed.Signatures = []api.Signature{{Key: "KEY1", Name: "this management node", State: "trusted"}, {Key: "KEY2", State: "unknown"}, {Key: "KEY3", Name: "site-b", State: "wrong"}}
+		signed.Trusted = true
+		answer(w, signed)
+	})
 	mux.HandleFunc("POST /v1/images/{name}/{rev}/verify", func(w http.ResponseWriter, r *http.Request) {
 		b, _ := json.Marshal(api.VerifyProgress{Done: 1 << 20, Total: 1 << 20, Finished: r.PathValue("rev") == "1"})
 		fmt.Fprintf(w, "data: %s\n\n", b)

@@ -15,8 +15,8 @@ import (
 )
 
 func imageCmd(t *terminal) *cobra.Command {
-	c := &cobra.Command{Use: "image", Short: "List, show, look into, mount, compare, verify, keep and remove images"}
-	c.AddCommand(imageListCmd(t), imageShowCmd(t), imageFilesCmd(t), imageCatCmd(t), imageDiffCmd(t), imageMountCmd(t), imageBootTestCmd(t), imageVerifyCmd(t), imageRmCmd(t), imageRetainCmd(t), imagePinCmd(t, true), imagePinCmd(t, false))
+	c := &cobra.Command{Use: "image", Short: "List, show, look into, mount, compare, verify, sign, keep and remove images"}
+	c.AddCommand(imageListCmd(t), imageShowCmd(t), imageFilesCmd(t), imageCatCmd(t), imageDiffCmd(t), imageMountCmd(t), imageBootTestCmd(t), imageVerifyCmd(t), imageSignCmd(t), imageRmCmd(t), imageRetainCmd(t), imagePinCmd(t, true), imagePinCmd(t, false))
 	return c
 }
 
@@ -39,13 +39,24 @@ func imageListCmd(t *terminal) *cobra.Command {
 			rows := [][]string{{"IMAGE", "CAPTURED", "OF", "DISK", "IN USE", "NEW", "STORED", ""}}
 			for _, im := range images {
 				for _, r := range im.Revisions {
-					rows = append(rows, []string{fmt.Sprintf("%s@%d", r.Image, r.Rev), moment(r.Created), dash(r.Node), size(r.DiskSize), size(r.Used), size(r.New), size(r.Stored)})
+					rows = append(rows, []string{fmt.Sprintf("%s@%d", r.Image, r.Rev), moment(r.Created), dash(r.Node), size(r.DiskSize), size(r.Used), size(r.New), size(r.Stored), untrusted(r)})
 				}
 			}
 			table(t.out, rows)
 			return nil
 		},
 	}
+}
+
+// untrusted says of a revision that it cannot be deployed.
+func untrusted(r api.Revision) string {
+	switch {
+	case r.Trusted:
+		return ""
+	case len(r.Signatures) == 0:
+		return "not signed"
+	}
+	return "signed by nobody who is trusted"
 }
 
 // splitImage reads NAME or NAME@REV. Without a revision it asks for the newest.
@@ -142,6 +153,7 @@ func imageShowCmd(t *terminal) *cobra.Command {
 				{"disk", fmt.Sprintf("%s, sectors of %d bytes, %s serial %s", size(m.Disk.Size), m.Disk.SectorSize, dash(m.Disk.Model), dash(m.Disk.Serial))},
 				{"table", strings.TrimSpace(m.Table.Kind + " " + m.Table.ID)},
 				{"in use", size(d.Used)}, {"new", size(d.New)}, {"stored", size(d.Stored)}, {"boot test", bootTestLine(d.BootTest)},
+				{"signature", signedBy(d.Revision)},
 			})
 			for _, n := range append(m.Table.Notes, m.Warnings...) {
 				fmt.Fprintln(t.out, "note:", n)

@@ -81,7 +81,7 @@ func Main(args []string, in io.Reader, out, errw io.Writer) int {
 		return exitUsage
 	case "not_found":
 		return exitNotFound
-	case "conflict", "denied", "refused", "bad_request", "unfit":
+	case "conflict", "denied", "refused", "bad_request", "unfit", "unsigned", "untrusted":
 		return exitRefused
 	case "unreachable", "no_access":
 		return exitUnreachable
@@ -142,7 +142,7 @@ node, image or job; 4 refused (a conflict, not allowed, bad value);
 		c.GroupID = "day"
 		root.AddCommand(c)
 	}
-	for _, c := range []*cobra.Command{nodeCmd(t), groupCmd(t), inventoryCmd(t), importCmd(t), imageCmd(t), storeCmd(t), jobCmd(t), scheduleCmd(t), postscriptCmd(t), statelessCmd(t), dhcpCmd(t), statusCmd(t)} {
+	for _, c := range []*cobra.Command{nodeCmd(t), groupCmd(t), inventoryCmd(t), importCmd(t), imageCmd(t), storeCmd(t), keyCmd(t), jobCmd(t), scheduleCmd(t), postscriptCmd(t), statelessCmd(t), dhcpCmd(t), statusCmd(t)} {
 		c.GroupID = "look"
 		root.AddCommand(c)
 	}

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"os"
 	"strings"
 	"time"
 
@@ -14,12 +15,14 @@ import (
 	"mimeo/internal/imaging/deploy"
 	"mimeo/internal/imaging/manifest"
 	"mimeo/internal/imaging/store"
+	"mimeo/internal/imaging/store/sign"
 	"mimeo/internal/imaging/tool"
 )
 
 // deployFlags are what "mimeo-agent deploy" can be told.
 type deployFlags struct {
 	store   string
+	trust   string
 	grow    string
 	workers int
 	force   bool
@@ -64,16 +67,21 @@ volume, and the only logical volume with a filesystem. --grow names another one,
 its partition's number, name or UUID, by its label or UUID, or as GROUP/VOLUME; with
 a GPT, partitions behind it then lie at the end of the disk.
 
+With --trust, a revision that is not signed by a key of that file is refused: whoever
+can write to the store could have changed it.
+
 Exit codes: 0 done; 1 failed; 2 the command line cannot be understood; 3 no such
 image; 4 refused, and the disk is as it was; 130 interrupted.`,
 		Example: `  mimeo-agent deploy rocky9 /dev/sda --store dir:/mnt/images
   mimeo-agent deploy golden@2 copy.img --store dir:images --verify
-  mimeo-agent deploy rocky9 /dev/sda --store dir:/mnt/images --grow rl/home`,
+  mimeo-agent deploy rocky9 /dev/sda --store dir:/mnt/images --grow rl/home
+  mimeo-agent deploy rocky9 /dev/sda --store dir:/mnt/images --trust site-a.key`,
 		Args: exactly(2),
 		RunE: func(cmd *cobra.Command, args []string) error { return runDeploy(cmd, args[0], args[1], f) },
 	}
 	fl := cmd.Flags()
 	fl.StringVar(&f.store, "store", "", "where the image is kept: dir:PATH")
+	fl.StringVar(&f.trust, "trust", "", "write only what is signed by a key in this `FILE`, one a line, as \"mimeo key show\" prints it")
 	fl.StringVar(&f.grow, "grow", deploy.GrowLast, "on a larger disk: last (the last volume), none, or the `VOLUME` that grows")
 	fl.IntVar(&f.workers, "workers", 0, "goroutines that fetch and check (default two more than cores)")
 	fl.BoolVar(&f.force, "force", false, "write onto a disk that is not empty; all that it holds is lost")
@@ -94,6 +102,9 @@ func runDeploy(cmd *cobra.Command, ref, path string, f deployFlags) (err error) 
 	defer func() { err = errors.Join(err, st.Close()) }()
 	rev, err := findRevision(ctx, st, ref)
 	if err != nil {
+		return err
+	}
+	if err := mustBeSigned(f.trust, rev); err != nil {
 		return err
 	}
 	m, err := st.Manifest(ctx, rev.ID)
@@ -153,6 +164,30 @@ func runDeploy(cmd *cobra.Command, ref, path string, f deployFlags) (err error) 
 		return printJSON(cmd.OutOrStdout(), out)
 	}
 	fmt.Fprintf(cmd.OutOrStdout(), "%s on %s: %s written, %s there already, in %s\n", rev, path, size(out.Written), size(out.Skipped), span(time.Since(start)))
+	return nil
+}
+
+// mustBeSigned refuses a revision that no key in file has signed; "" asks for no signature.
+func mustBeSigned(file string, r store.Revision) error {
+	if file == "" {
+		return nil
+	}
+	f, err := os.Open(file)
+	if err != nil {
+		return &api.Error{Code: "bad_usage", Message: fmt.Sprintf("--trust: %v", err)}
+	}
+	defer f.Close()
+	b, err := io.ReadAll(io.LimitReader(f, 1<<20))
+	if err != nil {
+		return fmt.Errorf("--trust: %w", err)
+	}
+	keys, err := sign.ParseKeys(string(b))
+	if err != nil {
+		return &api.Error{Code: "bad_usage", Message: fmt.Sprintf("--trust %s: %v", file, err), Hint: "\"mimeo key show\" on the management node that made the image prints its key"}
+	}
+	if err := keys.Check(r); err != nil {
+		return &api.Error{Code: "refused", Message: err.Error() + "; nothing was written to the disk", Hint: "if you know whose image it is, add the key to " + file + ", or go without --trust"}
+	}
 	return nil
 }
 
