@@ -32,18 +32,23 @@ func bench(ctx context.Context) (err error) {
 		runs  = flag.Int("n", 3, "`runs` of each measurement; the table has the medians")
 		used  = flag.Float64("used", 5, "`GiB` of files")
 		disk  = flag.Int64("disk", 16, "`GiB` of the disk")
-		kind  = flag.String("fs", "ext4", "the `filesystem` on it: ext4 or xfs")
+		kind  = flag.String("fs", "ext4", "the `filesystem` on it: ext4, xfs, btrfs or ntfs")
 		keep  = flag.Bool("keep", false, "leave the disk and the images there, and say where")
+		days  = flag.Int("days", 0, "instead: capture on so many `days`, 2 % of the files changed each day, next to restic and casync")
 		check = flag.Bool("check", false, "fail where a goal is missed")
 	)
 	flag.Parse()
 	fs, ok := filesystems[*kind]
 	if !ok {
-		return fmt.Errorf("-fs %s: want ext4 or xfs", *kind)
+		return fmt.Errorf("-fs %s: want ext4, xfs, btrfs or ntfs", *kind)
 	}
-	for _, name := range []string{"partclone." + fs.name, "partclone.restore", "zstd", fs.make[0], "mount", fs.check[0]} {
+	needs := []string{"partclone." + fs.name, "partclone.restore", "zstd", fs.make[0], "mount", fs.check[0]}
+	if *days > 0 {
+		needs = append(needs, "restic", "casync")
+	}
+	for _, name := range needs {
 		if _, err := exec.LookPath(name); err != nil {
-			return fmt.Errorf("%w (Debian packages: partclone zstd e2fsprogs xfsprogs mount)", err)
+			return fmt.Errorf("%w (Debian packages: partclone zstd e2fsprogs xfsprogs btrfs-progs ntfs-3g mount, with -days restic casync)", err)
 		}
 	}
 	usedBytes := int64(*used * (1 << 30))
@@ -61,10 +66,13 @@ func bench(ctx context.Context) (err error) {
 		defer func() { err = errors.Join(err, os.RemoveAll(work)) }()
 	}
 	b := &session{ctx: ctx, work: work, agent: *agent, runs: *runs, fs: fs,
-		disk: filepath.Join(work, "disk.img"), tree: tree{used: usedBytes, seed: 1}}
+		disk: filepath.Join(work, "disk.img"), size: *disk << 30, tree: tree{used: usedBytes, seed: 1}}
 	b.logf("making a disk of %d GiB, %s with %.1f GiB of files, in %s", *disk, fs.name, *used, work)
-	if err := makeDisk(ctx, fs, b.disk, *disk<<30, b.tree); err != nil {
+	if err := makeDisk(ctx, fs, fs.make, b.disk, b.size, b.tree); err != nil {
 		return err
+	}
+	if *days > 0 {
+		return b.daily(os.Stdout, *days)
 	}
 	if err := b.all(); err != nil {
 		return err
@@ -86,7 +94,7 @@ func place(dir string, used int64) (string, error) {
 		}
 		return int64(s.Bavail) * s.Bsize
 	}
-	need := used*7/2 + 1<<30
+	need := used*9/2 + 1<<30
 	if dir == "" {
 		if dir = "/dev/shm"; min(room(dir), freeMemory()) < need {
 			dir = os.TempDir()

@@ -21,6 +21,8 @@ type sample struct {
 	wall, cpu time.Duration
 	rss       int64 // bytes, of the process that took most
 	size      int64 // bytes of the image or new in the store; 0 where nothing is kept
+	fresh     int64 // bytes of the disk, raw, that the store did not have
+	used      int64 // bytes of the disk that are in use
 }
 
 // session is a run of the benchmark.
@@ -31,9 +33,11 @@ type session struct {
 	runs  int
 	fs    filesystem
 	disk  string // image file of the disk that is captured
+	size  int64  // bytes of the disk
 	tree  tree
 
 	samples map[string][]sample
+	changed int64 // bytes of the files that were changed for the second capture
 	notes   []string
 }
 
@@ -53,6 +57,7 @@ const (
 	ourDeploy     = "mimeo-agent deploy"
 	ourSecond     = "mimeo-agent capture, 1 % of files changed"
 	ourSecondOver = "mimeo-agent deploy, that onto the first"
+	ourFresh      = "mimeo-agent capture, the same files on a fresh filesystem"
 )
 
 // all takes every measurement. Ours and the peer's take turns, so that what else the machine does falls on both.
@@ -69,10 +74,10 @@ func (b *session) all() error {
 		for _, step := range []func() error{
 			func() error { return b.peerCapture(peerNoSum, "-a", "0") },
 			func() error { return b.peerCapture(peerCapture) },
-			func() error { return b.capture(ourFast, "fast", "s2") },
+			func() error { return b.capture(ourFast, b.disk, "fast", "s2") },
 			func() error { return os.RemoveAll(b.path("fast")) },
 			func() error { return os.RemoveAll(b.path("store")) },
-			func() error { return b.capture(ourCapture, "store", "zstd") },
+			func() error { return b.capture(ourCapture, b.disk, "store", "zstd") },
 			b.peerRestore,
 			b.deploy,
 		} {
@@ -81,27 +86,51 @@ func (b *session) all() error {
 			}
 		}
 	}
-	return b.second()
+	if err := b.second(); err != nil {
+		return err
+	}
+	return b.fresh()
+}
+
+// fresh captures a second disk, whose filesystem was made anew and holds the same files, into a store as the first
+// capture left it.
+func (b *session) fresh() error {
+	disk, t := b.path("fresh.img"), b.tree
+	t.shuffle = true
+	if err := makeDisk(b.ctx, b.fs, b.fs.fresh, disk, b.size, t); err != nil {
+		return err
+	}
+	for range b.runs {
+		if err := run(b.ctx, "cp", "-a", b.path("store"), b.path("again")); err != nil {
+			return err
+		}
+		if err := b.capture(ourFresh, disk, "again", "zstd"); err != nil {
+			return err
+		}
+		if err := os.RemoveAll(b.path("again")); err != nil {
+			return err
+		}
+	}
+	return os.Remove(disk)
 }
 
 // second changes the disk and measures captures of what is new, each into a store as the first capture left it.
 func (b *session) second() error {
 	var n int
-	var changed int64
-	err := withMount(b.ctx, b.disk, func(dir string) (err error) {
-		n, changed, err = b.tree.change(dir, 0.01)
+	err := withMount(b.ctx, b.fs, b.disk, func(dir string) (err error) {
+		n, b.changed, err = b.tree.change(dir, 0.01, 1)
 		return err
 	})
 	if err != nil {
 		return err
 	}
-	b.notes = append(b.notes, fmt.Sprintf("changed for the second capture: %d files of %d, %.0f MiB", n, len(b.tree.files()), float64(changed)/(1<<20)))
+	b.notes = append(b.notes, fmt.Sprintf("changed for the second capture: %d files of %d, %.0f MiB", n, len(b.tree.files()), float64(b.changed)/(1<<20)))
 	b.logf("changed %d files", n)
 	for range b.runs {
 		if err := run(b.ctx, "cp", "-a", b.path("store"), b.path("again")); err != nil {
 			return err
 		}
-		if err := b.capture(ourSecond, "again", "zstd"); err != nil {
+		if err := b.capture(ourSecond, b.disk, "again", "zstd"); err != nil {
 			return err
 		}
 		if err := b.deployOver(); err != nil {
@@ -147,15 +176,15 @@ func (b *session) peerRestore() error {
 	return os.Remove(target)
 }
 
-func (b *session) capture(name, store, codec string) error {
+func (b *session) capture(name, disk, store, codec string) error {
 	var res struct {
-		Stored int64 `json:"stored"`
+		Used, New, Stored int64
 	}
-	s, err := b.ours(&res, "capture", b.disk, "--store", "dir:"+b.path(store), "--image", "bench", "--codec", codec, "--json")
+	s, err := b.ours(&res, "capture", disk, "--store", "dir:"+b.path(store), "--image", "bench", "--codec", codec, "--json")
 	if err != nil {
 		return err
 	}
-	s.size = res.Stored
+	s.size, s.fresh, s.used = res.Stored, res.New, res.Used
 	b.add(name, s)
 	return nil
 }
@@ -274,6 +303,9 @@ func (b *session) median(name string) sample {
 		cpu:  time.Duration(of(func(s sample) int64 { return int64(s.cpu) })),
 		rss:  of(func(s sample) int64 { return s.rss }),
 		size: of(func(s sample) int64 { return s.size }),
+
+		fresh: of(func(s sample) int64 { return s.fresh }),
+		used:  of(func(s sample) int64 { return s.used }),
 	}
 }
 
@@ -287,7 +319,7 @@ func (b *session) print(w io.Writer) (missed int) {
 	}
 	fmt.Fprintf(w, "| what | wall s | ratio | cpu s | ratio | MiB kept | ratio | peak MiB |\n|---|---|---|---|---|---|---|---|\n")
 	for _, row := range []struct{ name, peer string }{
-		{peerCapture, peerCapture}, {peerNoSum, peerCapture}, {ourCapture, peerCapture}, {ourFast, peerCapture}, {ourSecond, peerCapture},
+		{peerCapture, peerCapture}, {peerNoSum, peerCapture}, {ourCapture, peerCapture}, {ourFast, peerCapture}, {ourSecond, peerCapture}, {ourFresh, peerCapture},
 		{peerRestore, peerRestore}, {ourDeploy, peerRestore}, {ourSecondOver, peerRestore},
 	} {
 		s, p := b.median(row.name), b.median(row.peer)
@@ -312,12 +344,18 @@ func (b *session) print(w io.Writer) (missed int) {
 		fmt.Fprintf(w, "| %s | %.4g%s | %.3g%s | %s |\n", what, most, unit, got, unit, verdict)
 	}
 	wall := func(a, p string) float64 { return b.median(a).wall.Seconds() / b.median(p).wall.Seconds() }
-	goal("capture, wall", 0.6, wall(ourCapture, peerCapture), "×")
+	goal("capture, wall", 0.5, wall(ourCapture, peerCapture), "×")
+	goal("capture, wall, next to partclone without checksums", 1, wall(ourCapture, peerNoSum), "×")
 	goal("capture, size", 1.05, float64(b.median(ourCapture).size)/float64(b.median(peerCapture).size), "×")
-	goal("deploy, wall", 0.8, wall(ourDeploy, peerRestore), "×")
-	goal("second capture, wall", 0.2, wall(ourSecond, peerCapture), "×")
+	goal("capture with s2, wall", 0.25, wall(ourFast, peerCapture), "×")
+	goal("second capture, wall", 0.12, wall(ourSecond, peerCapture), "×")
+	goal("second capture, new data of the bytes changed", 1.5, float64(b.median(ourSecond).fresh)/float64(b.changed), "×")
+	goal("the same files on a fresh filesystem, new data of the bytes used", 0.06, float64(b.median(ourFresh).fresh)/float64(b.median(ourFresh).used), "×")
+	goal("deploy, wall", 0.6, wall(ourDeploy, peerRestore), "×")
+	goal("deploy onto the first revision, wall", 0.2, wall(ourSecondOver, peerRestore), "×")
+	goal("deploy onto the first revision, written of the bytes changed", 1.3, float64(b.median(ourSecondOver).size)/float64(b.changed), "×")
 	most := int64(0)
-	for _, name := range []string{ourCapture, ourFast, ourSecond, ourDeploy, ourSecondOver} {
+	for _, name := range []string{ourCapture, ourFast, ourSecond, ourFresh, ourDeploy, ourSecondOver} {
 		for _, s := range b.samples[name] {
 			most = max(most, s.rss)
 		}

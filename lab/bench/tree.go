@@ -8,13 +8,15 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"slices"
 	"sync"
 )
 
 // tree says what the generated filesystem holds. The same tree gives the same files.
 type tree struct {
-	used int64 // bytes of files
-	seed uint64
+	used    int64 // bytes of files
+	seed    uint64
+	shuffle bool // written in another order
 }
 
 // file is one generated file.
@@ -67,6 +69,10 @@ func (t tree) files() []file {
 // write makes the files below dir with two writers, as many as small machines have cores.
 func (t tree) write(ctx context.Context, dir string) error {
 	all := t.files()
+	if t.shuffle { // where a file comes to lie is chance
+		rng := rand.New(rand.NewPCG(t.seed, 3))
+		rng.Shuffle(len(all), func(i, j int) { all[i], all[j] = all[j], all[i] })
+	}
 	const writers = 2
 	errs := make([]error, writers)
 	var wg sync.WaitGroup
@@ -112,15 +118,15 @@ func (f file) write(dir string, buf []byte) error {
 }
 
 // change rewrites share of the files with other content and another size, as an update of packages does: a new file
-// takes the place of the old one.
-func (t tree) change(dir string, share float64) (n int, bytes int64, err error) {
-	rng := rand.New(rand.NewPCG(t.seed, 2))
+// takes the place of the old one. Each day, from 1, changes others.
+func (t tree) change(dir string, share float64, day uint64) (n int, bytes int64, err error) {
+	rng := rand.New(rand.NewPCG(t.seed, 1+day))
 	buf := make([]byte, 1<<20)
 	for _, f := range t.files() {
 		if rng.Float64() >= share {
 			continue
 		}
-		f.seed ^= 0x5555_0000_0000
+		f.seed ^= 0x5555_0000_0000 * day
 		f.size += int64(rng.IntN(int(f.size/8 + 512)))
 		final := f.path
 		f.path += ".new"
@@ -135,21 +141,29 @@ func (t tree) change(dir string, share float64) (n int, bytes int64, err error) 
 	return n, bytes, nil
 }
 
-// filesystem is one that the disk can have.
+// filesystem is one that the disk can have. To each command the disk is added.
 type filesystem struct {
-	name        string
-	make, check []string // commands, to which the disk is added
+	name  string
+	mount string // for mount -t
+	make  []string
+	fresh []string // makes another filesystem of the kind
+	check []string
 }
 
 var filesystems = map[string]filesystem{
-	"ext4": {"ext4", []string{"mke2fs", "-q", "-F", "-t", "ext4", "-U", "5eed0000-0000-4000-8000-000000000001", "-L", "bench",
-		"-E", "hash_seed=5eed0000-0000-4000-8000-000000000002,lazy_itable_init=0,nodiscard"}, []string{"e2fsck", "-fn"}},
-	"xfs": {"xfs", []string{"mkfs.xfs", "-q", "-m", "uuid=5eed0000-0000-4000-8000-000000000001", "-L", "bench", "-K"},
-		[]string{"xfs_repair", "-n", "-f"}},
+	"ext4": {"ext4", "ext4", []string{"mke2fs", "-q", "-F", "-t", "ext4", "-U", "5eed0000-0000-4000-8000-000000000001", "-L", "bench",
+		"-E", "hash_seed=5eed0000-0000-4000-8000-000000000002,lazy_itable_init=0,nodiscard"},
+		[]string{"mke2fs", "-q", "-F", "-t", "ext4", "-L", "fresh", "-E", "lazy_itable_init=0,nodiscard"}, []string{"e2fsck", "-fn"}},
+	"xfs": {"xfs", "xfs", []string{"mkfs.xfs", "-q", "-m", "uuid=5eed0000-0000-4000-8000-000000000001", "-L", "bench", "-K"},
+		[]string{"mkfs.xfs", "-q", "-L", "fresh", "-K"}, []string{"xfs_repair", "-n", "-f"}},
+	"btrfs": {"btrfs", "btrfs", []string{"mkfs.btrfs", "-q", "-f", "-U", "5eed0000-0000-4000-8000-000000000001", "-L", "bench", "-K"},
+		[]string{"mkfs.btrfs", "-q", "-f", "-L", "fresh", "-K"}, []string{"btrfs", "check", "-p"}},
+	"ntfs": {"ntfs", "ntfs-3g", []string{"mkntfs", "-q", "-F", "-Q", "-L", "bench"},
+		[]string{"mkntfs", "-q", "-F", "-Q", "-L", "fresh"}, []string{"ntfsfix", "-n"}},
 }
 
-// makeDisk makes an image file of size bytes with a filesystem that holds the tree.
-func makeDisk(ctx context.Context, fs filesystem, path string, size int64, t tree) error {
+// makeDisk makes an image file of size bytes with a filesystem, made by the command mkfs, that holds the tree.
+func makeDisk(ctx context.Context, fs filesystem, mkfs []string, path string, size int64, t tree) error {
 	f, err := os.Create(path)
 	if err != nil {
 		return err
@@ -161,20 +175,20 @@ func makeDisk(ctx context.Context, fs filesystem, path string, size int64, t tre
 	if err := f.Close(); err != nil {
 		return err
 	}
-	if err := run(ctx, fs.make[0], append(fs.make[1:], path)...); err != nil {
+	if err := run(ctx, mkfs[0], append(slices.Clone(mkfs[1:]), path)...); err != nil {
 		return err
 	}
-	return withMount(ctx, path, func(dir string) error { return t.write(ctx, dir) })
+	return withMount(ctx, fs, path, func(dir string) error { return t.write(ctx, dir) })
 }
 
 // withMount mounts the filesystem in an image file for the length of fn.
-func withMount(ctx context.Context, path string, fn func(dir string) error) error {
+func withMount(ctx context.Context, fs filesystem, path string, fn func(dir string) error) error {
 	dir, err := os.MkdirTemp("", "bench-mount-")
 	if err != nil {
 		return err
 	}
 	defer os.Remove(dir)
-	if err := run(ctx, "mount", "-o", "loop,noatime", path, dir); err != nil {
+	if err := run(ctx, "mount", "-t", fs.mount, "-o", "loop,noatime", path, dir); err != nil {
 		return err
 	}
 	ferr := fn(dir)
