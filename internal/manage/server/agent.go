@@ -368,7 +368,7 @@ func (s *Server) storeHandler() http.Handler {
 			case !readsStore(r):
 				writeError(w, &api.Error{Code: "forbidden", Message: fmt.Sprintf("the token %q may only read from the store: chunks come from captures", who.Name)})
 			default:
-				write.ServeHTTP(w, r)
+				write.ServeHTTP(w, httpstore.From(r, "admin "+who.Name))
 			}
 			return
 		}
@@ -385,7 +385,7 @@ func (s *Server) storeHandler() http.Handler {
 			writeError(w, &api.Error{Code: "denied", Message: fmt.Sprintf("a %s may only read from the store", rec.Kind)})
 			return
 		}
-		write.ServeHTTP(w, r)
+		write.ServeHTTP(w, httpstore.From(r, string(c.node)))
 	})
 }
 

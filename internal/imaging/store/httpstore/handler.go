@@ -3,11 +3,11 @@ package httpstore
 import (
 	"context"
 	"encoding/json"
+	"net"
 	"net/http"
+	"runtime"
 	"sync"
 	"time"
-
-	"golang.org/x/sync/semaphore"
 
 	"mimeo/internal/imaging/chunk"
 	"mimeo/internal/imaging/manifest"
@@ -17,7 +17,9 @@ import (
 // Limits bound what a Handler takes. Zero values mean the defaults.
 type Limits struct {
 	MaxBody  int64         // bytes of a request; 0 means 16 MiB. Not less than the longest chunk with its frame.
-	InFlight int64         // bytes of memory for all requests at once; 0 means 256 MiB
+	InFlight int64         // bytes of memory for the bodies of all requests at once; 0 means 256 MiB
+	Each     int64         // bytes of that for one client; 0 means 64 MiB
+	Working  int           // batches that are decoded and stored at once; 0 means one a processor, and one that waits for the disk
 	Wait     time.Duration // how long a request waits for its share of that before it is told to come again; 0 means 20 s
 	Stall    time.Duration // how long a node may send or take nothing before its request ends; 0 means 60 s
 }
@@ -30,7 +32,13 @@ func (l *Limits) applyDefaults() {
 	if l.InFlight <= 0 {
 		l.InFlight = 256 << 20
 	}
-	l.InFlight = max(l.InFlight, l.MaxBody+chunk.MaxLen, manifestCost*manifest.MaxSize)
+	l.InFlight = max(l.InFlight, l.MaxBody, 2*chunk.MaxLen, manifestCost*manifest.MaxSize)
+	if l.Each <= 0 {
+		l.Each = 64 << 20
+	}
+	if l.Working <= 0 {
+		l.Working = runtime.GOMAXPROCS(0) + 1
+	}
 	if l.Wait <= 0 {
 		l.Wait = 20 * time.Second
 	}
@@ -45,14 +53,30 @@ const manifestCost = 4
 type handler struct {
 	s      store.Writer
 	limits Limits
-	memory *semaphore.Weighted
+	memory *fair // bytes
+	work   *fair // batches
 	counts counts
 }
 
-// Handler serves s under Prefix. It does not ask who the caller is: wrap it in what does.
+type clientKey struct{}
+
+// From says who sends a request, so that Handler can share out among clients. Without it each address is a client.
+func From(r *http.Request, client string) *http.Request {
+	return r.WithContext(context.WithValue(r.Context(), clientKey{}, client))
+}
+
+func client(r *http.Request) string {
+	if name, ok := r.Context().Value(clientKey{}).(string); ok {
+		return name
+	}
+	host, _, _ := net.SplitHostPort(r.RemoteAddr)
+	return host
+}
+
+// Handler serves s under Prefix. It does not ask who the caller is: wrap it in what does, and says so with From.
 func Handler(s store.Writer, l Limits) http.Handler {
 	l.applyDefaults()
-	h := &handler{s: s, limits: l, memory: semaphore.NewWeighted(l.InFlight)}
+	h := &handler{s: s, limits: l, memory: newFair(l.InFlight, l.Each), work: newFair(int64(l.Working), 0)}
 	mux := http.NewServeMux()
 	route := func(pattern string, fn func(http.ResponseWriter, *http.Request) error) {
 		mux.HandleFunc(pattern, func(w http.ResponseWriter, r *http.Request) {
@@ -91,21 +115,19 @@ func writeJSON(w http.ResponseWriter, status int, v any) {
 }
 
 // acquire takes n bytes of the memory that all requests share, and returns what gives them back.
-func (h *handler) acquire(ctx context.Context, n int64) (func(), error) {
-	wait, cancel := context.WithTimeout(ctx, h.limits.Wait)
+func (h *handler) acquire(r *http.Request, n int64) (func(), error) {
+	wait, cancel := context.WithTimeout(r.Context(), h.limits.Wait)
 	defer cancel()
-	if err := h.memory.Acquire(wait, n); err != nil {
-		if ctx.Err() != nil {
-			return nil, ctx.Err()
-		}
-		return nil, refuse("busy", "too many requests at once: no room for %d bytes within %v", n, h.limits.Wait)
+	release, err := h.memory.acquire(wait, client(r), n, n)
+	if err != nil && wait.Err() != nil && r.Context().Err() == nil {
+		err = refuse("busy", "too many requests at once: no room for %d bytes within %v", n, h.limits.Wait)
 	}
-	return func() { h.memory.Release(n) }, nil
+	return release, err
 }
 
-// body reads the request's body of at most limit bytes into memory that acquire gave: cost times its length and extra
-// bytes more. Call release when it is not used any more.
-func (h *handler) body(w http.ResponseWriter, r *http.Request, limit, cost, extra int64) (b []byte, release func(), err error) {
+// body reads the request's body of at most limit bytes into memory that acquire gave: cost times its length. Call
+// release when it is not used any more.
+func (h *handler) body(w http.ResponseWriter, r *http.Request, limit, cost int64) (b []byte, release func(), err error) {
 	n := r.ContentLength
 	if n < 0 {
 		return nil, nil, refuse("no_length", "the request has no Content-Length")
@@ -113,7 +135,7 @@ func (h *handler) body(w http.ResponseWriter, r *http.Request, limit, cost, extr
 	if n > limit {
 		return nil, nil, refuse("too_large", "request of %d bytes, at most %d", n, limit)
 	}
-	release, err = h.acquire(r.Context(), n*cost+extra)
+	release, err = h.acquire(r, n*cost)
 	if err != nil {
 		return nil, nil, err
 	}
@@ -135,7 +157,7 @@ func (h *handler) body(w http.ResponseWriter, r *http.Request, limit, cost, extr
 
 func (h *handler) ids(w http.ResponseWriter, r *http.Request, most int) ([]chunk.ID, error) {
 	const size = int64(len(chunk.ID{}))
-	b, release, err := h.body(w, r, int64(most)*size, 3, 0)
+	b, release, err := h.body(w, r, int64(most)*size, 3)
 	if err != nil {
 		return nil, err
 	}
@@ -171,10 +193,11 @@ func (h *handler) missing(w http.ResponseWriter, r *http.Request) error {
 	return nil
 }
 
+// scratch holds chunks while they are checked, one for each batch at work.
 var scratch = sync.Pool{New: func() any { return new([]byte) }}
 
 func (h *handler) chunks(w http.ResponseWriter, r *http.Request) error {
-	b, release, err := h.body(w, r, h.limits.MaxBody, 1, chunk.MaxLen)
+	b, release, err := h.body(w, r, h.limits.MaxBody, 1)
 	if err != nil {
 		return err
 	}
@@ -183,6 +206,11 @@ func (h *handler) chunks(w http.ResponseWriter, r *http.Request) error {
 	if err != nil {
 		return &refusal{"bad_request", err}
 	}
+	done, err := h.work.acquire(r.Context(), client(r), 1, int64(len(b)))
+	if err != nil {
+		return err
+	}
+	defer done()
 	raw := scratch.Get().(*[]byte)
 	defer scratch.Put(raw)
 	for _, c := range chunks {
@@ -214,7 +242,7 @@ func (h *handler) get(w http.ResponseWriter, r *http.Request) error {
 	if err != nil {
 		return err
 	}
-	release, err := h.acquire(r.Context(), 2*chunk.MaxLen)
+	release, err := h.acquire(r, 2*chunk.MaxLen)
 	if err != nil {
 		return err
 	}
@@ -253,7 +281,7 @@ func (h *handler) get(w http.ResponseWriter, r *http.Request) error {
 }
 
 func (h *handler) stage(w http.ResponseWriter, r *http.Request) error {
-	b, release, err := h.body(w, r, manifest.MaxSize, manifestCost, 0)
+	b, release, err := h.body(w, r, manifest.MaxSize, manifestCost)
 	if err != nil {
 		return err
 	}
