@@ -153,6 +153,21 @@ func fakeServer() http.Handler {
 			fmt.Fprintf(w, "data: %s\n\n", b)
 		}
 	})
+	mux.HandleFunc("GET /v1/nodes/{name}/postscripts", func(w http.ResponseWriter, r *http.Request) {
+		p := api.ScriptPlan{Node: node.Name(r.PathValue("name")), Task: api.TaskKind(r.FormValue("task")), Image: r.FormValue("image")}
+		if p.Task == api.TaskDeploy {
+			p.Scripts = []api.PlannedScript{
+				{Stage: "pre", Name: "raid", From: api.FromProfile, Of: "imaging", Program: "in the profile", TimeoutMS: 90_000},
+				{Stage: "root", Name: "gone", From: api.FromImage, Of: "web", Key: "postscripts.root", Program: "/p/gone", Error: &api.Error{Code: "bad_request", Message: "n01: gone is not there", Hint: "put it there"}}}
+			p.Dropped = []api.PlannedScript{{Stage: "root", Name: "motd", From: node.FromGroup, Of: "gpu", Key: "postscripts.root", DroppedBy: "node n01"}}
+		}
+		answer(w, p)
+	})
+	mux.HandleFunc("PATCH /v1/images/{name}", func(w http.ResponseWriter, r *http.Request) {
+		var s api.ImageSet
+		json.NewDecoder(r.Body).Decode(&s)
+		answer(w, api.Image{Name: r.PathValue("name"), Set: s.Set})
+	})
 	mux.HandleFunc("GET /v1/images/{name}/{rev}/boot-test/screen", func(w http.ResponseWriter, r *http.Request) { fmt.Fprint(w, "a picture") })
 	mux.HandleFunc("GET /v1/images/pc/1", func(w http.ResponseWriter, r *http.Request) {
 		answer(w, api.ImageDetail{Revision: api.Revision{Image: "pc", Rev: 1, Created: when}, Manifest: map[string]any{},

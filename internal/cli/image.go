@@ -16,7 +16,7 @@ import (
 
 func imageCmd(t *terminal) *cobra.Command {
 	c := &cobra.Command{Use: "image", Short: "List, show, look into, mount, compare, verify, sign, keep and remove images"}
-	c.AddCommand(imageListCmd(t), imageShowCmd(t), imageFilesCmd(t), imageCatCmd(t), imageDiffCmd(t), imageMountCmd(t), imageBootTestCmd(t), imageVerifyCmd(t), imageSignCmd(t), imageRmCmd(t), imageRetainCmd(t), imagePinCmd(t, true), imagePinCmd(t, false))
+	c.AddCommand(imageListCmd(t), imageShowCmd(t), imageFilesCmd(t), imageCatCmd(t), imageDiffCmd(t), imageMountCmd(t), imageBootTestCmd(t), imageVerifyCmd(t), imageSignCmd(t), imageRmCmd(t), imageSetCmd(t), imageRetainCmd(t), imagePinCmd(t, true), imagePinCmd(t, false))
 	return c
 }
 
@@ -78,6 +78,9 @@ func (t *terminal) splitImage(cmd *cobra.Command, arg string) (name string, rev 
 	}
 	for _, r := range im.Revisions {
 		rev = max(rev, r.Rev)
+	}
+	if rev == 0 {
+		return "", 0, &api.Error{Code: "not_found", Message: fmt.Sprintf("the image %q has no revision yet", name), Hint: `"mimeo image list" shows all`}
 	}
 	return name, rev, nil
 }

@@ -128,6 +128,9 @@ func (t *terminal) explainNodes(cmd *cobra.Command, expr string) error {
 			if a.From == node.FromDefault && value != "" {
 				value = "(" + value + ")"
 			}
+			if len(also) > 0 && strings.HasPrefix(a.Key, node.LabelPrefix+node.LabelScripts) {
+				also = append(also, "these count too: mimeo postscript explain "+string(e.Node))
+			}
 			rows = append(rows, []string{a.Key, dash(value), from(a.Said), strings.Join(also, ", ")})
 		}
 		table(t.out, rows)

@@ -127,8 +127,14 @@ type Event struct {
 
 // Image is a named line of captured disks.
 type Image struct {
-	Name      string     `json:"name"`
-	Revisions []Revision `json:"revisions"`
+	Name      string            `json:"name"`
+	Revisions []Revision        `json:"revisions"`
+	Set       map[string]string `json:"set,omitempty"` // what was said of it: values by key
+}
+
+// ImageSet changes what is said of an image, in all its revisions. An empty value unsets.
+type ImageSet struct {
+	Set map[string]string `json:"set"`
 }
 
 // Revision is one captured disk.
@@ -215,4 +221,34 @@ type ReadyScript struct {
 	Stage   string `json:"stage"`
 	About   string `json:"about"`
 	Content string `json:"content,omitempty"` // the program; left out in lists
+}
+
+// Who names a postscript, beside node.FromGroup.
+const (
+	FromProfile = "profile"
+	FromImage   = "image"
+	FromNode    = "node"
+)
+
+// ScriptPlan are the postscripts that a node would run in a task.
+type ScriptPlan struct {
+	Node    node.Name       `json:"node"`
+	Task    TaskKind        `json:"task"`
+	Image   string          `json:"image,omitempty"`
+	Profile string          `json:"profile"`
+	Scripts []PlannedScript `json:"scripts"`           // in the order in which they run
+	Dropped []PlannedScript `json:"dropped,omitempty"` // those that a nearer one has taken away or replaced
+}
+
+// PlannedScript is a postscript and who names it.
+type PlannedScript struct {
+	Stage     string `json:"stage"`
+	Name      string `json:"name"`
+	From      string `json:"from"`                 // profile, group, image, node
+	Of        string `json:"of"`                   // which one
+	Key       string `json:"key,omitempty"`        // under which it is named; a profile has none
+	Program   string `json:"program"`              // where the program lies
+	TimeoutMS int64  `json:"timeout_ms,omitempty"` // 0 means the agent's own
+	DroppedBy string `json:"dropped_by,omitempty"`
+	Error     *Error `json:"error,omitempty"` // why it cannot run
 }

@@ -2,16 +2,9 @@ package node
 
 import (
 	"fmt"
-	"slices"
 	"strconv"
 	"strings"
 )
-
-// LabelScripts begins the labels that name a node's own postscripts, as label.postscripts.post=munge.sh,mounts.sh.
-const LabelScripts = "postscripts."
-
-// ScriptStages are when postscripts run: before the task, after it, in a deployed system's root, and at its first boot.
-var ScriptStages = []string{"pre", "post", "root", "first"}
 
 // isLabel tells whether a text may name a label.
 func isLabel(s string) bool {
@@ -33,30 +26,10 @@ func checkLabel(label, v string) error {
 	if label == LabelConsoleLog && v != "" {
 		return CheckConsoleLog(v)
 	}
-	stage, ok := strings.CutPrefix(label, LabelScripts)
-	if !ok {
-		return nil
-	}
-	if !slices.Contains(ScriptStages, stage) {
-		return fmt.Errorf("there is no stage %q: want %s", stage, strings.Join(ScriptStages, ", "))
-	}
-	for _, name := range List(v) {
-		if !IsScript(name) {
-			return fmt.Errorf("%q is no name of a postscript", name)
-		}
+	if key, ok := strings.CutPrefix(label, LabelScripts); ok {
+		return checkScripts(key, v)
 	}
 	return nil
-}
-
-// IsScript tells whether a text may name a file of the postscripts folder.
-func IsScript(s string) bool {
-	for i, c := range []byte(s) {
-		letter := c >= 'a' && c <= 'z' || c >= 'A' && c <= 'Z' || c >= '0' && c <= '9'
-		if !letter && (i == 0 || c != '.' && c != '_' && c != '-') {
-			return false
-		}
-	}
-	return s != "" && len(s) <= 64
 }
 
 func checkSize(v string) (string, error) {

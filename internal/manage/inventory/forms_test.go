@@ -243,6 +243,10 @@ func check(t *testing.T, d *DB, form int64) {
 		pins, err := d.Pins(ctx, "web")
 		fine("a pin", err, pins[1])
 	}
+	if form >= 12 {
+		set, err := d.ImageSet(ctx, "web")
+		fine("what was said of an image", err, set["postscripts.root"] == "motd")
+	}
 	if form >= 11 {
 		_, m, ok, err := d.NextHook(ctx, "https://ops.example/mimeo")
 		fine("a hook's message", err, ok && len(m) > 0)

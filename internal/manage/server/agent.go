@@ -128,7 +128,10 @@ func (s *Server) hello(ctx context.Context, c caller, r *http.Request, h api.Hel
 	if !ok {
 		return api.Task{Kind: api.TaskReboot, Node: c.node, Job: c.job}, nil
 	}
-	t, err := s.jobTask(n, rec, s.addrFor(remoteAddr(r), localAddr(r)))
+	t, err := s.jobTask(ctx, n, rec, s.addrFor(remoteAddr(r), localAddr(r)))
+	if ctx.Err() != nil {
+		return api.Task{}, ctx.Err() // the agent has gone, and asks again
+	}
 	if err != nil {
 		// It was right when the job was made: an admin has changed it since.
 		if err := s.jobs.Fail(ctx, c.job, toAPIError(err)); err != nil {
@@ -188,7 +191,7 @@ func (s *Server) bootTask(ctx context.Context, n node.Node, boot node.BootState,
 		if t.HostKey, err = s.hostKey(n); err != nil {
 			return t, err
 		}
-		return t, s.furnish(&t, n, master)
+		return t, s.furnish(ctx, &t, n, master)
 	case node.BootDiscover:
 		if n.Boot != node.BootDisk { // else it was for once, and hello has kept what it reported
 			t.Kind, t.RetryMS = api.TaskNone, statelessEvery.Milliseconds()
@@ -262,7 +265,7 @@ func (s *Server) keepBoot(ctx context.Context, n node.Name, b *api.HardwareBoot)
 }
 
 // jobTask is the task of a job.
-func (s *Server) jobTask(n node.Node, r job.Record, master netip.Addr) (api.Task, error) {
+func (s *Server) jobTask(ctx context.Context, n node.Node, r job.Record, master netip.Addr) (api.Task, error) {
 	t := api.Task{Kind: r.Kind, Job: r.ID, Node: n.Name, Disk: n.Disk, Image: r.Image, Rev: r.Rev, Compare: !r.Request.Full, Discard: r.Request.Discard}
 	if r.Kind == api.TaskDeploy {
 		t.Trust = s.apiKeys()
@@ -274,11 +277,11 @@ func (s *Server) jobTask(n node.Node, r job.Record, master netip.Addr) (api.Task
 	if r.Kind == api.TaskWipe {
 		t.Method, t.AllDisks = orDefault(r.Request.Method, api.WipeAuto), r.Request.AllDisks
 	}
-	return t, s.furnish(&t, n, master)
+	return t, s.furnish(ctx, &t, n, master)
 }
 
 // furnish adds to a task what the node and its profile say: host name, attributes, mounts and postscripts.
-func (s *Server) furnish(t *api.Task, n node.Node, master netip.Addr) (err error) {
+func (s *Server) furnish(ctx context.Context, t *api.Task, n node.Node, master netip.Addr) (err error) {
 	t.Hostname = orDefault(n.Hostname, string(n.Name))
 	profile := orDefault(n.Profile, "imaging")
 	p, err := stateless.LoadProfile(s.cfg.State, profile)
@@ -304,19 +307,16 @@ func (s *Server) furnish(t *api.Task, n node.Node, master netip.Addr) (err error
 			return err
 		}
 	}
-	for _, st := range []struct {
-		name    string
-		to      *[]api.Postscript
-		profile []stateless.Postscript
-	}{{"pre", &t.Pre, p.Postscripts.Pre}, {"post", &t.Post, p.Postscripts.Post}, {"root", &t.Root, p.Postscripts.Root}, {"first", &t.First, p.Postscripts.First}} {
-		if (st.name == "root" || st.name == "first") && t.Kind != api.TaskDeploy {
-			continue
+	list, _, err := s.scripts(ctx, n, t.Kind, t.Image, p)
+	if err != nil {
+		return err
+	}
+	stages := map[string]*[]api.Postscript{"pre": &t.Pre, "post": &t.Post, "root": &t.Root, "first": &t.First}
+	for _, p := range list {
+		if p.Error != nil {
+			return p.Error
 		}
-		own, err := s.nodeScripts(n, st.name, p.Mounts)
-		if err != nil {
-			return err
-		}
-		*st.to = append(stateless.API(st.profile), own...)
+		*stages[p.Stage] = append(*stages[p.Stage], p.run)
 	}
 	return nil
 }

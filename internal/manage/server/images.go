@@ -42,7 +42,8 @@ func (s *Server) image(ctx context.Context, name string) (api.Image, error) {
 		}
 		im.Revisions = append(im.Revisions, a)
 	}
-	return im, nil
+	im.Set, err = s.db.ImageSet(ctx, name)
+	return im, err
 }
 
 func (s *Server) listImages(r *http.Request) (any, error) {
@@ -64,7 +65,7 @@ func (s *Server) listImages(r *http.Request) (any, error) {
 
 func (s *Server) showImage(r *http.Request) (any, error) {
 	im, err := s.image(r.Context(), r.PathValue("name"))
-	if err == nil && len(im.Revisions) == 0 {
+	if err == nil && len(im.Revisions) == 0 && len(im.Set) == 0 {
 		return nil, noImage(r.PathValue("name"))
 	}
 	return im, err

@@ -44,7 +44,7 @@ func (s *Server) look(ctx context.Context, p plan) ([]api.PreflightNode, error) 
 		}
 		problem(s.canNetboot(n, good))
 		// The profile and the postscripts are looked at before any node is touched.
-		problem(s.furnish(&api.Task{Kind: p.req.Kind}, n, netip.IPv4Unspecified()))
+		problem(s.furnish(ctx, &api.Task{Kind: p.req.Kind, Image: p.image}, n, netip.IPv4Unspecified()))
 		if r, ok := s.jobs.OfNode(n.Name); ok {
 			problem(job.Busy(n.Name, r.ID))
 		}

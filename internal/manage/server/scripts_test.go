@@ -10,7 +10,6 @@ import (
 	"mimeo/internal/cluster/api"
 	"mimeo/internal/cluster/node"
 	"mimeo/internal/manage/nfs"
-	"mimeo/internal/manage/stateless"
 )
 
 func (r *rig) put(name, text string, mode os.FileMode) {
@@ -62,37 +61,132 @@ func TestNodesOwnScripts(t *testing.T) {
 	var one api.ReadyScript
 	r.must("GET", "/v1/postscripts/network", nil, &one)
 	r.fails("GET", "/v1/postscripts/nope", nil, "not_found", "nope")
-	own := r.node("n1").Node
-	own.Labels["postscripts.root"] = "network"
-	mine, err := (&Server{cfg: r.cfg}).nodeScripts(own, "root", nil)
-	if err != nil || len(mine) != 1 || len(all) < 2 || one.Stage != "root" || one.Content == "" || string(mine[0].Content) != one.Content {
-		t.Errorf("%v, %+v, %+v", err, mine, all)
+	if len(all) < 2 || one.Stage != "root" || one.Content == "" {
+		t.Errorf("%+v, %+v", one, all)
+	}
+	label := func(n string, set map[string]string) {
+		r.must("PATCH", "/v1/nodes", api.NodeSet{Range: n, Set: set}, nil)
+	}
+	label("n2", map[string]string{"label.postscripts.pre": "", "label.postscripts.root": "network,b", "label.postscripts.first": "b", "label.postscripts.post": "a.sh"})
+	s := &Server{cfg: r.cfg, db: r.db}
+	deploy := func() (out api.Task) {
+		n, err := s.db.Node(t.Context(), "n2")
+		if err != nil {
+			t.Fatal(err)
+		}
+		out.Kind = api.TaskDeploy
+		if err := s.furnish(t.Context(), &out, n, netip.MustParseAddr("10.0.0.1")); err != nil {
+			t.Fatal(err)
+		}
+		return out
+	}
+	if got := deploy(); len(got.Root) != 2 || string(got.Root[0].Content) != one.Content {
+		t.Errorf("%+v", got)
 	}
 	r.put("nfs/postscripts/network", "#!/bin/sh\necho own\n", 0o755)
-	if mine, err = (&Server{cfg: r.cfg}).nodeScripts(own, "root", nil); err != nil || string(mine[0].Content) != "#!/bin/sh\necho own\n" {
-		t.Errorf("%v, %+v", err, mine)
+	if got := deploy(); string(got.Root[0].Content) != "#!/bin/sh\necho own\n" {
+		t.Errorf("%+v", got)
 	}
-	// With the folder mounted they run from there, except in a deployed root.
-	n := r.node("n1").Node
-	n.Labels["postscripts.root"], n.Labels["postscripts.first"] = "b", "b"
-	s := &Server{cfg: r.cfg, nfs: &nfs.Server{}}
-	p, err := stateless.LoadProfile(r.cfg.State, "imaging")
-	if err != nil {
-		t.Fatal(err)
+	// With the folder mounted they run from there, except in a deployed system.
+	s.nfs, s.cfg.NFS = &nfs.Server{}, "10.0.0.1:2049"
+	got := deploy()
+	if len(got.Post) != 2 || got.Post[1].Path != "/mnt/postscripts/a.sh" || got.Post[1].Content != nil {
+		t.Errorf("%+v", got.Post)
 	}
-	post, err := s.nodeScripts(n, "post", p.Mounts)
-	if err != nil || len(post) != 2 || post[0].Path != "/mnt/postscripts/a.sh" || post[0].Content != nil {
-		t.Errorf("%+v, %v", post, err)
-	}
-	for _, stage := range []string{"root", "first"} {
-		inside, err := s.nodeScripts(n, stage, p.Mounts)
-		if err != nil || len(inside) != 1 || inside[0].Path != "" || len(inside[0].Content) == 0 {
-			t.Errorf("%s: %+v, %v", stage, inside, err)
+	for stage, inside := range map[string][]api.Postscript{"root": got.Root[1:], "first": got.First} {
+		if len(inside) != 1 || inside[0].Path != "" || len(inside[0].Content) == 0 {
+			t.Errorf("%s: %+v", stage, inside)
 		}
 	}
-	deploy := api.Task{Kind: api.TaskDeploy}
-	if err := s.furnish(&deploy, n, netip.MustParseAddr("10.0.0.1")); err != nil || len(deploy.Root) != 1 || len(deploy.First) != 1 || deploy.First[0].Name != "b" {
-		t.Errorf("%+v, %v", deploy, err)
+}
+
+// What a profile, groups, an image and a node say adds up, the nearest last; each may take away what came before.
+func TestScriptsAddUp(t *testing.T) {
+	r := start(t)
+	r.put("profiles/imaging.yaml", `extends: imaging
+postscripts:
+  pre:
+    - {name: raid, content: "#!/bin/sh\n"}
+    - {name: licence, content: "#!/bin/sh\n", tasks: [capture]}
+  root:
+    - {name: base, content: "#!/bin/sh\n", timeout: 90s}
+    - {name: motd, content: "#!/bin/sh\n"}
+`, 0o644)
+	for _, name := range []string{"everywhere", "slow", "fast", "web", "mine", "motd"} {
+		r.put("nfs/postscripts/"+name, "#!/bin/sh\n", 0o755)
+	}
+	group := func(name string, set map[string]string) {
+		r.must("POST", "/v1/groups", api.GroupChange{Names: []string{name}, Set: set, New: name != "all"}, nil)
+	}
+	group("all", map[string]string{"label.postscripts.root": "everywhere"})
+	group("first", map[string]string{"label.postscripts.root": "fast", "label.postscripts.pre.deploy": "fast"})
+	group("second", map[string]string{"label.postscripts.root": "slow", "label.postscripts.pre": "slow"})
+	say := func(set map[string]string) {
+		r.must("PATCH", "/v1/nodes", api.NodeSet{Range: "n1", Set: set}, nil)
+	}
+	say(map[string]string{"groups": "first,second", "label.postscripts.root": "mine"})
+	image := func(set map[string]string) (im api.Image) {
+		r.must("PATCH", "/v1/images/web", api.ImageSet{Set: set}, &im)
+		return im
+	}
+	r.fails("PATCH", "/v1/images/web", api.ImageSet{Set: map[string]string{"postscripts.root.capture": "web"}}, "bad_request", "no stage")
+	r.fails("PATCH", "/v1/images/web", api.ImageSet{Set: map[string]string{"motd": "web"}}, "bad_request", "there is no")
+	r.fails("PATCH", "/v1/images/web", api.ImageSet{Set: map[string]string{"postscripts.root": "../web"}}, "bad_request", "no name")
+	if im := image(map[string]string{"postscripts.root": "web", "postscripts.post.capture": "web", "postscripts.post": " "}); len(im.Set) != 2 {
+		t.Errorf("%+v", im)
+	}
+	plan := func(query string) (p api.ScriptPlan, text string) {
+		r.must("GET", "/v1/nodes/n1/postscripts?"+query, nil, &p)
+		var out []string
+		for _, s := range p.Scripts {
+			out = append(out, s.Stage+":"+s.Name+"/"+s.From+" "+s.Of)
+		}
+		return p, strings.Join(out, ", ")
+	}
+	is := func(query, want string) api.ScriptPlan {
+		t.Helper()
+		p, got := plan(query)
+		if got != want {
+			t.Errorf("%s:\n%s\nwant\n%s", query, got, want)
+		}
+		return p
+	}
+	const pre = "pre:raid/profile imaging, pre:slow/group second, pre:fast/group first, "
+	const root = "root:base/profile imaging, root:motd/profile imaging, root:everywhere/group all, root:slow/group second, root:fast/group first, "
+	p := is("", pre+root+"root:mine/node n1")
+	if p.Task != api.TaskDeploy || p.Scripts[3].TimeoutMS != 90_000 || p.Scripts[3].Program != "in the profile" || p.Scripts[8].Key != "postscripts.root" || !strings.HasSuffix(p.Scripts[8].Program, "nfs/postscripts/mine") {
+		t.Errorf("%+v", p)
+	}
+	is("image=web@3", pre+root+"root:web/image web, root:mine/node n1")
+	is("task=capture&image=web", "pre:raid/profile imaging, pre:licence/profile imaging, pre:slow/group second, post:web/image web")
+	is("task=wipe&image=web", "pre:raid/profile imaging, pre:slow/group second")
+	r.fails("GET", "/v1/nodes/n1/postscripts?task=shell", nil, "bad_request", "shell")
+	r.fails("GET", "/v1/nodes/nope/postscripts", nil, "not_found", "nope")
+	// One takes away, one replaces at its place, one begins anew.
+	image(map[string]string{"postscripts.root": "-slow,-unknown,motd"})
+	p = is("image=web", pre+"root:base/profile imaging, root:motd/image web, root:everywhere/group all, root:fast/group first, root:mine/node n1")
+	if len(p.Dropped) != 2 || p.Dropped[0].Name != "slow" || p.Dropped[0].DroppedBy != "image web" || p.Dropped[1].From != api.FromProfile {
+		t.Errorf("%+v", p.Dropped)
+	}
+	say(map[string]string{"label.postscripts.root": "-*,mine"})
+	p = is("image=web", pre+"root:mine/node n1")
+	if len(p.Dropped) != 6 {
+		t.Errorf("%+v", p.Dropped)
+	}
+	// What is missing is said with who names it, and a job is refused; what was taken away may be missing.
+	image(map[string]string{"postscripts.pre": "gone", "postscripts.root": "gone"})
+	if p, _ := plan("image=web"); p.Scripts[3].Name != "gone" || p.Scripts[3].Error == nil || !strings.Contains(p.Scripts[3].Error.Hint, "mimeo image set web postscripts.pre=") || p.Scripts[4].Error != nil {
+		t.Errorf("%+v", p)
+	}
+	e := r.fails("POST", "/v1/jobs", api.JobNew{Key: "k", Kind: api.TaskCapture, Range: "n1", Image: "web"}, "bad_request", "postscripts.pre of the image web names gone")
+	if !strings.HasPrefix(e.Message, "n1: ") {
+		t.Error(e.Message)
+	}
+	image(map[string]string{"postscripts.pre": ""})
+	r.must("POST", "/v1/jobs", api.JobNew{Key: "k", Kind: api.TaskCapture, Range: "n1", Image: "web"}, nil)
+	task := r.hello(r.boot(1), "b1")
+	if len(task.Pre) != 3 || task.Pre[0].Name != "raid" || len(task.Post) != 1 || task.Post[0].Name != "web" {
+		t.Errorf("%+v", task)
 	}
 }
 

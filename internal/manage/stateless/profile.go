@@ -11,6 +11,7 @@ import (
 	"time"
 
 	"mimeo/internal/cluster/api"
+	"mimeo/internal/cluster/node"
 )
 
 // Profile is the recipe of a stateless image, as docs/formats/profile.md has it. A profile that LoadProfile gave holds
@@ -76,6 +77,7 @@ type Postscript struct {
 	Content string   `yaml:"content"` // the program itself
 	Source  string   `yaml:"source"`  // read from this file, beside the profile
 	Timeout Duration `yaml:"timeout"` // 0 means the agent's own
+	Tasks   []string `yaml:"tasks"`   // of node.ScriptTasks; all where left out
 }
 
 // FileMode is permission bits as they stand in a profile: octal digits, as 0755.
@@ -128,17 +130,18 @@ func (p Profile) MountsFor(vars map[string]string) ([]api.Mount, error) {
 	return out, nil
 }
 
-// API are postscripts as a node is told to run them.
-func API(scripts []Postscript) []api.Postscript {
-	var out []api.Postscript
-	for _, s := range scripts {
-		p := api.Postscript{Name: s.Name, Path: s.Path, TimeoutMS: time.Duration(s.Timeout).Milliseconds()}
-		if s.Path == "" {
-			p.Content = []byte(s.Content)
-		}
-		out = append(out, p)
+// API is a postscript as a task has it.
+func (s Postscript) API() api.Postscript {
+	p := api.Postscript{Name: s.Name, Path: s.Path, TimeoutMS: time.Duration(s.Timeout).Milliseconds()}
+	if s.Path == "" {
+		p.Content = []byte(s.Content)
 	}
-	return out
+	return p
+}
+
+// Stage are the postscripts of one of node.ScriptStages.
+func (p Profile) Stage(stage string) []Postscript {
+	return map[string][]Postscript{"pre": p.Postscripts.Pre, "post": p.Postscripts.Post, "root": p.Postscripts.Root, "first": p.Postscripts.First}[stage]
 }
 
 var variable = regexp.MustCompile(`\$\{([A-Za-z_][A-Za-z0-9_]*)\}`)
@@ -224,13 +227,10 @@ func (p *Profile) check() *fault {
 			return &fault{fmt.Sprintf("$.mounts[%d]", i), text}
 		}
 	}
-	for _, stage := range []struct {
-		name    string
-		scripts []Postscript
-	}{{"pre", p.Postscripts.Pre}, {"post", p.Postscripts.Post}, {"root", p.Postscripts.Root}, {"first", p.Postscripts.First}} {
-		for i, s := range stage.scripts {
-			if text := s.check(); text != "" {
-				return &fault{fmt.Sprintf("$.postscripts.%s[%d]", stage.name, i), text}
+	for _, stage := range node.ScriptStages {
+		for i, ps := range p.Stage(stage) {
+			if text := ps.check(stage); text != "" {
+				return &fault{fmt.Sprintf("$.postscripts.%s[%d]", stage, i), text}
 			}
 		}
 	}
@@ -296,7 +296,12 @@ func (m Mount) check() string {
 	return ""
 }
 
-func (s Postscript) check() string {
+func (s Postscript) check(stage string) string {
+	for _, t := range s.Tasks {
+		if !node.InTask(stage, t) {
+			return fmt.Sprintf("tasks of %s: %q is no task that has stage %s", s.Name, t, stage)
+		}
+	}
 	switch {
 	case !scriptName.MatchString(s.Name):
 		return fmt.Sprintf("name %q is not letters, digits, dots, hyphens and underscores", s.Name)

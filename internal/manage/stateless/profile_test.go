@@ -138,7 +138,11 @@ postscripts:
 		t.Errorf("profile (-want +got):\n%s", d)
 	}
 	scripts := []api.Postscript{{Name: "first", Path: "/mnt/a/first.sh"}, {Name: "second", Content: []byte("#!/bin/sh\necho hello\n"), TimeoutMS: 90000}}
-	if d := cmp.Diff(scripts, API(p.Postscripts.Pre)); d != "" {
+	var got []api.Postscript
+	for _, ps := range p.Stage("pre") {
+		got = append(got, ps.API())
+	}
+	if d := cmp.Diff(scripts, got); d != "" {
 		t.Errorf("postscripts (-want +got):\n%s", d)
 	}
 }
