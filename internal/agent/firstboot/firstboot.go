@@ -75,7 +75,11 @@ type service struct {
 	text  string
 	mode  fs.FileMode
 	links []string // to file
+	done  string   // shell lines, run when all is done
 }
+
+// order is a makefile by which startpar, which Debian's System V init has, starts what is in it, and nothing else.
+const order = "etc/init.d/.depend.start"
 
 // services are in the order in which they are looked for.
 var services = []service{
@@ -96,8 +100,7 @@ TimeoutStartSec=infinity
 description="Programs that Mimeo has left for the first boot"
 
 depend() {
-	need localmount
-	use net dns logger
+	use localmount net dns logger
 	after *
 }
 
@@ -108,7 +111,8 @@ start() {
 }
 `},
 	{name: "System V init", file: "etc/init.d/mimeo-first", mode: 0o755,
-		links: []string{"etc/rc2.d/S99mimeo-first", "etc/rc3.d/S99mimeo-first", "etc/rc4.d/S99mimeo-first", "etc/rc5.d/S99mimeo-first"}, text: `#!/bin/sh
+		links: []string{"etc/rc2.d/S99mimeo-first", "etc/rc3.d/S99mimeo-first", "etc/rc4.d/S99mimeo-first", "etc/rc5.d/S99mimeo-first"},
+		done:  "[ ! -f /" + order + " ] || sed -i '/^mimeo-first:/d; /^TARGETS =/s/ mimeo-first//' /" + order + "\n", text: `#!/bin/sh
 ### BEGIN INIT INFO
 # Provides:          mimeo-first
 # Required-Start:    $all
@@ -167,7 +171,7 @@ func Place(root string, list []api.Postscript, env map[string]string) (init stri
 	for _, f := range append(slices.Clone(s.links), s.file) {
 		script += "rm -f /" + f + " || exit 1\n"
 	}
-	script += "say \"all is done\"\nrm -rf \"$dir\"\n"
+	script += s.done + "say \"all is done\"\nrm -rf \"$dir\"\n"
 	if err := t.put(path.Join(rel(Dir), "run"), []byte(script), 0o700); err != nil {
 		return "", err
 	}
@@ -178,6 +182,9 @@ func Place(root string, list []api.Postscript, env map[string]string) (init stri
 		if err := t.link(s.file, l); err != nil {
 			return "", err
 		}
+	}
+	if s.done != "" {
+		return s.name, t.inOrder(true)
 	}
 	return s.name, nil
 }
@@ -204,7 +211,47 @@ func (t *tree) clear() error {
 			}
 		}
 	}
+	if err := t.inOrder(false); err != nil {
+		return err
+	}
 	return t.RemoveAll(rel(Dir))
+}
+
+// inOrder makes the service the last that startpar starts, or takes it away.
+func (t *tree) inOrder(in bool) error {
+	st, err := t.Lstat(order)
+	if err != nil || !st.Mode().IsRegular() || st.Size() > 1<<20 {
+		return nil // a system that does without
+	}
+	old, err := t.ReadFile(order)
+	if err != nil {
+		return err
+	}
+	var b strings.Builder
+	for line := range strings.Lines(string(old)) {
+		if strings.HasPrefix(line, "mimeo-first:") {
+			continue
+		}
+		if targets, is := strings.CutPrefix(line, "TARGETS ="); is {
+			targets = strings.TrimSuffix(strings.TrimRight(targets, " \n"), " mimeo-first")
+			line = "TARGETS =" + targets + "\n"
+			if in {
+				line = "TARGETS =" + targets + " mimeo-first\nmimeo-first:" + targets + "\n"
+			}
+		}
+		b.WriteString(line)
+	}
+	if b.String() == string(old) {
+		return nil
+	}
+	tmp := order + ".mimeo"
+	if err := t.Remove(tmp); err != nil && !errors.Is(err, fs.ErrNotExist) {
+		return err
+	}
+	if err := t.put(tmp, []byte(b.String()), st.Mode().Perm()); err != nil {
+		return err
+	}
+	return t.Rename(tmp, order)
 }
 
 // init finds out what starts the system's services.

@@ -37,17 +37,20 @@ func system(t *testing.T, files ...string) string {
 	must(errors.Join(os.MkdirAll(filepath.Join(dir, "dev"), 0o755), os.MkdirAll(filepath.Join(dir, "etc"), 0o755)))
 	must(unix.Mknod(filepath.Join(dir, "dev/null"), unix.S_IFCHR|0o666, int(unix.Mkdev(1, 3))))
 	must(os.WriteFile(filepath.Join(dir, "bin/busybox"), program, 0o755))
-	for _, a := range strings.Fields("sh env cat mkdir date tail wc timeout rm sleep echo") {
+	for _, a := range strings.Fields("sh env cat mkdir date tail wc timeout rm sed sleep echo") {
 		must(os.Symlink("busybox", filepath.Join(dir, "bin", a)))
 	}
 	for _, f := range files {
 		name, to, link := strings.Cut(f, " -> ")
+		name, text, given := strings.Cut(name, "=")
 		must(os.MkdirAll(filepath.Join(dir, filepath.Dir(name)), 0o755))
 		switch {
 		case link:
 			must(os.Symlink(to, filepath.Join(dir, name)))
 		case strings.HasSuffix(name, "/"):
 			must(os.MkdirAll(filepath.Join(dir, name), 0o755))
+		case given:
+			must(os.WriteFile(filepath.Join(dir, name), []byte(text), 0o644))
 		default:
 			must(os.WriteFile(filepath.Join(dir, name), []byte("here\n"), 0o755))
 		}
@@ -144,6 +147,7 @@ func TestInits(t *testing.T) {
 	}{
 		{[]string{systemd}, "systemd", []string{"etc/systemd/system/multi-user.target.wants/mimeo-first.service"}},
 		{append(sysv, "usr/lib/systemd/systemd"), "System V init", []string{"etc/rc2.d/S99mimeo-first", "etc/rc5.d/S99mimeo-first"}},
+		{append(sysv, "etc/init.d/.depend.start=TARGETS = bootlogs ssh\nINTERACTIVE =\nssh: bootlogs\n"), "System V init", nil},
 		{append(sysv, openrc...), "OpenRC", []string{"etc/runlevels/default/mimeo-first"}},
 		{[]string{"sbin -> usr/sbin", "usr/sbin/init -> ../lib/systemd/systemd", "etc/init.d/", "etc/rc2.d/"}, "systemd", nil},
 		{[]string{"usr/lib/systemd/systemd"}, "systemd", nil},
@@ -152,6 +156,9 @@ func TestInits(t *testing.T) {
 		dir := system(t, c.files...)
 		for range 2 { // a deploy onto what a deploy has left
 			init, err := Place(dir, []api.Postscript{script("a", "exit 0")}, nil)
+			if b, err := os.ReadFile(filepath.Join(dir, order)); err == nil && string(b) != "TARGETS = bootlogs ssh mimeo-first\nmimeo-first: bootlogs ssh\nINTERACTIVE =\nssh: bootlogs\n" {
+				t.Errorf("order:\n%s", b)
+			}
 			if init != c.want || (c.want == "") != errors.Is(err, ErrNoInit) {
 				t.Errorf("%v: %q, %v", c.files, init, err)
 			}
@@ -168,6 +175,9 @@ func TestInits(t *testing.T) {
 		}
 		if now := left(t, dir); len(now) != 0 {
 			t.Errorf("%v: left behind: %v", c.files, now)
+		}
+		if b, err := os.ReadFile(filepath.Join(dir, order)); err == nil && string(b) != "TARGETS = bootlogs ssh\nINTERACTIVE =\nssh: bootlogs\n" {
+			t.Errorf("order afterwards:\n%s", b)
 		}
 	}
 }

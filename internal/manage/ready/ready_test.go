@@ -177,6 +177,9 @@ func TestNoCloud(t *testing.T) {
 	if err != nil || yaml.Unmarshal(text, &meta) != nil || meta["instance-id"] != "mimeo-n07-j1" || meta["local-hostname"] != "n07.rack" {
 		t.Errorf("%v, %s", err, text)
 	}
+	if cfg, err := os.ReadFile(filepath.Join(dir, "etc/cloud/cloud.cfg.d/99-mimeo.cfg")); err != nil || string(cfg) != "datasource_list: [NoCloud, None]\npreserve_hostname: true\n" {
+		t.Errorf("%v, %s", err, cfg)
+	}
 	if user, err := os.ReadFile(filepath.Join(dir, "var/lib/cloud/seed/nocloud/user-data")); err != nil || !strings.Contains(string(user), "ssh_pwauth") {
 		t.Errorf("user data of the image were not kept: %v, %s", err, user)
 	}
