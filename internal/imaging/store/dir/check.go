@@ -187,20 +187,20 @@ func (c *checking) list() (map[uint32]int64, error) {
 	}
 	sizes := make(map[uint32]int64, len(list))
 	for _, e := range list {
-		number, ok := packNumber(e.name, ".pack")
-		if strings.HasSuffix(e.name, damagedExt) {
-			c.note("%s, %d bytes, was set aside as damaged: where all revisions are whole, it is of no use any more", c.s.path(packsDir+"/"+e.name), e.size)
+		number, ok := packNumber(e.Name, ".pack")
+		if strings.HasSuffix(e.Name, damagedExt) {
+			c.note("%s, %d bytes, was set aside as damaged: where all revisions are whole, it is of no use any more", c.s.path(packsDir+"/"+e.Name), e.Size)
 			continue
 		}
 		if !ok {
-			c.problem("%s: not a pack of this store", c.s.path(packsDir+"/"+e.name))
+			c.problem("%s: not a pack of this store", c.s.path(packsDir+"/"+e.Name))
 			continue
 		}
-		sizes[number], c.there[number] = e.size, true
+		sizes[number], c.there[number] = e.Size, true
 		c.last = max(c.last, number)
 		c.r.Packs++
-		c.r.Bytes += e.size
-		c.r.Dead += max(0, e.size-packHead)
+		c.r.Bytes += e.Size
+		c.r.Dead += max(0, e.Size-packHead)
 	}
 	c.total = c.r.Bytes
 	return sizes, nil

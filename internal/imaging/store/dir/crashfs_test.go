@@ -52,7 +52,7 @@ func (f *crashFS) step() (bool, error) {
 	return !f.crashed, nil
 }
 
-func (f *crashFS) Open(name string, write bool) (file, error) {
+func (f *crashFS) Open(name string, write bool) (File, error) {
 	f.mu.Lock()
 	defer f.mu.Unlock()
 	if f.crashed {
@@ -79,7 +79,7 @@ func (f *crashFS) change(fn func() error) error {
 	return fn()
 }
 
-func (f *crashFS) Create(name string) (file, error) {
+func (f *crashFS) Create(name string) (File, error) {
 	var n *inode
 	err := f.change(func() error {
 		if f.names[name] != nil {
@@ -95,10 +95,13 @@ func (f *crashFS) Create(name string) (file, error) {
 	return &crashFile{f, n}, err
 }
 
-func (f *crashFS) Rename(from, to string) error {
+func (f *crashFS) Rename(from, to string, replace bool) error {
 	return f.change(func() error {
 		if f.names[from] == nil {
 			return &fs.PathError{Op: "rename", Path: from, Err: fs.ErrNotExist}
+		}
+		if f.names[to] != nil && !replace {
+			return &fs.PathError{Op: "rename", Path: to, Err: fs.ErrExist}
 		}
 		f.names[to] = f.names[from]
 		delete(f.names, from)
@@ -125,7 +128,7 @@ func (f *crashFS) Mkdir(name string) error {
 	})
 }
 
-func (f *crashFS) ReadDir(name string) ([]entry, error) {
+func (f *crashFS) ReadDir(name string) ([]Entry, error) {
 	f.mu.Lock()
 	defer f.mu.Unlock()
 	if f.crashed {
@@ -134,13 +137,13 @@ func (f *crashFS) ReadDir(name string) ([]entry, error) {
 	if name = path.Clean(name); f.names[name] == nil {
 		return nil, &fs.PathError{Op: "readdir", Path: name, Err: fs.ErrNotExist}
 	}
-	var out []entry
+	var out []Entry
 	for p, n := range f.names {
 		if p != "." && path.Dir(p) == name {
-			out = append(out, entry{name: path.Base(p), size: int64(len(n.data)), dir: n.dir})
+			out = append(out, Entry{Name: path.Base(p), Size: int64(len(n.data)), Dir: n.dir})
 		}
 	}
-	slices.SortFunc(out, func(a, b entry) int { return strings.Compare(a.name, b.name) })
+	slices.SortFunc(out, func(a, b Entry) int { return strings.Compare(a.Name, b.Name) })
 	return out, nil
 }
 

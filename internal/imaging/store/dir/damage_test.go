@@ -301,7 +301,7 @@ func TestTornPack(t *testing.T) {
 	count := func(data []byte) int {
 		t.Helper()
 		f.names[packName(1)].data = slices.Clone(data)
-		for _, o := range []Options{{ReadOnly: true, fs: f.killed()}, {fs: f.killed()}} {
+		for _, o := range []Options{{ReadOnly: true, FS: f.killed()}, {FS: f.killed()}} {
 			s, err := Open("store", o)
 			if err != nil {
 				t.Fatalf("%d bytes: %v", len(data), err)

@@ -44,7 +44,9 @@ type Options struct {
 
 	Sign func(store.Revision) store.Signature // signs what is published; nil: nobody does
 
-	fs fsys // tests put their own here
+	FS FS // where the files lie; nil: in the folder
+	// Whole is for an FS whose files are stored when they are closed, all at once: packs are closed at each Flush.
+	Whole bool
 }
 
 // DefaultPackSize makes a store of 10 TB some 80,000 files, and the loss of one pack, or of the time to write one
@@ -54,9 +56,10 @@ const DefaultPackSize = 128 << 20
 // Store is a store.Publisher in a folder. Its methods may be called from several goroutines, Close after all others.
 type Store struct {
 	root     string // for people
-	fs       fsys
+	fs       FS
 	id       uid
 	readOnly bool
+	whole    bool // Options.Whole
 	packSize int64
 	reserve  int64
 	signer   func(store.Revision) store.Signature
@@ -92,7 +95,7 @@ type pack struct {
 
 	// Of the pack that takes new chunks; under wmu.
 	uid    uid
-	file   file
+	file   File
 	synced int64 // bytes that are durable
 	named  bool  // its name is durable
 	items  []indexed
@@ -113,8 +116,8 @@ type format struct {
 // that another process has it, and repairs what a crash left behind: torn ends of packs, missing index files,
 // temporary files. A folder that is no store is store.ErrNotFound.
 func Open(path string, o Options) (*Store, error) {
-	if o.fs == nil {
-		o.fs = osFS{path}
+	if o.FS == nil {
+		o.FS = osFS{path}
 		if o.Create && !o.ReadOnly {
 			if err := os.MkdirAll(path, 0o750); err != nil {
 				return nil, fmt.Errorf("make store: %w", full(err))
@@ -124,7 +127,7 @@ func Open(path string, o Options) (*Store, error) {
 	if o.PackSize <= 0 {
 		o.PackSize = DefaultPackSize
 	}
-	s := &Store{root: path, fs: o.fs, readOnly: o.ReadOnly, packSize: min(o.PackSize, maxPack/2), reserve: o.Reserve, signer: o.Sign,
+	s := &Store{root: path, fs: o.FS, readOnly: o.ReadOnly, whole: o.Whole, packSize: min(o.PackSize, maxPack/2), reserve: o.Reserve, signer: o.Sign,
 		index: newIndex(), packs: make(map[uint32]*pack), bad: make(map[chunk.ID]bool), staged: make(map[manifest.ID]uint32)}
 	s.files = newHandles(s.fs)
 	s.epochs.begin()
@@ -215,8 +218,8 @@ func (s *Store) mayCreate() error {
 	}
 	ours := []string{lockFile, packsDir, indexDir, manifestsDir, imagesDir, tmpDir, "lost+found"}
 	for _, e := range list {
-		if !slices.Contains(ours, e.name) {
-			return fmt.Errorf("the folder is no store and not empty: it holds %s", e.name)
+		if !slices.Contains(ours, e.Name) {
+			return fmt.Errorf("the folder is no store and not empty: it holds %s", e.Name)
 		}
 	}
 	return nil
@@ -236,7 +239,7 @@ func (s *Store) create() error {
 	if err != nil {
 		return err
 	}
-	return s.writeFile(formatFile, append(b, '\n'))
+	return s.writeFile(formatFile, append(b, '\n'), false)
 }
 
 // sweepTmp removes what was being written when an earlier process ended.
@@ -246,7 +249,7 @@ func (s *Store) sweepTmp() error {
 		return err
 	}
 	for _, e := range list {
-		if err := s.fs.Remove(path.Join(tmpDir, e.name)); err != nil {
+		if err := s.fs.Remove(path.Join(tmpDir, e.Name)); err != nil {
 			return err
 		}
 	}
@@ -292,8 +295,9 @@ func (s *Store) readFile(name string, limit int64) ([]byte, error) {
 	return b, nil
 }
 
-// writeFile makes a file appear under its name, whole and durable, or not at all.
-func (s *Store) writeFile(name string, b []byte) (err error) {
+// writeFile makes a file appear under its name, whole and durable, or not at all. Unless it may replace one that is
+// there, that is fs.ErrExist.
+func (s *Store) writeFile(name string, b []byte, replace bool) (err error) {
 	var r [8]byte
 	if _, err := rand.Read(r[:]); err != nil {
 		return err
@@ -311,7 +315,7 @@ func (s *Store) writeFile(name string, b []byte) (err error) {
 		err = cerr
 	}
 	if err == nil {
-		err = s.fs.Rename(tmp, name)
+		err = s.fs.Rename(tmp, name, replace)
 	}
 	if err != nil {
 		_ = s.fs.Remove(tmp) // the next start removes it otherwise

@@ -193,10 +193,10 @@ func (g *collecting) mark(ctx context.Context) (dead []manifest.ID, err error) {
 	}
 	var doomed []manifest.ID
 	for _, e := range list {
-		id, ok := manifestID(e.name)
+		id, ok := manifestID(e.Name)
 		switch {
 		case !ok || published[id]:
-		case g.roots[id], !removed[id] && e.mtime.After(g.start.Add(-g.o.Grace)), g.s.stagedIn(id) >= g.cut:
+		case g.roots[id], !removed[id] && e.Time.After(g.start.Add(-g.o.Grace)), g.s.stagedIn(id) >= g.cut:
 			if err := name(id, "staged manifest "+id.String(), &g.live); err != nil {
 				return nil, err
 			}
@@ -234,18 +234,18 @@ func (g *collecting) removed() (map[manifest.ID]bool, error) {
 		return nil, fmt.Errorf("list images: %w", err)
 	}
 	for _, im := range images {
-		if !im.dir || manifest.ValidName(im.name) != nil {
+		if !im.Dir || manifest.ValidName(im.Name) != nil {
 			continue
 		}
-		list, err := g.s.fs.ReadDir(imagesDir + "/" + im.name)
+		list, err := g.s.fs.ReadDir(imagesDir + "/" + im.Name)
 		if err != nil {
-			return nil, fmt.Errorf("list revisions of %s: %w", im.name, err)
+			return nil, fmt.Errorf("list revisions of %s: %w", im.Name, err)
 		}
 		for _, e := range list {
-			text, ok := strings.CutSuffix(e.name, removedExt)
+			text, ok := strings.CutSuffix(e.Name, removedExt)
 			if rev, err := manifest.ParseRev(text); ok && err == nil {
 				// A record that is damaged only makes its chunks wait for the grace time.
-				if r, err := g.s.record(im.name, rev, removedExt); err == nil {
+				if r, err := g.s.record(im.Name, rev, removedExt); err == nil {
 					out[r.ID] = true
 				}
 			}
@@ -505,7 +505,7 @@ func (g *collecting) drop() error {
 		return nil
 	}
 	s.wmu.Lock()
-	err := s.sync()
+	err := s.settle()
 	if err == nil && s.forgot != g.forgot {
 		err = errors.New("what was copied could not be made durable, so nothing more is removed")
 	}

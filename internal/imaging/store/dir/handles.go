@@ -2,7 +2,7 @@ package dir
 
 import (
 	"errors"
-	"path/filepath"
+	"strings"
 	"sync"
 )
 
@@ -11,21 +11,21 @@ const maxHandles = 128
 
 // handles keeps packs open for reading, those used last.
 type handles struct {
-	fs   fsys
+	fs   FS
 	mu   sync.Mutex
 	open map[uint32]*handle
 	tick uint64
 }
 
 type handle struct {
-	file
+	File
 	number uint32
 	users  int
 	used   uint64 // tick of its last use
 	stale  bool   // to be closed by its last user
 }
 
-func newHandles(f fsys) *handles { return &handles{fs: f, open: make(map[uint32]*handle)} }
+func newHandles(f FS) *handles { return &handles{fs: f, open: make(map[uint32]*handle)} }
 
 // get returns an open pack; give it back with put.
 func (h *handles) get(number uint32) (*handle, error) {
@@ -39,7 +39,7 @@ func (h *handles) get(number uint32) (*handle, error) {
 			return nil, err
 		}
 		h.makeRoom()
-		o = &handle{file: f, number: number}
+		o = &handle{File: f, number: number}
 		h.open[number] = o
 	}
 	o.users++
@@ -98,4 +98,4 @@ func (h *handles) close() error {
 }
 
 // path returns the place of a file of the store for people.
-func (s *Store) path(name string) string { return filepath.Join(s.root, filepath.FromSlash(name)) }
+func (s *Store) path(name string) string { return strings.TrimSuffix(s.root, "/") + "/" + name }

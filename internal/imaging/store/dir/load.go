@@ -35,17 +35,17 @@ func (s *Store) load() error {
 		return err
 	}
 	for _, e := range list {
-		number, ok := packNumber(e.name, ".pack")
+		number, ok := packNumber(e.Name, ".pack")
 		if !ok {
 			continue
 		}
 		s.imu.RLock()
 		known := s.packs[number]
 		s.imu.RUnlock()
-		if known != nil && known.size == e.size {
+		if known != nil && known.size == e.Size {
 			continue
 		}
-		items, size, err := s.loadPack(number, e.size)
+		items, size, err := s.loadPack(number, e.Size)
 		if s.readOnly && errors.Is(err, fs.ErrNotExist) {
 			continue // removed meanwhile
 		} else if err != nil {
@@ -55,7 +55,7 @@ func (s *Store) load() error {
 			continue
 		}
 		s.imu.Lock()
-		s.packs[number] = &pack{number: number, size: size, written: e.mtime}
+		s.packs[number] = &pack{number: number, size: size, written: e.Time}
 		for _, it := range items {
 			s.index.put(it.id, it.loc, 0)
 		}
@@ -86,7 +86,7 @@ func (s *Store) sweepIndex() error {
 	}
 	swept := false
 	for _, e := range list {
-		number, ok := packNumber(e.name, ".idx")
+		number, ok := packNumber(e.Name, ".idx")
 		if !ok || s.packs[number] != nil {
 			continue
 		}
@@ -144,7 +144,7 @@ func (s *Store) loadPack(number uint32, size int64) ([]indexed, int64, error) {
 
 // setAside removes a pack in which no chunk ever became durable. One that holds something else than zeros is kept
 // under another name, for whoever wants to look into it.
-func (s *Store) setAside(f file, number uint32, size int64) error {
+func (s *Store) setAside(f File, number uint32, size int64) error {
 	if err := s.fs.Remove(indexName(number)); err != nil && !errors.Is(err, fs.ErrNotExist) {
 		return err
 	}
@@ -154,7 +154,7 @@ func (s *Store) setAside(f file, number uint32, size int64) error {
 			return err
 		}
 		if len(bytes.Trim(head[packHead:], "\x00")) > 0 {
-			return s.fs.Rename(packName(number), packName(number)+damagedExt)
+			return s.fs.Rename(packName(number), packName(number)+damagedExt, true)
 		}
 	}
 	return s.fs.Remove(packName(number))
@@ -163,5 +163,5 @@ func (s *Store) setAside(f file, number uint32, size int64) error {
 // writeIndex writes the index file of a pack. It is only a help for the next start, which reads the pack itself where
 // the index file is missing: so a failure is none of the caller's.
 func (s *Store) writeIndex(number uint32, id uid, size int64, items []indexed) {
-	_ = s.writeFile(indexName(number), encodeIndex(number, id, size, items))
+	_ = s.writeFile(indexName(number), encodeIndex(number, id, size, items), true)
 }

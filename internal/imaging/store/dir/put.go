@@ -193,6 +193,14 @@ func (s *Store) Flush(ctx context.Context) error {
 	}
 	s.wmu.Lock()
 	defer s.wmu.Unlock()
+	return s.settle()
+}
+
+// settle makes durable what was appended.
+func (s *Store) settle() error {
+	if s.whole {
+		return s.seal()
+	}
 	return s.sync()
 }
 

@@ -85,7 +85,7 @@ func (s *Store) Repair(ctx context.Context, dryRun bool, progress func(done, tot
 	for _, name := range c.records {
 		// As a removed one it keeps its number from being given again.
 		to := strings.TrimSuffix(name, revExt) + removedExt
-		if err := s.fs.Rename(name, to); err != nil {
+		if err := s.fs.Rename(name, to, true); err != nil {
 			return r, fmt.Errorf("set %s aside: %w", s.path(name), err)
 		}
 		if err := s.fs.SyncDir(name[:strings.LastIndexByte(name, '/')]); err != nil {
@@ -112,14 +112,14 @@ func (s *Store) findCopies(ctx context.Context, c *checking, r *RepairReport) er
 	}
 	var buf, raw []byte
 	for _, e := range list {
-		number, ok := packNumber(e.name, ".pack")
+		number, ok := packNumber(e.Name, ".pack")
 		if !ok {
 			continue
 		}
 		if err := ctx.Err(); err != nil {
 			return err
 		}
-		items, err := s.packItems(number, e.size)
+		items, err := s.packItems(number, e.Size)
 		var bare *indexFileError
 		if err != nil && !errors.As(err, &bare) {
 			continue // it is set aside itself
@@ -181,7 +181,7 @@ func (s *Store) quarantine(ctx context.Context, c *checking, r *RepairReport, nu
 		return errors.New("more of it is damaged by now; repair again")
 	}
 	s.wmu.Lock()
-	err = s.sync()
+	err = s.settle()
 	if err == nil && s.forgot != forgot {
 		err = errors.New("what was copied could not be made durable")
 	}
@@ -199,7 +199,7 @@ func (s *Store) quarantine(ctx context.Context, c *checking, r *RepairReport, nu
 		return err
 	}
 	to := fmt.Sprintf("%s.%d%s", packName(number), time.Now().Unix(), damagedExt)
-	if err := s.fs.Rename(packName(number), to); err != nil {
+	if err := s.fs.Rename(packName(number), to, true); err != nil {
 		return err
 	}
 	s.files.drop(number)
@@ -240,5 +240,5 @@ func (s *Store) indexAgain(c *checking, number uint32) error {
 	if err != nil || sc.end != size {
 		return err // what follows its last record is cut off when the store is opened next
 	}
-	return s.writeFile(indexName(number), encodeIndex(number, sc.uid, size, sc.items))
+	return s.writeFile(indexName(number), encodeIndex(number, sc.uid, size, sc.items), true)
 }

@@ -27,6 +27,7 @@ const (
 	revExt     = ".json"
 	removedExt = ".removed"
 	maxRev     = 1 << 16 // bytes of a revision's record
+	maxTaken   = 100     // numbers that Publish tries
 )
 
 func manifestName(id manifest.ID) string { return manifestsDir + "/" + id.String() + ".json" }
@@ -75,7 +76,7 @@ func (s *Store) Stage(ctx context.Context, m *manifest.Manifest) (manifest.ID, e
 		}
 		return id, nil
 	}
-	return id, s.writeFile(manifestName(id), b)
+	return id, s.writeFile(manifestName(id), b, true)
 }
 
 // Images implements store.Reader.
@@ -86,15 +87,15 @@ func (s *Store) Images(ctx context.Context) ([]string, error) {
 	}
 	var names []string
 	for _, e := range list {
-		if !e.dir || manifest.ValidName(e.name) != nil {
+		if !e.Dir || manifest.ValidName(e.Name) != nil {
 			continue
 		}
-		numbers, _, err := s.numbers(e.name)
+		numbers, _, err := s.numbers(e.Name)
 		if err != nil {
 			return nil, err
 		}
 		if len(numbers) > 0 {
-			names = append(names, e.name)
+			names = append(names, e.Name)
 		}
 	}
 	slices.Sort(names)
@@ -110,10 +111,10 @@ func (s *Store) numbers(image string) (numbers []int, last int, err error) {
 		return nil, 0, fmt.Errorf("list revisions of %s: %w", image, err)
 	}
 	for _, e := range list {
-		text, published := strings.CutSuffix(e.name, revExt)
+		text, published := strings.CutSuffix(e.Name, revExt)
 		if !published {
 			var removed bool
-			if text, removed = strings.CutSuffix(e.name, removedExt); !removed {
+			if text, removed = strings.CutSuffix(e.Name, removedExt); !removed {
 				continue
 			}
 		}
@@ -214,16 +215,22 @@ func (s *Store) Publish(ctx context.Context, image string, id manifest.ID) (stor
 	}
 	r := store.NewRevision(image, last+1, id, m)
 	r.Published = time.Now().UTC().Truncate(time.Second)
-	if s.signer != nil {
-		r.Signatures = []store.Signature{s.signer(r)}
+	for tries := 1; ; tries++ {
+		if s.signer != nil {
+			r.Signatures = []store.Signature{s.signer(r)}
+		}
+		// A list may lag behind what is there: then the number is taken.
+		if err := s.writeRecord(r, false); errors.Is(err, fs.ErrExist) && tries < maxTaken {
+			r.Rev++
+		} else if err != nil {
+			return store.Revision{}, fmt.Errorf("publish %s: %w", r, err)
+		} else {
+			return r, nil
+		}
 	}
-	if err := s.writeRecord(r); err != nil {
-		return store.Revision{}, fmt.Errorf("publish %s: %w", r, err)
-	}
-	return r, nil
 }
 
-func (s *Store) writeRecord(r store.Revision) error {
+func (s *Store) writeRecord(r store.Revision, replace bool) error {
 	b, err := json.MarshalIndent(revision{revVersion, r}, "", "  ")
 	if err != nil {
 		return err
@@ -231,7 +238,7 @@ func (s *Store) writeRecord(r store.Revision) error {
 	if len(b) >= maxRev {
 		return fmt.Errorf("the record would have %d bytes, at most %d", len(b)+1, maxRev)
 	}
-	return s.writeFile(revName(r.Image, r.Rev, revExt), append(b, '\n'))
+	return s.writeFile(revName(r.Image, r.Rev, revExt), append(b, '\n'), replace)
 }
 
 // Sign adds the signature that Options.Sign makes to a published revision, after it has looked that every chunk which
@@ -278,7 +285,7 @@ func (s *Store) sign(r store.Revision) (store.Revision, error) {
 	// One by this key that is another one is wrong: Ed25519 has one signature for each message.
 	others := slices.DeleteFunc(slices.Clone(r.Signatures), func(o store.Signature) bool { return o.Key == own.Key })
 	r.Signatures = append([]store.Signature{own}, others...)
-	if err := s.writeRecord(r); err != nil {
+	if err := s.writeRecord(r, true); err != nil {
 		return r, fmt.Errorf("sign %s: %w", r, err)
 	}
 	return r, nil
@@ -294,7 +301,7 @@ func (s *Store) Remove(ctx context.Context, image string, rev int) error {
 	}
 	s.pmu.Lock()
 	defer s.pmu.Unlock()
-	err := s.fs.Rename(revName(image, rev, revExt), revName(image, rev, removedExt))
+	err := s.fs.Rename(revName(image, rev, revExt), revName(image, rev, removedExt), true)
 	if errors.Is(err, fs.ErrNotExist) {
 		return fmt.Errorf("%s@%d: %w", image, rev, store.ErrNotFound)
 	}

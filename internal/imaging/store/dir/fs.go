@@ -4,6 +4,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"io/fs"
 	"os"
 	"path/filepath"
 	"time"
@@ -13,23 +14,26 @@ import (
 	"mimeo/internal/imaging/store"
 )
 
-// fsys is what a Store needs of a filesystem. Names are relative to the store, with slashes. Tests have one that
-// forgets what was not synced.
-type fsys interface {
+// FS is what a Store needs of a filesystem. Names are relative to the store, with slashes. A name that is not there is
+// fs.ErrNotExist. Tests have one that forgets what was not synced.
+type FS interface {
 	// Open opens a file that is there, for reading, or for both.
-	Open(name string, write bool) (file, error)
-	// Create makes a file that must not be there.
-	Create(name string) (file, error)
-	Rename(from, to string) error
+	Open(name string, write bool) (File, error)
+	// Create makes a file that must not be there: that is fs.ErrExist.
+	Create(name string) (File, error)
+	// Rename gives a file another name. Where that is taken and may not be replaced, it is fs.ErrExist.
+	Rename(from, to string, replace bool) error
 	Remove(name string) error
 	Mkdir(name string) error // no error where it is there
-	ReadDir(name string) ([]entry, error)
+	ReadDir(name string) ([]Entry, error)
 	SyncDir(name string) error // makes the names in a directory durable
+	// Lock is store.ErrLocked where another process has the lock.
 	Lock(name string) (io.Closer, error)
 	Free() (int64, error) // bytes that may still be written
 }
 
-type file interface {
+// File is a file of an FS.
+type File interface {
 	io.ReaderAt
 	io.WriterAt
 	io.Closer
@@ -40,11 +44,12 @@ type file interface {
 	WriteBehind(off, n int64)
 }
 
-type entry struct {
-	name  string
-	size  int64
-	mtime time.Time
-	dir   bool
+// Entry is a name in a directory of an FS.
+type Entry struct {
+	Name string
+	Size int64     // bytes
+	Time time.Time // when it was written last
+	Dir  bool
 }
 
 // full wraps err in store.ErrFull where it says that no room is left.
@@ -59,7 +64,7 @@ type osFS struct{ root string }
 
 func (f osFS) path(name string) string { return filepath.Join(f.root, filepath.FromSlash(name)) }
 
-func (f osFS) Open(name string, write bool) (file, error) {
+func (f osFS) Open(name string, write bool) (File, error) {
 	flag := os.O_RDONLY
 	if write {
 		flag = os.O_RDWR
@@ -71,7 +76,7 @@ func (f osFS) Open(name string, write bool) (file, error) {
 	return osFile{h}, nil
 }
 
-func (f osFS) Create(name string) (file, error) {
+func (f osFS) Create(name string) (File, error) {
 	h, err := os.OpenFile(f.path(name), os.O_RDWR|os.O_CREATE|os.O_EXCL, 0o640)
 	if err != nil {
 		return nil, err
@@ -79,8 +84,19 @@ func (f osFS) Create(name string) (file, error) {
 	return osFile{h}, nil
 }
 
-func (f osFS) Rename(from, to string) error { return os.Rename(f.path(from), f.path(to)) }
-func (f osFS) Remove(name string) error     { return os.Remove(f.path(name)) }
+func (f osFS) Rename(from, to string, replace bool) error {
+	if !replace {
+		// Only who has the lock writes, so nobody takes the name meanwhile.
+		if _, err := os.Lstat(f.path(to)); err == nil {
+			return &fs.PathError{Op: "rename", Path: f.path(to), Err: fs.ErrExist}
+		} else if !errors.Is(err, fs.ErrNotExist) {
+			return err
+		}
+	}
+	return os.Rename(f.path(from), f.path(to))
+}
+
+func (f osFS) Remove(name string) error { return os.Remove(f.path(name)) }
 
 func (f osFS) Mkdir(name string) error {
 	err := os.Mkdir(f.path(name), 0o750)
@@ -90,12 +106,12 @@ func (f osFS) Mkdir(name string) error {
 	return err
 }
 
-func (f osFS) ReadDir(name string) ([]entry, error) {
+func (f osFS) ReadDir(name string) ([]Entry, error) {
 	list, err := os.ReadDir(f.path(name))
 	if err != nil {
 		return nil, err
 	}
-	out := make([]entry, 0, len(list))
+	out := make([]Entry, 0, len(list))
 	for _, d := range list {
 		info, err := d.Info()
 		if errors.Is(err, os.ErrNotExist) {
@@ -103,7 +119,7 @@ func (f osFS) ReadDir(name string) ([]entry, error) {
 		} else if err != nil {
 			return nil, err
 		}
-		out = append(out, entry{name: d.Name(), size: info.Size(), mtime: info.ModTime(), dir: d.IsDir()})
+		out = append(out, Entry{Name: d.Name(), Size: info.Size(), Time: info.ModTime(), Dir: d.IsDir()})
 	}
 	return out, nil
 }
