@@ -3,6 +3,7 @@ package config
 import (
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"testing"
 )
@@ -23,6 +24,9 @@ func TestHooks(t *testing.T) {
 		{Web{URL: "ftp://ops.example"}, "hooks.web[0].url"},
 		{Web{URL: "https://"}, "hooks.web[0].url"},
 		{Web{URL: "https://x", Events: []string{"job.begun"}}, "hooks.web[0].events"},
+		{Web{URL: "https://x", SecretFile: long, Events: []string{"job.*", "node.discovered", "*"}}, ""},
+		{Web{URL: "https://x", Events: []string{"nodes.*"}}, "hooks.web[0].events"},
+		{Web{URL: "https://x", Events: []string{"["}}, "hooks.web[0].events"},
 		{Web{URL: "https://x", SecretFile: short}, "hooks.web[0].secret_file"},
 		{Web{URL: "https://x", SecretFile: dir + "/none"}, "hooks.web[0].secret_file"},
 	} {
@@ -34,5 +38,14 @@ func TestHooks(t *testing.T) {
 		if err == nil && string(c.Hooks.Web[0].Secret) != "0123456789abcdef" {
 			t.Errorf("the secret is %q", c.Hooks.Web[0].Secret)
 		}
+	}
+	// Who does not say which is told of jobs that have ended, as ever.
+	c := Config{Hooks: Hooks{Web: []Web{{URL: "https://x"}}}}
+	if err := c.Complete(); err != nil || !slices.Equal(c.Hooks.Web[0].Events, EndEvents) || !slices.Equal(c.Hooks.Events, EndEvents) {
+		t.Errorf("%+v, %v", c.Hooks, err)
+	}
+	c = Config{Hooks: Hooks{Events: []string{"job.begun"}}}
+	if err := c.Complete(); err == nil || !strings.Contains(err.Error(), "hooks.events") {
+		t.Errorf("%v", err)
 	}
 }

@@ -26,6 +26,7 @@ func (c *Config) setters() map[string]func(string) error {
 		},
 		"limits.soft_off": c.Limits.SoftOff.parse,
 		"history.keep":    c.History.Keep.parse,
+		"hooks.events":    func(v string) error { c.Hooks.Events = strings.Split(v, ","); return nil },
 	}
 	for key, p := range map[string]*int{"power.parallel": &c.Power.Parallel, "power.stagger": &c.Power.Stagger, "console.keep": &c.Console.Keep, "history.jobs": &c.History.Jobs, "jobs.max_active": &c.Jobs.MaxActive, "jobs.max_captures": &c.Jobs.MaxCaptures, "jobs.max_deploys": &c.Jobs.MaxDeploys} {
 		m[key] = func(v string) (err error) {

@@ -1,6 +1,6 @@
-// Package hook tells others what became of jobs: by HTTP, and by programs of the site.
+// Package hook tells others what becomes of jobs, nodes and images: by HTTP, and by programs of the site.
 //
-// docs/hooks.md describes what they get. What is to be told is kept in the transaction that ends the job, at most so much of it, and is
+// docs/hooks.md describes what they get. What is to be told is kept in the transaction in which it happens, at most so much of it, and is
 // tried for an hour; it outlives mimeod.
 package hook
 
@@ -19,6 +19,7 @@ import (
 	"net/http"
 	"os"
 	"os/exec"
+	"path"
 	"path/filepath"
 	"slices"
 	"strconv"
@@ -29,6 +30,7 @@ import (
 	"golang.org/x/sync/errgroup"
 
 	"mimeo/internal/cluster/api"
+	"mimeo/internal/cluster/node"
 )
 
 // Version is that of the message.
@@ -41,20 +43,57 @@ const (
 	runtime = time.Minute      // for one program
 )
 
-// Message is what is told.
+// Message is what is told. Of Job, Node and Image it has what Event is about, and of a store none.
 type Message struct {
 	Version int       `json:"version"`
 	ID      string    `json:"id"` // the same in every try
 	Time    time.Time `json:"time"`
-	Event   string    `json:"event"` // job.done, job.failed, job.cancelled, job.lost
-	Job     api.Job   `json:"job"`
+	Event   string    `json:"event"`          // one of config.HookEvents
+	Text    string    `json:"text,omitempty"` // what happened, in words; of jobs nothing
+	Job     *api.Job  `json:"job,omitempty"`
+	Node    *Node     `json:"node,omitempty"`
+	Image   *Image    `json:"image,omitempty"`
+}
+
+// Node is a node that something happened to. One that was discovered has no name yet.
+type Node struct {
+	Name node.Name `json:"name,omitempty"`
+	Addr string    `json:"addr,omitempty"` // where it asked from
+	MAC  string    `json:"mac,omitempty"`
+}
+
+// Image is a revision that is new, or was removed.
+type Image struct {
+	Name string `json:"name"`
+	Rev  int    `json:"rev"`
+}
+
+// Job makes a message of a job.
+func Job(event string, j api.Job) Message {
+	j.Outputs = nil // long; "mimeo job show" has them
+	return Message{Event: event, Job: &j}
+}
+
+// about are the parts of a message, empty where it does not have one.
+func (m Message) about() (j api.Job, n Node, im Image) {
+	if m.Job != nil {
+		j = *m.Job
+		n.Name, im.Name, im.Rev = j.Node, j.Image, j.Rev
+	}
+	if m.Node != nil {
+		n = *m.Node
+	}
+	if m.Image != nil {
+		im = *m.Image
+	}
+	return j, n, im
 }
 
 // Web is a receiver by HTTP.
 type Web struct {
 	URL    string
 	Secret []byte   // signs messages; empty means that they are not signed
-	Events []string // which; empty means all
+	Events []string // which, as path.Match has patterns
 }
 
 // Box keeps messages until they are told. *inventory.DB is one.
@@ -72,8 +111,9 @@ type Slot interface {
 // Options of Hooks.
 type Options struct {
 	Box    Box
-	Web    []Web  // no URL twice
-	Folder string // of programs; it may be missing
+	Web    []Web    // no URL twice
+	Folder string   // of programs; it may be missing
+	Events []string // which are told to programs, likewise
 	Log    *slog.Logger
 	Client *http.Client                // nil means a plain one
 	Pause  func(try int) time.Duration // between tries; nil means from a second on, doubled, at most five minutes
@@ -84,7 +124,9 @@ type receiver struct {
 	to   string                              // its URL or folder
 	tell func(context.Context, Message) bool // false where ctx was done before it was told or given up
 	wake chan struct{}                       // that there may be something to tell
-	web  *Web                                // nil for the folder
+
+	events   []string
+	programs bool // it is the folder
 }
 
 // Hooks tells. Make it with New, and call Run.
@@ -103,26 +145,26 @@ func New(o Options) *Hooks {
 	}
 	h := &Hooks{o: o}
 	for _, w := range o.Web {
-		h.list = append(h.list, receiver{w.URL, func(ctx context.Context, m Message) bool { return h.post(ctx, w, m) }, make(chan struct{}, 1), &w})
+		h.list = append(h.list, receiver{w.URL, func(ctx context.Context, m Message) bool { return h.post(ctx, w, m) }, make(chan struct{}, 1), w.Events, false})
 	}
 	if o.Folder != "" {
-		h.list = append(h.list, receiver{o.Folder, h.run, make(chan struct{}, 1), nil})
+		h.list = append(h.list, receiver{o.Folder, h.run, make(chan struct{}, 1), o.Events, true})
 	}
 	return h
 }
 
-// Keep keeps what is to be told of a job that ends, in the transaction that ends it. Call Wake after that.
-func (h *Hooks) Keep(slot Slot, j api.Job) error {
+// Keep keeps what is to be told, in the transaction in which it happens. Call Wake after that.
+func (h *Hooks) Keep(slot Slot, m Message) error {
 	var id [12]byte
 	rand.Read(id[:])
-	j.Outputs = nil // long; "mimeo job show" has them
-	m := Message{Version: Version, ID: hex.EncodeToString(id[:]), Time: time.Now().UTC(), Event: "job." + string(j.Phase), Job: j}
+	m.Version, m.ID, m.Time = Version, hex.EncodeToString(id[:]), time.Now().UTC()
 	b, err := json.Marshal(m)
 	if err != nil {
 		return err
 	}
+	j, n, _ := m.about()
 	for _, r := range h.list {
-		if r.web != nil && len(r.web.Events) > 0 && !slices.Contains(r.web.Events, m.Event) || r.web == nil && !hasPrograms(r.to) {
+		if !slices.ContainsFunc(r.events, func(pattern string) bool { ok, _ := path.Match(pattern, m.Event); return ok }) || r.programs && !hasPrograms(r.to) {
 			continue
 		}
 		kept, err := slot.PutHook(r.to, b, most)
@@ -130,7 +172,7 @@ func (h *Hooks) Keep(slot Slot, j api.Job) error {
 			return err
 		}
 		if !kept {
-			h.o.Log.Error("a hook is not called: too many wait for it", "to", r.to, "event", m.Event, "job", j.ID)
+			h.o.Log.Error("a hook is not called: too many wait for it", "to", r.to, "event", m.Event, "job", j.ID, "node", n.Name)
 		}
 	}
 	return nil
@@ -207,6 +249,7 @@ func (h *Hooks) post(ctx context.Context, w Web, m Message) bool {
 		h.o.Log.Error("a hook is not called", "to", w.URL, "err", err)
 		return true
 	}
+	j, n, _ := m.about()
 	end := time.Now().Add(patient)
 	for try := 0; ; try++ {
 		again, err := h.postOnce(ctx, w, m, body)
@@ -218,10 +261,10 @@ func (h *Hooks) post(ctx context.Context, w Web, m Message) bool {
 		}
 		pause := h.o.Pause(try)
 		if !again || time.Now().Add(pause).After(end) {
-			h.o.Log.Error("a hook was not taken", "to", w.URL, "event", m.Event, "job", m.Job.ID, "tries", try+1, "err", err)
+			h.o.Log.Error("a hook was not taken", "to", w.URL, "event", m.Event, "job", j.ID, "node", n.Name, "tries", try+1, "err", err)
 			return true
 		}
-		h.o.Log.Warn("a hook was not taken; it is tried again", "to", w.URL, "event", m.Event, "job", m.Job.ID, "in", pause, "err", err)
+		h.o.Log.Warn("a hook was not taken; it is tried again", "to", w.URL, "event", m.Event, "job", j.ID, "node", n.Name, "in", pause, "err", err)
 		select {
 		case <-ctx.Done():
 			return false
@@ -295,7 +338,7 @@ func (h *Hooks) run(ctx context.Context, m Message) bool {
 			return false
 		}
 		if err != nil {
-			h.o.Log.Error("a hook failed", "program", path, "event", m.Event, "job", m.Job.ID, "err", err)
+			h.o.Log.Error("a hook failed", "program", path, "event", m.Event, "err", err)
 		}
 	}
 	return true
@@ -307,10 +350,16 @@ func program(ctx context.Context, path string, m Message, body []byte) error {
 	defer cancel()
 	cmd := exec.CommandContext(ctx, path)
 	cmd.Dir = "/"
+	j, n, im := m.about()
+	text := m.Text
+	if j.Error != nil {
+		text = j.Error.Message
+	}
 	cmd.Env = []string{"PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin", "LANG=C.UTF-8", "MIMEO_EVENT=" + m.Event, "MIMEO_ID=" + m.ID,
-		"MIMEO_JOB=" + m.Job.ID, "MIMEO_KIND=" + string(m.Job.Kind), "MIMEO_NODE=" + string(m.Job.Node), "MIMEO_IMAGE=" + m.Job.Image, "MIMEO_REV=" + strconv.Itoa(m.Job.Rev)}
-	if m.Job.Error != nil {
-		cmd.Env = append(cmd.Env, "MIMEO_ERROR="+strings.ReplaceAll(m.Job.Error.Message, "\x00", " "))
+		"MIMEO_JOB=" + j.ID, "MIMEO_KIND=" + string(j.Kind), "MIMEO_NODE=" + string(n.Name), "MIMEO_IMAGE=" + im.Name, "MIMEO_REV=" + strconv.Itoa(im.Rev),
+		"MIMEO_ADDR=" + n.Addr, "MIMEO_MAC=" + n.MAC, "MIMEO_TEXT=" + strings.ReplaceAll(text, "\x00", " ")}
+	if j.Error != nil {
+		cmd.Env = append(cmd.Env, "MIMEO_ERROR="+strings.ReplaceAll(j.Error.Message, "\x00", " "))
 	}
 	cmd.Stdin = bytes.NewReader(body)
 	cmd.SysProcAttr = &syscall.SysProcAttr{Setpgid: true}

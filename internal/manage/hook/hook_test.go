@@ -69,7 +69,7 @@ func open(t *testing.T) *inventory.DB {
 }
 
 // with tells hooks of jobs, and runs them until check is content, or five seconds are over.
-func with(t *testing.T, o Options, told []api.Job, check func() bool) string {
+func with(t *testing.T, o Options, told []Message, check func() bool) string {
 	t.Helper()
 	var log strings.Builder
 	var mu sync.Mutex
@@ -90,8 +90,8 @@ func with(t *testing.T, o Options, told []api.Job, check func() bool) string {
 	done := make(chan error, 1)
 	go func() { done <- h.Run(ctx) }()
 	if err := db.Update(ctx, func(tx *inventory.Tx) error {
-		for _, j := range told {
-			if err := h.Keep(tx, j); err != nil {
+		for _, m := range told {
+			if err := h.Keep(tx, m); err != nil {
 				return err
 			}
 		}
@@ -118,15 +118,17 @@ type writerFunc func([]byte) (int, error)
 func (f writerFunc) Write(p []byte) (int, error) { return f(p) }
 
 var (
-	good = api.Job{ID: "j1", Kind: api.TaskDeploy, Node: "n07", Image: "rocky9", Rev: 3, Phase: api.PhaseDone, Outputs: []api.Output{{Name: "long"}}}
-	bad  = api.Job{ID: "j2", Kind: api.TaskCapture, Node: "n08", Image: "win11", Phase: api.PhaseFailed, Error: &api.Error{Code: "x", Message: "no disk"}}
+	good = Job("job.done", api.Job{ID: "j1", Kind: api.TaskDeploy, Node: "n07", Image: "rocky9", Rev: 3, Phase: api.PhaseDone, Outputs: []api.Output{{Name: "long"}}})
+	bad  = Job("job.failed", api.Job{ID: "j2", Kind: api.TaskCapture, Node: "n08", Image: "win11", Phase: api.PhaseFailed, Error: &api.Error{Code: "x", Message: "no disk"}})
+
+	jobs = []string{"job.*"}
 )
 
 func TestWeb(t *testing.T) {
 	all, failed, tired, gone := newSink(t, 200), newSink(t, 204), newSink(t, 503, 429, 200), newSink(t, 404)
 	secret := []byte("a secret of some length")
-	log := with(t, Options{Web: []Web{{URL: all.URL, Secret: secret}, {URL: failed.URL, Events: []string{"job.failed"}}, {URL: tired.URL, Events: []string{"job.done"}}, {URL: gone.URL}}},
-		[]api.Job{good, bad}, func() bool { return all.tries() >= 2 && failed.tries() >= 1 && tired.tries() >= 3 && gone.tries() >= 2 })
+	log := with(t, Options{Web: []Web{{URL: all.URL, Secret: secret, Events: jobs}, {URL: failed.URL, Events: []string{"job.failed"}}, {URL: tired.URL, Events: []string{"job.done"}}, {URL: gone.URL, Events: jobs}}},
+		[]Message{good, bad}, func() bool { return all.tries() >= 2 && failed.tries() >= 1 && tired.tries() >= 3 && gone.tries() >= 2 })
 	if all.tries() != 2 || failed.tries() != 1 || tired.tries() != 3 || gone.tries() != 2 {
 		t.Errorf("%d, %d, %d and %d requests, want 2, 1, 3 and 2", all.tries(), failed.tries(), tired.tries(), gone.tries())
 	}
@@ -157,11 +159,11 @@ func TestDead(t *testing.T) {
 	dead := newSink(t, 200)
 	dead.Close()
 	alive := newSink(t, 200)
-	var many []api.Job
+	var many []Message
 	for range most + 50 {
 		many = append(many, good)
 	}
-	log := with(t, Options{Web: []Web{{URL: dead.URL}, {URL: alive.URL}}}, many, func() bool { return alive.tries() >= 100 })
+	log := with(t, Options{Web: []Web{{URL: dead.URL, Events: jobs}, {URL: alive.URL, Events: jobs}}}, many, func() bool { return alive.tries() >= 100 })
 	if alive.tries() < 100 || !strings.Contains(log, "too many wait") {
 		t.Errorf("%d requests; the log has:\n%.2000s", alive.tries(), log)
 	}
@@ -181,8 +183,8 @@ func TestRestart(t *testing.T) {
 	}
 	script("echo started >>" + out + "; exec sleep 60")
 	read := func() string { b, _ := os.ReadFile(out); return string(b) }
-	o := Options{Box: db, Folder: folder, Web: []Web{{URL: down.URL}, {URL: "http://127.0.0.1:1/gone"}}}
-	with(t, o, []api.Job{good, bad}, func() bool { return down.tries() > 0 && read() != "" })
+	o := Options{Box: db, Folder: folder, Events: jobs, Web: []Web{{URL: down.URL, Events: jobs}, {URL: "http://127.0.0.1:1/gone", Events: jobs}}}
+	with(t, o, []Message{good, bad}, func() bool { return down.tries() > 0 && read() != "" })
 	first := down.got[0].Get("Mimeo-Delivery")
 
 	script("echo $MIMEO_JOB >>" + out)
@@ -225,7 +227,7 @@ func TestPrograms(t *testing.T) {
 	put("50-anybody", "echo wrong >>"+out, 0o757)
 	put(".hidden", "echo wrong >>"+out, 0o755)
 	read := func() string { b, _ := os.ReadFile(out); return string(b) }
-	log := with(t, Options{Folder: dir}, []api.Job{good, bad}, func() bool { return strings.Count(read(), "last") == 2 })
+	log := with(t, Options{Folder: dir, Events: jobs}, []Message{good, bad}, func() bool { return strings.Count(read(), "last") == 2 })
 	want := "first job.done j1 deploy n07 rocky9 3 \n\"event\":\"job.done\"\nlast\nfirst job.failed j2 capture n08 win11 0 no disk\n\"event\":\"job.failed\"\nlast\n"
 	if read() != want {
 		t.Errorf("got\n%swant\n%s", read(), want)
@@ -233,7 +235,55 @@ func TestPrograms(t *testing.T) {
 	if !strings.Contains(log, "exit status 3: oh no") || !strings.Contains(log, "everybody may write") {
 		t.Errorf("the log has:\n%s", log)
 	}
-	if log := with(t, Options{Folder: filepath.Join(dir, "none")}, []api.Job{good}, func() bool { return true }); log != "" {
+	if log := with(t, Options{Folder: filepath.Join(dir, "none"), Events: jobs}, []Message{good}, func() bool { return true }); log != "" {
 		t.Errorf("a folder that is not there: %s", log)
+	}
+}
+
+// TestNode tells of nodes and images: signed, to those who want it, and after a restart.
+func TestNode(t *testing.T) {
+	db := open(t)
+	down, some := newSink(t, 503), newSink(t, 200)
+	dir, out := t.TempDir(), filepath.Join(t.TempDir(), "out")
+	script := "#!/bin/sh\necho \"$MIMEO_EVENT,$MIMEO_JOB,$MIMEO_NODE,$MIMEO_IMAGE,$MIMEO_REV,$MIMEO_ADDR,$MIMEO_MAC,$MIMEO_TEXT,${MIMEO_ERROR-none}\" >>" + out + "\n"
+	if err := os.WriteFile(filepath.Join(dir, "10-hook"), []byte(script), 0o755); err != nil {
+		t.Fatal(err)
+	}
+	read := func() string { b, _ := os.ReadFile(out); return string(b) }
+	secret := []byte("a secret of some length")
+	told := []Message{
+		{Event: "node.discovered", Text: "a machine", Node: &Node{Addr: "10.0.0.9", MAC: "52:54:00:00:00:09"}},
+		good,
+		{Event: "node.power-failed", Text: "on: no answer", Node: &Node{Name: "n07"}},
+		{Event: "image.removed", Text: "removed", Image: &Image{Name: "web", Rev: 2}},
+	}
+	o := Options{Box: db, Folder: dir, Events: []string{"node.*", "image.*"}, Web: []Web{{URL: down.URL, Secret: secret, Events: []string{"*"}}, {URL: some.URL, Events: []string{"job.failed", "node.power-*"}}}}
+	with(t, o, told, func() bool {
+		return down.tries() > 0 && some.tries() == 1 && strings.Count(read(), "\n") == 3
+	})
+	want := "node.discovered,,,,0,10.0.0.9,52:54:00:00:00:09,a machine,none\nnode.power-failed,,n07,,0,,,on: no answer,none\nimage.removed,,,web,2,,,removed,none\n"
+	if read() != want {
+		t.Errorf("the program was told\n%swant\n%s", read(), want)
+	}
+	if some.tries() != 1 || !strings.Contains(some.bodies[0], `"event":"node.power-failed","text":"on: no answer","node":{"name":"n07"}}`) {
+		t.Errorf("%q", some.bodies)
+	}
+	up := newSink(t, 200)
+	up.Config.Handler, down.Config.Handler = down.Config.Handler, up.Config.Handler // it is back, at the same address
+	with(t, o, nil, func() bool { return up.tries() >= 4 })
+	if up.tries() != 4 {
+		t.Fatalf("%d messages after the restart: %q", up.tries(), up.bodies)
+	}
+	for i, body := range up.bodies {
+		var m Message
+		if err := json.Unmarshal([]byte(body), &m); err != nil || m.Event != told[i].Event || m.ID == "" || m.Version != 1 {
+			t.Errorf("%s: %v", body, err)
+		}
+		stamp, sum, _ := strings.Cut(strings.TrimPrefix(up.got[i].Get("Mimeo-Signature"), "t="), ",v1=")
+		mac := hmac.New(sha256.New, secret)
+		fmt.Fprintf(mac, "%s.%s", stamp, body)
+		if sum != hex.EncodeToString(mac.Sum(nil)) {
+			t.Errorf("%s: signature %q", m.Event, up.got[i].Get("Mimeo-Signature"))
+		}
 	}
 }

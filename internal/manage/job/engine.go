@@ -29,8 +29,8 @@ type Engine struct {
 	limits Limits
 	quota  Quota
 	prove  Prove
-	ending func(*inventory.Tx, api.Job) error
-	ended  func(api.Job)
+	turns  func(t *inventory.Tx, was, is api.Job) error
+	turned func(was, is api.Job)
 	log    *slog.Logger
 	now    func() time.Time
 
@@ -60,16 +60,16 @@ type Options struct {
 	Power  Power
 	Limits Limits
 	Quota  Quota
-	Prove  Prove                              // nil where there are no wipes
-	Ending func(*inventory.Tx, api.Job) error // called with each job that ends, in the transaction that ends it; nil means nobody
-	Ended  func(api.Job)                      // called with each job that has ended, and must not wait; nil means nobody
-	Log    *slog.Logger                       // nil means silent
-	Now    func() time.Time                   // nil means the real clock
+	Prove  Prove                                        // nil where there are no wipes
+	Turns  func(t *inventory.Tx, was, is api.Job) error // called where a job enters a phase or must wait for a person, in the transaction that says so; nil means nobody
+	Turned func(was, is api.Job)                        // called after that transaction, and must not wait; nil means nobody
+	Log    *slog.Logger                                 // nil means silent
+	Now    func() time.Time                             // nil means the real clock
 }
 
 // New reads the active jobs. Nothing happens to them before Run.
 func New(ctx context.Context, o Options) (*Engine, error) {
-	e := &Engine{db: o.DB, store: o.Store, power: o.Power, limits: o.Limits.withDefaults(), quota: o.Quota, prove: o.Prove, ending: o.Ending, ended: o.Ended, log: o.Log, now: o.Now, powerPause: powerPause,
+	e := &Engine{db: o.DB, store: o.Store, power: o.Power, limits: o.Limits.withDefaults(), quota: o.Quota, prove: o.Prove, turns: o.Turns, turned: o.Turned, log: o.Log, now: o.Now, powerPause: powerPause,
 		live: map[string]*Record{}, samples: map[string][]sample{}, watchers: map[string]map[chan api.Watch]bool{}, follows: map[string]map[*Follower]bool{},
 		busy: map[string]bool{}, pause: map[string]time.Time{}}
 	if e.log == nil {
@@ -230,6 +230,9 @@ func (ed edit) boot() node.BootState {
 	return ""
 }
 
+// turns tells whether the job enters another phase, or must wait for a person or no longer.
+func (ed edit) turns() bool { return ed.r.Phase != ed.next.Phase || ed.r.Waiting != ed.next.Waiting }
+
 // write keeps changes, all or none, with more in the same transaction, and lets everybody see them. The caller holds
 // the lock.
 func (e *Engine) write(ctx context.Context, edits []edit, more func(*inventory.Tx) error) error {
@@ -252,8 +255,8 @@ func (e *Engine) write(ctx context.Context, edits []edit, more func(*inventory.T
 					return err
 				}
 			}
-			if ed.r.Active && !next.Active && e.ending != nil {
-				if err := e.ending(t, clone(next).Job); err != nil {
+			if e.turns != nil && ed.turns() {
+				if err := e.turns(t, clone(ed.r).Job, clone(next).Job); err != nil {
 					return err
 				}
 			}
@@ -268,14 +271,15 @@ func (e *Engine) write(ctx context.Context, edits []edit, more func(*inventory.T
 	}
 	for _, ed := range edits {
 		r := ed.r
+		was, turned := clone(r).Job, ed.turns()
 		*r = *ed.next
+		if turned && e.turned != nil {
+			e.turned(was, clone(r).Job)
+		}
 		if !r.Active {
 			delete(e.live, r.ID)
 			delete(e.samples, r.ID)
 			delete(e.pause, r.ID)
-			if e.ended != nil {
-				e.ended(clone(r).Job)
-			}
 		}
 		e.tell(r, ed.event)
 		if ed.event != nil {

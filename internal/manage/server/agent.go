@@ -230,18 +230,18 @@ func (s *Server) trouble(ctx context.Context, c caller, r *http.Request, t api.T
 	if t.Error != nil {
 		text += ": " + t.Error.Message
 	}
-	s.event(ctx, api.Event{Node: c.node, Job: s.jobOf(c.node), Kind: "trouble", Addr: remoteAddr(r).String(), Text: text})
+	s.eventTold(ctx, api.Event{Node: c.node, Job: s.jobOf(c.node), Kind: "trouble", Addr: remoteAddr(r).String(), Text: text}, "node.trouble")
 	return struct{}{}, nil
 }
 
 // keepHardware keeps what a node reports of itself. Where its firmware has no entry for its disk, what the last deploy
 // said of the loader there stands.
 func (s *Server) keepHardware(ctx context.Context, n node.Name, h api.Hardware) error {
+	f, err := s.db.Facts(ctx, n)
+	if err != nil {
+		return err
+	}
 	if h.UEFI && (h.Boot == nil || h.Boot.Loader == "") {
-		f, err := s.db.Facts(ctx, n)
-		if err != nil {
-			return err
-		}
 		if f.Hardware != nil && f.Hardware.Boot != nil && f.Hardware.Boot.Loader != "" {
 			b := api.HardwareBoot{Entries: []api.BootEntry{}}
 			if h.Boot != nil {
@@ -251,7 +251,13 @@ func (s *Server) keepHardware(ctx context.Context, n node.Name, h api.Hardware) 
 			h.Boot = &b
 		}
 	}
-	return s.db.SetHardware(ctx, n, h)
+	if err := s.db.SetHardware(ctx, n, h); err != nil || f.Hardware == nil {
+		return err
+	}
+	if changes := hardwareChanges(*f.Hardware, h); len(changes) > 0 {
+		s.eventTold(ctx, api.Event{Node: n, Job: s.jobOf(n), Kind: "hardware", Text: strings.Join(changes, "; ")}, "node.hardware")
+	}
+	return nil
 }
 
 // keepBoot keeps what a node's firmware starts after a deploy.

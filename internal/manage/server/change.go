@@ -12,6 +12,7 @@ import (
 	"mimeo/internal/cluster/api"
 	"mimeo/internal/cluster/node"
 	"mimeo/internal/cluster/noderange"
+	"mimeo/internal/manage/hook"
 	"mimeo/internal/manage/inventory"
 )
 
@@ -33,10 +34,21 @@ func (s *Server) change(ctx context.Context, e inventory.Edits, dry bool, expect
 		if out = p.Plan; dry {
 			return errDry
 		}
-		err = t.Apply(p)
-		out.Applied = err == nil
-		return err
+		if err := t.Apply(p); err != nil {
+			return err
+		}
+		out.Applied = true
+		for _, n := range out.Nodes {
+			if !n.New {
+				continue
+			}
+			if err := s.hooks.Keep(t, hook.Message{Event: "node.added", Text: "added", Node: &hook.Node{Name: node.Name(n.Name)}}); err != nil {
+				return err
+			}
+		}
+		return nil
 	})
+	s.hooks.Wake()
 	if errors.Is(err, errDry) {
 		err = nil
 	}

@@ -17,6 +17,7 @@ import (
 	"mimeo/internal/boot/netboot"
 	"mimeo/internal/cluster/api"
 	"mimeo/internal/cluster/node"
+	"mimeo/internal/manage/hook"
 	"mimeo/internal/manage/inventory"
 	"mimeo/internal/manage/stateless"
 )
@@ -92,16 +93,26 @@ func (d *discovered) learn(mac string, addr netip.Addr, fw node.Firmware, arch n
 	}
 }
 
-// report keeps the hardware of a machine.
-func (d *discovered) report(mac string, addr netip.Addr, h api.Hardware, now time.Time) {
+// discoveredText says in a line what a machine is.
+func discoveredText(f api.Discovered) string {
+	h := *f.Hardware
+	return fmt.Sprintf("a machine that is no node netbooted on %s: %s, %s, %d MiB of memory, %s", f.Interface, orDefault(strings.TrimSpace(h.Vendor+" "+h.Product), "unknown make"), h.Arch, h.Memory>>20, disksText(h.Disks))
+}
+
+// report keeps the hardware of a machine. first says whether it is the first report of one that was asked for.
+func (d *discovered) report(mac string, addr netip.Addr, h api.Hardware, now time.Time) (_ api.Discovered, first bool) {
 	d.mu.Lock()
 	defer d.mu.Unlock()
-	if f := d.all[mac]; f != nil {
+	f := d.all[mac]
+	if f != nil {
+		first = f.Hardware == nil
 		f.Seen, f.Addr, f.Hardware = now, addr.String(), &h
 		if h.Arch != "" {
 			f.Arch = h.Arch
 		}
+		return *f, first
 	}
+	return api.Discovered{}, false
 }
 
 // note keeps why a machine is no node.
@@ -253,7 +264,9 @@ func (s *Server) helloUnknown(ctx context.Context, id string, from netip.Addr, h
 			return api.Task{Kind: api.TaskReboot}, nil
 		}
 	}
-	s.found.report(mac, from, h.Hardware, time.Now())
+	if f, first := s.found.report(mac, from, h.Hardware, time.Now()); first {
+		s.tell(ctx, hook.Message{Event: "node.discovered", Text: discoveredText(f), Node: &hook.Node{Addr: f.Addr, MAC: f.MAC}})
+	}
 	if name, ok := s.acceptByRule(ctx, macID(mac)); ok {
 		return api.Task{Kind: api.TaskReboot, Node: name}, nil
 	}

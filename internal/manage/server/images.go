@@ -13,6 +13,7 @@ import (
 	"mimeo/internal/cluster/node"
 	"mimeo/internal/imaging/manifest"
 	"mimeo/internal/imaging/store"
+	"mimeo/internal/manage/hook"
 	"mimeo/internal/manage/stateless"
 )
 
@@ -144,6 +145,7 @@ func (s *Server) remove(ctx context.Context, name string, rev int) error {
 		}
 		return err
 	}
+	s.tell(context.WithoutCancel(ctx), hook.Message{Event: "image.removed", Text: "removed", Image: &hook.Image{Name: name, Rev: rev}})
 	return nil
 }
 

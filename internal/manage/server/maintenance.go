@@ -11,6 +11,7 @@ import (
 
 	"mimeo/internal/cluster/api"
 	"mimeo/internal/imaging/store/dir"
+	"mimeo/internal/manage/hook"
 )
 
 // maintain does work on the whole store and streams how far it is.
@@ -70,7 +71,26 @@ func (s *Server) collectGarbage(ctx context.Context, r *http.Request, progress f
 const maxGrace = 10 * 365 * 24 * time.Hour
 
 func (s *Server) checkStore(ctx context.Context, r *http.Request, progress func(done, total int64)) (any, error) {
-	return s.store.Check(ctx, r.FormValue("read_data") != "", progress)
+	report, err := s.store.Check(ctx, r.FormValue("read_data") != "", progress)
+	if err == nil && !report.OK() {
+		s.tell(context.WithoutCancel(ctx), hook.Message{Event: "store.damaged", Text: damageText(report)})
+	}
+	return report, err
+}
+
+// damageText says in a line what a check has found.
+func damageText(r *dir.Report) string {
+	bad := 0
+	for _, v := range r.Revisions {
+		if !v.OK() {
+			bad++
+		}
+	}
+	text := fmt.Sprintf("%d revisions are not whole, %d problems", bad, len(r.Problems))
+	if len(r.Problems) > 0 {
+		text += ": " + r.Problems[0]
+	}
+	return text
 }
 
 func (s *Server) repairStore(ctx context.Context, r *http.Request, progress func(done, total int64)) (any, error) {

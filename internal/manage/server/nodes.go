@@ -9,6 +9,7 @@ import (
 
 	"mimeo/internal/cluster/api"
 	"mimeo/internal/cluster/node"
+	"mimeo/internal/manage/hook"
 	"mimeo/internal/manage/inventory"
 )
 
@@ -65,10 +66,14 @@ func (s *Server) removeNodes(r *http.Request) (any, error) {
 			if err := t.DeleteNode(n.Name); err != nil {
 				return err
 			}
+			if err := s.hooks.Keep(t, hook.Message{Event: "node.removed", Text: "removed", Node: &hook.Node{Name: n.Name}}); err != nil {
+				return err
+			}
 			out.Names = append(out.Names, string(n.Name))
 		}
 		return nil
 	})
+	s.hooks.Wake()
 	return out, err
 }
 
@@ -130,7 +135,11 @@ func (s *Server) setBoot(r *http.Request) (any, error) {
 					return err
 				}
 			}
-			if err := t.AddEvent(&api.Event{Node: n.Name, Kind: "boot-state", Text: strings.TrimSpace(fmt.Sprintf("set to %s %s", req.State, req.Profile))}); err != nil {
+			e := api.Event{Node: n.Name, Kind: "boot-state", Text: strings.TrimSpace(fmt.Sprintf("set to %s %s", req.State, req.Profile))}
+			if err := t.AddEvent(&e); err != nil {
+				return err
+			}
+			if err := s.hooks.Keep(t, hook.Message{Event: "node.boot-state", Text: e.Text, Node: &hook.Node{Name: n.Name}}); err != nil {
 				return err
 			}
 		}
@@ -139,6 +148,7 @@ func (s *Server) setBoot(r *http.Request) (any, error) {
 	if err != nil {
 		return nil, err
 	}
+	s.hooks.Wake()
 	if req.Cycle {
 		if err := notCycled(s.powerAll(ctx, nodes, powerAsk{action: "cycle", network: req.State != node.BootDisk}, nil)); err != nil {
 			return nil, err

@@ -215,11 +215,15 @@ func (s *Server) powerOne(ctx context.Context, n node.Node, ask powerAsk) api.Po
 		res.Error = asError(err)
 	}
 	if !ask.looks() {
-		text := ask.action + ": " + orDefault(strings.TrimSpace(res.State+" "+res.Note), "done")
+		e := api.Event{Node: n.Name, Kind: "power", Text: ask.action + ": " + orDefault(strings.TrimSpace(res.State+" "+res.Note), "done")}
 		if res.Error != nil {
-			text = ask.action + ": " + res.Error.Message
+			e.Text = ask.action + ": " + res.Error.Message
 		}
-		s.event(context.WithoutCancel(ctx), api.Event{Node: n.Name, Kind: "power", Text: text})
+		if res.Error != nil && res.Error.Code != "by_hand" {
+			s.eventTold(context.WithoutCancel(ctx), e, "node.power-failed")
+			return res
+		}
+		s.event(context.WithoutCancel(ctx), e)
 	}
 	return res
 }

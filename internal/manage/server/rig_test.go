@@ -56,10 +56,10 @@ func start(t *testing.T) *rig {
 	return r
 }
 
-func startIn(t *testing.T, state string) *rig {
+func startIn(t *testing.T, state string, web ...config.Web) *rig {
 	t.Helper()
 	r := &rig{t: t, out: &bytes.Buffer{}}
-	cfg := config.Config{State: state, HTTP: "127.0.0.1:0", HTTPS: "127.0.0.1:0"}
+	cfg := config.Config{State: state, HTTP: "127.0.0.1:0", HTTPS: "127.0.0.1:0", Hooks: config.Hooks{Web: web}}
 	if err := cfg.Complete(); err != nil {
 		t.Fatal(err)
 	}

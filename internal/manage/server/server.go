@@ -143,7 +143,7 @@ func New(ctx context.Context, cfg config.Config, version string, log *slog.Logge
 	l := cfg.Limits
 	s.counts = metrics.New(version, s.started, s.lookNow)
 	s.hooks = newHooks(cfg, s.db, log)
-	s.jobs, err = job.New(ctx, job.Options{Prove: s.prove, Ending: s.ending, Ended: s.ended, DB: s.db, Store: jobStore{s.store, s.published}, Power: s.withPower, Log: log, Quota: job.Quota{Jobs: cfg.Jobs.MaxActive, Captures: cfg.Jobs.MaxCaptures, Deploys: cfg.Jobs.MaxDeploys}, Limits: job.Limits{
+	s.jobs, err = job.New(ctx, job.Options{Prove: s.prove, Turns: s.turns, Turned: s.turned, DB: s.db, Store: jobStore{s.store, s.published}, Power: s.withPower, Log: log, Quota: job.Quota{Jobs: cfg.Jobs.MaxActive, Captures: cfg.Jobs.MaxCaptures, Deploys: cfg.Jobs.MaxDeploys}, Limits: job.Limits{
 		Netboot: time.Duration(l.Netboot), AgentSilence: time.Duration(l.AgentSilence), Reboot: time.Duration(l.Reboot), Power: time.Duration(l.Power), SoftOff: time.Duration(l.SoftOff), Stall: time.Duration(l.Stall)}})
 	if err != nil {
 		return nil, err
