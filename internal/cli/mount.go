@@ -39,38 +39,44 @@ With --json, the first line tells in JSON where everything is.`,
   mount -o loop,ro,norecovery /mnt/rocky9/volumes/3.img /mnt/3   # of a kind it has no files of`,
 		Args: cobra.ExactArgs(2),
 		RunE: func(cmd *cobra.Command, args []string) error {
-			name, rev, err := t.splitImage(cmd, args[0])
-			if err != nil {
-				return err
-			}
-			a, err := client.Find()
-			if err != nil {
-				return err
-			}
-			agent, err := findAgent()
-			if err != nil {
-				return err
-			}
-			line := []string{"mimeo-agent", "mount", "--store", a.Server}
+			var flags []string
 			if others {
-				line = append(line, "--allow-other")
+				flags = append(flags, "--allow-other")
 			}
-			if t.json {
-				line = append(line, "--json")
-			}
-			line = append(line, "--", fmt.Sprintf("%s@%d", name, rev), args[1])
-			// The token goes by the environment: everybody can read a command line.
-			env := []string{"MIMEO_TOKEN=" + a.Token, "MIMEO_PIN=" + a.Pin}
-			for _, e := range os.Environ() {
-				if !strings.HasPrefix(e, "MIMEO_") {
-					env = append(env, e)
-				}
-			}
-			return fmt.Errorf("start %s: %w", agent, syscall.Exec(agent, line, env))
+			return t.onAgent(cmd, "mount", args[0], flags, args[1])
 		},
 	}
 	c.Flags().BoolVar(&others, "allow-other", false, "let other users of this machine look, too")
 	return c
+}
+
+// onAgent has mimeo-agent take this program's place and do something with a revision of the management node's store.
+func (t *terminal) onAgent(cmd *cobra.Command, what, image string, flags []string, args ...string) error {
+	name, rev, err := t.splitImage(cmd, image)
+	if err != nil {
+		return err
+	}
+	a, err := client.Find()
+	if err != nil {
+		return err
+	}
+	agent, err := findAgent()
+	if err != nil {
+		return err
+	}
+	line := append([]string{"mimeo-agent", what, "--store", a.Server}, flags...)
+	if t.json {
+		line = append(line, "--json")
+	}
+	line = append(line, "--", fmt.Sprintf("%s@%d", name, rev))
+	// The token goes by the environment: everybody can read a command line.
+	env := []string{"MIMEO_TOKEN=" + a.Token, "MIMEO_PIN=" + a.Pin}
+	for _, e := range os.Environ() {
+		if !strings.HasPrefix(e, "MIMEO_") {
+			env = append(env, e)
+		}
+	}
+	return fmt.Errorf("start %s: %w", agent, syscall.Exec(agent, append(line, args...), env))
 }
 
 // findAgent looks for mimeo-agent beside this program, then in PATH.
