@@ -18,7 +18,7 @@ type System struct {
 	Name     string
 	Suite    string // release of Debian
 	Packages string // beside the essential ones
-	Init     string // as package firstboot calls it
+	Init     string // as package firstboot calls it; "" of one that is not booted
 }
 
 // All are the systems that there are. Between them they have every init and every network program that Mimeo writes files for.
@@ -28,6 +28,7 @@ var All = []System{
 	{"trixie", "trixie", "systemd-sysv,udev,dbus,iproute2,openssh-server,netplan.io,cloud-init,kmod", "systemd"},
 	{"sysvinit", "bookworm", "sysvinit-core,ifupdown,iproute2,openssh-server,udev", "System V init"},
 	{"openrc", "trixie", "sysvinit-core,openrc,ifupdown,iproute2,udev", "OpenRC"},
+	{"grub", "bookworm", "grub-pc-bin,grub-efi-amd64-bin,grub-efi-amd64-signed,shim-signed,grub2-common,e2fsprogs,udev", ""},
 }
 
 // Unpack makes the system's tree in dir, which must be empty. What packages were installed is kept in the cache for the next time.
