@@ -178,18 +178,3 @@ func (d *doctor) images() {
 		d.add(Warn, name, "mimeo stateless build imaging", "there is no imaging: nodes cannot be captured or deployed")
 	}
 }
-
-// clock looks whether the time is right: schedules and certificates go by it.
-func (d *doctor) clock() {
-	var t unix.Timex
-	state, err := unix.Adjtimex(&t)
-	now := time.Now()
-	switch {
-	case now.Year() < 2025:
-		d.add(Bad, "clock", "set it", "it says %s", now.Format(time.RFC3339))
-	case err != nil || state == unix.TIME_ERROR || t.Status&unix.STA_UNSYNC != 0:
-		d.add(Warn, "clock", "run a time service, as systemd-timesyncd or chrony", "%s, and nothing keeps it right", now.Format(time.RFC3339))
-	default:
-		d.add(OK, "clock", "", "%s, kept right by a time service", now.Format(time.RFC3339))
-	}
-}
