@@ -8,10 +8,12 @@ import (
 
 // fair shares something of which there is so much among clients: of those that wait, the one is given to first whose
 // requests have cost least so far. It is start-time fair queueing (Goyal, Vin, Cheng: Start-time Fair Queuing, SIGCOMM
-// 1996, section 2), with a bound of what one client holds.
+// 1996, section 2), with a bound of what one client holds. Where clients take their own time with what they have, as with
+// memory that the network fills, byHeld gives to the one first that holds least, so that slow ones do not keep the rest.
 type fair struct {
-	size int64 // what there is
-	each int64 // what one client may hold, unless it holds nothing else; 0 means all
+	size   int64 // what there is
+	each   int64 // what one client may hold, unless it holds nothing else; 0 means all
+	byHeld bool
 
 	mu      sync.Mutex
 	used    int64
@@ -35,8 +37,16 @@ type ticket struct {
 // maxWaiting is how many requests of a client may wait: many times what an agent makes at once.
 const maxWaiting = 64
 
-func newFair(size, each int64) *fair {
-	return &fair{size: size, each: each, clients: map[string]*share{}}
+func newFair(size, each int64, byHeld bool) *fair {
+	return &fair{size: size, each: each, byHeld: byHeld, clients: map[string]*share{}}
+}
+
+// before tells whether a is given to before b.
+func (f *fair) before(a, b *share) bool {
+	if f.byHeld && a.held != b.held {
+		return a.held < b.held
+	}
+	return a.cost < b.cost
 }
 
 // acquire waits for n, at most size, which is called as much as cost. It returns what gives it back, or an error where
@@ -95,7 +105,7 @@ func (f *fair) give() {
 	for {
 		var next *share
 		for _, c := range f.clients {
-			if len(c.waiting) > 0 && (f.each == 0 || c.held == 0 || c.held+c.waiting[0].n <= f.each) && (next == nil || c.cost < next.cost) {
+			if len(c.waiting) > 0 && (f.each == 0 || c.held == 0 || c.held+c.waiting[0].n <= f.each) && (next == nil || f.before(c, next)) {
 				next = c
 			}
 		}

@@ -26,7 +26,7 @@ import (
 // ones, one that comes late: what each is given differs by no more than a few requests.
 func TestShares(t *testing.T) {
 	bubble(t, func(t *testing.T) {
-		f := newFair(100, 40)
+		f := newFair(100, 40, false)
 		ctx, stop := context.WithCancel(t.Context())
 		var wg sync.WaitGroup
 		given := map[string]*atomic.Int64{}
@@ -91,10 +91,107 @@ func TestShares(t *testing.T) {
 	})
 }
 
+// Nodes behind a slow line keep what they have for long. They do not keep a fast one from its share.
+func TestSlowClients(t *testing.T) {
+	bubble(t, func(t *testing.T) {
+		f := newFair(100, 40, true)
+		ctx, stop := context.WithCancel(t.Context())
+		var wg sync.WaitGroup
+		var given [6]atomic.Int64
+		for i := range given {
+			for range 8 {
+				wg.Go(func() {
+					for {
+						release, err := f.acquire(ctx, fmt.Sprint("n", i), 5, 5)
+						if err != nil {
+							return
+						}
+						given[i].Add(1)
+						if i == len(given)-1 {
+							time.Sleep(time.Millisecond)
+						} else {
+							time.Sleep(time.Second)
+						}
+						release()
+					}
+				})
+			}
+			time.Sleep(10 * time.Second) // the slow ones have all of it before the fast one comes
+		}
+		fast := &given[len(given)-1]
+		from := fast.Load()
+		time.Sleep(20 * time.Second)
+		// A sixth of 100 in requests of 5, each of a millisecond, is 3,000 a second.
+		if got := fast.Load() - from; got < 20*2000 {
+			t.Errorf("the fast one was given to %d times in 20 s", got)
+		}
+		for i := range given[1:] {
+			if n := given[i].Load(); n < 100 {
+				t.Errorf("slow one %d was given to %d times", i, n)
+			}
+		}
+		stop()
+		wg.Wait()
+	})
+}
+
+// A body, or an answer, that moves a byte now and then is ended.
+func TestPace(t *testing.T) {
+	var l Limits
+	l.applyDefaults()
+	for _, tc := range []struct {
+		n     int64
+		spent time.Duration
+		want  time.Duration
+	}{
+		{0, 0, 60 * time.Second},
+		{0, 50 * time.Second, 10 * time.Second},
+		{4 << 20, 60 * time.Second, 60 * time.Second},
+		{4 << 20, 180 * time.Second, 8 * time.Second},
+		{4 << 20, 200 * time.Second, -12 * time.Second},
+		{1 << 40, 0, 60 * time.Second},
+	} {
+		if got := l.patience(tc.n, tc.spent); got != tc.want {
+			t.Errorf("%d bytes in %v: %v, want %v", tc.n, tc.spent, got, tc.want)
+		}
+	}
+	srv := httptest.NewServer(Handler(mem.New(), Limits{Stall: 100 * time.Millisecond, Pace: 1 << 20}))
+	defer srv.Close()
+	pr, pw := io.Pipe()
+	req, err := http.NewRequestWithContext(t.Context(), http.MethodPost, srv.URL+Prefix+"missing", pr)
+	if err != nil {
+		t.Fatal(err)
+	}
+	req.ContentLength = 32 * 1000
+	var wg sync.WaitGroup
+	defer wg.Wait()
+	defer pw.Close()
+	wg.Go(func() {
+		for { // never silent for long
+			if _, err := pw.Write([]byte{1}); err != nil {
+				return
+			}
+			time.Sleep(20 * time.Millisecond)
+		}
+	})
+	begun := time.Now()
+	resp, err := http.DefaultClient.Do(req)
+	pr.CloseWithError(io.ErrClosedPipe)
+	if err == nil {
+		resp.Body.Close()
+		if resp.StatusCode != http.StatusRequestTimeout {
+			t.Errorf("status %d", resp.StatusCode)
+		}
+	}
+	if took := time.Since(begun); took > 5*time.Second {
+		t.Errorf("it went on for %v", took)
+	}
+}
+
 // What is large has its turn, what nobody waits for any more is forgotten, and a queue has its end.
 func TestTurns(t *testing.T) {
 	bubble(t, func(t *testing.T) {
-		f := newFair(100, 30)
+		f := newFair(100, 30, true)
 		take := func(name string, n int64) func() {
 			release, err := f.acquire(t.Context(), name, n, n)
 			if err != nil {

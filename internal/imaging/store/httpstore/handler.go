@@ -22,6 +22,7 @@ type Limits struct {
 	Working  int           // batches that are decoded and stored at once; 0 means one a processor, and one that waits for the disk
 	Wait     time.Duration // how long a request waits for its share of that before it is told to come again; 0 means 20 s
 	Stall    time.Duration // how long a node may send or take nothing before its request ends; 0 means 60 s
+	Pace     int64         // bytes a second that it must send or take on the whole, beyond Stall; 0 means 32 KiB
 }
 
 func (l *Limits) applyDefaults() {
@@ -32,7 +33,7 @@ func (l *Limits) applyDefaults() {
 	if l.InFlight <= 0 {
 		l.InFlight = 256 << 20
 	}
-	l.InFlight = max(l.InFlight, l.MaxBody, 2*chunk.MaxLen, manifestCost*manifest.MaxSize)
+	l.InFlight = max(l.InFlight, l.MaxBody, getCost, manifestCost*manifest.MaxSize)
 	if l.Each <= 0 {
 		l.Each = 64 << 20
 	}
@@ -45,10 +46,22 @@ func (l *Limits) applyDefaults() {
 	if l.Stall <= 0 {
 		l.Stall = 60 * time.Second
 	}
+	if l.Pace <= 0 {
+		l.Pace = 32 << 10
+	}
+}
+
+// patience is how long the next step of a request may take that has moved n bytes, that step's among them, in spent. Who
+// moves a byte now and then would keep the memory of its request for days.
+func (l *Limits) patience(n int64, spent time.Duration) time.Duration {
+	return min(l.Stall, l.Stall+time.Duration(n/l.Pace)*time.Second-spent)
 }
 
 // manifestCost is how many times its length in memory a manifest needs while it is read: bytes, value, bytes again.
 const manifestCost = 4
+
+// getCost is the memory of a request for chunks: a stretch of a pack, and the buffers of the connection.
+const getCost = chunk.MaxLen + 1<<20
 
 type handler struct {
 	s      store.Writer
@@ -76,7 +89,7 @@ func client(r *http.Request) string {
 // Handler serves s under Prefix. It does not ask who the caller is: wrap it in what does, and says so with From.
 func Handler(s store.Writer, l Limits) http.Handler {
 	l.applyDefaults()
-	h := &handler{s: s, limits: l, memory: newFair(l.InFlight, l.Each), work: newFair(int64(l.Working), 0)}
+	h := &handler{s: s, limits: l, memory: newFair(l.InFlight, l.Each, true), work: newFair(int64(l.Working), 0, false)}
 	mux := http.NewServeMux()
 	route := func(pattern string, fn func(http.ResponseWriter, *http.Request) error) {
 		mux.HandleFunc(pattern, func(w http.ResponseWriter, r *http.Request) {
@@ -140,18 +153,20 @@ func (h *handler) body(w http.ResponseWriter, r *http.Request, limit, cost int64
 		return nil, nil, err
 	}
 	rc := http.NewResponseController(w)
-	defer rc.SetReadDeadline(time.Time{})
 	b = make([]byte, n)
+	begun := time.Now()
 	for got := int64(0); got < n; {
 		// Where deadlines are not to be had, the server's own timeouts must do.
-		_ = rc.SetReadDeadline(time.Now().Add(h.limits.Stall))
+		_ = rc.SetReadDeadline(time.Now().Add(h.limits.patience(got, time.Since(begun))))
 		k, err := r.Body.Read(b[got:min(n, got+1<<20)])
 		got += int64(k)
 		if err != nil && got < n {
 			release()
+			// The deadline stays: net/http reads what is left of the body before it sends our answer.
 			return nil, nil, refuse("stopped", "the request stopped after %d of %d bytes: %w", got, n, cutOff(err))
 		}
 	}
+	_ = rc.SetReadDeadline(time.Time{})
 	return b, release, nil
 }
 
@@ -242,7 +257,7 @@ func (h *handler) get(w http.ResponseWriter, r *http.Request) error {
 	if err != nil {
 		return err
 	}
-	release, err := h.acquire(r, 2*chunk.MaxLen)
+	release, err := h.acquire(r, getCost)
 	if err != nil {
 		return err
 	}
@@ -253,8 +268,13 @@ func (h *handler) get(w http.ResponseWriter, r *http.Request) error {
 	var head []byte
 	count := 0
 	gone := false
+	var sent int64
+	var spent time.Duration // on sending alone: the store may be slow, too
 	err = h.s.Get(r.Context(), ids, func(c chunk.Encoded) error {
-		_ = rc.SetWriteDeadline(time.Now().Add(h.limits.Stall))
+		begun := time.Now()
+		defer func() { spent += time.Since(begun) }()
+		sent += int64(len(c.Data))
+		_ = rc.SetWriteDeadline(begun.Add(h.limits.patience(sent, spent)))
 		head = appendFrameHead(head[:0], frameChunk, c.Codec, c.RawLen, uint32(len(c.Data)), c.ID)
 		count++
 		_, err := w.Write(head)
