@@ -49,6 +49,9 @@ func New(version string, started time.Time, look func(context.Context) (Now, err
 			m.ended.WithLabelValues(string(kind), string(end)) // there from the start, so that the first one is seen as a change
 		}
 	}
+	for _, kind := range []string{"script", "agent"} { // an alert compares them
+		m.events.WithLabelValues(kind)
+	}
 	info := prometheus.NewGauge(prometheus.GaugeOpts{Name: "mimeo_info", Help: "Always 1; the label has the version.", ConstLabels: prometheus.Labels{"version": version}})
 	info.Set(1)
 	start := prometheus.NewGauge(prometheus.GaugeOpts{Name: "mimeo_start_time_seconds", Help: "When mimeod was started, in Unix time."})

@@ -4,8 +4,11 @@ import (
 	"context"
 	"encoding/json"
 	"errors"
+	"fmt"
 	"net/http/httptest"
 	"os"
+	"os/exec"
+	"path/filepath"
 	"regexp"
 	"strings"
 	"testing"
@@ -106,6 +109,44 @@ func TestNamesAreThere(t *testing.T) {
 		name = regexp.MustCompile(`_(sum|count|bucket)$`).ReplaceAllString(name, "")
 		if !described[name] && have[name] {
 			t.Errorf("docs/metrics.md does not have %s", name)
+		}
+	}
+}
+
+// TestRules has Prometheus' own tool read alerts and dashboard, and let the alerts fire.
+func TestRules(t *testing.T) {
+	monitoring, err := filepath.Abs("../../../build/monitoring")
+	if err != nil {
+		t.Fatal(err)
+	}
+	b, err := os.ReadFile(filepath.Join(monitoring, "dashboard.json"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	// It reads no dashboards, but their expressions where they stand in rules.
+	type rule struct {
+		Record string `json:"record"`
+		Expr   string `json:"expr"`
+	}
+	var rules []rule
+	for i, m := range regexp.MustCompile(`"expr": *("(?:[^"\\]|\\.)*")`).FindAllSubmatch(b, -1) {
+		var expr string
+		if err := json.Unmarshal(m[1], &expr); err != nil {
+			t.Fatal(err)
+		}
+		rules = append(rules, rule{fmt.Sprintf("dashboard:%d", i), strings.NewReplacer("$__rate_interval", "5m", "$__range", "1h").Replace(expr)})
+	}
+	text, err := json.Marshal(map[string]any{"groups": []any{map[string]any{"name": "dashboard", "rules": rules}}})
+	if err != nil || len(rules) == 0 {
+		t.Fatal(len(rules), err)
+	}
+	dashboard := filepath.Join(t.TempDir(), "dashboard.yml")
+	if err := os.WriteFile(dashboard, text, 0o644); err != nil {
+		t.Fatal(err)
+	}
+	for _, args := range [][]string{{"check", "rules", filepath.Join(monitoring, "rules.yml"), dashboard}, {"test", "rules", "testdata/rules_test.yml"}} {
+		if out, err := exec.Command("promtool", args...).CombinedOutput(); err != nil {
+			t.Errorf("promtool %v: %v\n%s", args, err, out)
 		}
 	}
 }
