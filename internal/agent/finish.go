@@ -12,6 +12,7 @@ import (
 	"mimeo/internal/agent/identity"
 	"mimeo/internal/agent/postscript"
 	"mimeo/internal/cluster/api"
+	"mimeo/internal/cluster/node"
 	"mimeo/internal/imaging/deploy"
 	"mimeo/internal/imaging/manifest"
 	"mimeo/internal/imaging/tool"
@@ -36,14 +37,22 @@ func (j *job) finish(ctx context.Context, m *manifest.Manifest) (err error) {
 		return err
 	}
 	if t == nil {
-		if len(j.task.Root)+len(j.task.First) > 0 {
-			return &api.Error{Code: "no_root", Message: "the image has no root filesystem of Linux that can be mounted, and postscripts were to run in it",
-				Hint: "take the root postscripts out of the profile, or see in the job's log what was found"}
+		if len(j.task.Root) == 0 && len(j.task.First)+len(j.task.Unattend) > 0 {
+			if found, err := j.windows(ctx, m); found || err != nil {
+				return err
+			}
+		}
+		if len(j.task.Root)+len(j.task.First)+len(j.task.Unattend) > 0 {
+			return &api.Error{Code: "no_root", Message: "the image has no root filesystem of Linux that can be mounted, nor a Windows that was asked for, and postscripts were to run in it",
+				Hint: "take the postscripts of stages root and first, and label " + node.LabelUnattend + ", away from the node; stage root is for Linux alone; the job's log says what was found"}
 		}
 		j.report.say("no root filesystem of Linux was found: the system keeps the identity of the captured one")
 		return nil
 	}
 	defer func() { err = errors.Join(err, t.unmount()) }()
+	if len(j.task.Unattend) > 0 {
+		j.report.say("the deployed system is a Linux: the answer file of label " + node.LabelUnattend + " is for none")
+	}
 	done, err := identity.Apply(t.dir, identity.Options{Hostname: j.hostname()})
 	for _, d := range done {
 		j.report.say(d)

@@ -11,6 +11,9 @@ func isLabel(s string) bool {
 	return s != "" && len(s) <= 100 && strings.Trim(s, "abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789._-/") == ""
 }
 
+// LabelUnattend is the label that names a node's answer file for the setup of Windows, a file of the postscripts folder.
+const LabelUnattend = "windows.unattend"
+
 // LabelConsoleLog is the label that says when a node's serial console is logged.
 const LabelConsoleLog = "console.log"
 
@@ -25,6 +28,9 @@ func CheckConsoleLog(s string) error {
 func checkLabel(label, v string) error {
 	if label == LabelConsoleLog && v != "" {
 		return CheckConsoleLog(v)
+	}
+	if label == LabelUnattend && v != "" && !IsScript(v) {
+		return fmt.Errorf("%q is no name of a file in the folder of postscripts", v)
 	}
 	if key, ok := strings.CutPrefix(label, LabelScripts); ok {
 		return checkScripts(key, v)

@@ -313,6 +313,11 @@ func (s *Server) furnish(ctx context.Context, t *api.Task, n node.Node, master n
 			return err
 		}
 	}
+	if t.Kind == api.TaskDeploy {
+		if t.Unattend, err = s.unattend(n); err != nil {
+			return err
+		}
+	}
 	list, _, err := s.scripts(ctx, n, t.Kind, t.Image, p)
 	if err != nil {
 		return err

@@ -98,6 +98,20 @@ func TestNodesOwnScripts(t *testing.T) {
 			t.Errorf("%s: %+v", stage, inside)
 		}
 	}
+	// An answer file for Windows goes with a deploy; it need not be executable.
+	r.fails("PATCH", "/v1/nodes", api.NodeSet{Range: "n2", Set: map[string]string{"label.windows.unattend": "../key"}}, "bad_request", "no name of a file")
+	label("n2", map[string]string{"label.windows.unattend": "answers.xml"})
+	n, err := s.db.Node(t.Context(), "n2")
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := s.furnish(t.Context(), &api.Task{Kind: api.TaskDeploy}, n, netip.MustParseAddr("10.0.0.1")); err == nil || !strings.Contains(err.Error(), "answers.xml: there is no such file") {
+		t.Error(err)
+	}
+	r.put("nfs/postscripts/answers.xml", "<unattend/>", 0o644)
+	if got := deploy(); string(got.Unattend) != "<unattend/>" {
+		t.Errorf("%q", got.Unattend)
+	}
 }
 
 // What a profile, groups, an image and a node say adds up, the nearest last; each may take away what came before.
