@@ -172,23 +172,32 @@ func mustBeSigned(file string, r store.Revision) error {
 	if file == "" {
 		return nil
 	}
-	f, err := os.Open(file)
+	keys, err := readKeys(file)
 	if err != nil {
-		return &api.Error{Code: "bad_usage", Message: fmt.Sprintf("--trust: %v", err)}
-	}
-	defer f.Close()
-	b, err := io.ReadAll(io.LimitReader(f, 1<<20))
-	if err != nil {
-		return fmt.Errorf("--trust: %w", err)
-	}
-	keys, err := sign.ParseKeys(string(b))
-	if err != nil {
-		return &api.Error{Code: "bad_usage", Message: fmt.Sprintf("--trust %s: %v", file, err), Hint: "\"mimeo key show\" on the management node that made the image prints its key"}
+		return err
 	}
 	if err := keys.Check(r); err != nil {
 		return &api.Error{Code: "refused", Message: err.Error() + "; nothing was written to the disk", Hint: "if you know whose image it is, add the key to " + file + ", or go without --trust"}
 	}
 	return nil
+}
+
+// readKeys reads the file that --trust names.
+func readKeys(file string) (sign.Keys, error) {
+	f, err := os.Open(file)
+	if err != nil {
+		return nil, &api.Error{Code: "bad_usage", Message: fmt.Sprintf("--trust: %v", err)}
+	}
+	defer f.Close()
+	b, err := io.ReadAll(io.LimitReader(f, 1<<20))
+	if err != nil {
+		return nil, fmt.Errorf("--trust: %w", err)
+	}
+	keys, err := sign.ParseKeys(string(b))
+	if err != nil {
+		return nil, &api.Error{Code: "bad_usage", Message: fmt.Sprintf("--trust %s: %v", file, err), Hint: "\"mimeo key show\" on the management node that made the image prints its key"}
+	}
+	return keys, nil
 }
 
 // findRevision returns the revision that ref names, the newest where it names none.

@@ -18,6 +18,7 @@ import (
 
 	"mimeo/internal/cluster/api"
 	"mimeo/internal/imaging/export"
+	"mimeo/internal/imaging/seal"
 	"mimeo/internal/imaging/store"
 	"mimeo/internal/imaging/view"
 )
@@ -28,6 +29,7 @@ type exportFlags struct {
 	format   string
 	compress bool
 	force    bool
+	noSeal   bool
 	json     bool
 }
 
@@ -38,9 +40,10 @@ type exported struct {
 	ID      string  `json:"id"` // of the manifest
 	Path    string  `json:"path"`
 	Format  string  `json:"format"`
-	Size    int64   `json:"size"` // bytes of the disk
-	Used    int64   `json:"used"` // of these, not zero
-	File    int64   `json:"file"` // bytes that the file takes on its disk
+	Size    int64   `json:"size"`           // bytes of the disk
+	Used    int64   `json:"used"`           // of these, not zero
+	File    int64   `json:"file"`           // bytes that the file takes on its disk
+	Seal    string  `json:"seal,omitempty"` // its seal, where the image is signed
 	Seconds float64 `json:"seconds"`
 }
 
@@ -67,6 +70,9 @@ The format is that of FILE's ending (.raw or .img, .qcow2, .vmdk, .vhdx), unless
 --format names it. FILE has its name only when it is whole and on the disk: every byte
 was checked against the image's hashes. One that is there is refused without --force.
 
+Of an image that is signed, FILE.seal keeps who signed it and what FILE must hold:
+"mimeo-agent verify" checks the one with the other, on any machine.
+
 PLACE is dir:PATH, a store in a folder, or https://ADDRESS:PORT, that of a management
 node, with MIMEO_TOKEN and MIMEO_PIN, or the file that "mimeo login" made.
 
@@ -82,6 +88,7 @@ image or store; 4 refused: the file is there, or there is no room; 130 interrupt
 	fl.StringVar(&f.format, "format", "", "raw, qcow2, vmdk or vhdx; by default that of FILE's ending")
 	fl.BoolVar(&f.compress, "compress", false, "compress what is in the file (qcow2)")
 	fl.BoolVar(&f.force, "force", false, "write over a file that is there")
+	fl.BoolVar(&f.noSeal, "no-seal", false, "write no FILE.seal")
 	fl.BoolVar(&f.json, "json", false, "print what was done as JSON")
 	return cmd
 }
@@ -117,6 +124,12 @@ func runExport(cmd *cobra.Command, ref, path string, f exportFlags) error {
 		if err := roomFor(path, out.Used, format, f); err != nil {
 			return err
 		}
+		if !f.noSeal && len(rev.Signatures) > 0 {
+			out.Seal = path + sealEnding
+			if _, err := os.Lstat(out.Seal); err == nil && !f.force {
+				return exportError(rev, fmt.Errorf("%s: %w", out.Seal, export.ErrExists))
+			}
+		}
 		err = export.File(path, f.force, func(w *os.File) error {
 			switch format {
 			case "raw":
@@ -126,10 +139,15 @@ func runExport(cmd *cobra.Command, ref, path string, f exportFlags) error {
 			}
 			return convert(ctx, d, w, format, progress, func() { meter.show("converting", 0, 0) })
 		})
-		if errors.Is(err, export.ErrExists) {
-			return &api.Error{Code: "refused", Message: err.Error(), Hint: "name another file, or say --force to write over it"}
-		} else if err != nil {
-			return fmt.Errorf("export %s: %w", rev, err)
+		if err == nil && out.Seal != "" {
+			err = export.File(out.Seal, f.force, func(w *os.File) error { return seal.Write(ctx, w, st, rev, m) })
+		} else if err == nil && f.force {
+			if err = os.Remove(path + sealEnding); errors.Is(err, fs.ErrNotExist) { // that of what was there
+				err = nil
+			}
+		}
+		if err != nil {
+			return exportError(rev, err)
 		}
 		var s unix.Stat_t
 		if err := unix.Stat(path, &s); err != nil {
@@ -145,6 +163,23 @@ func runExport(cmd *cobra.Command, ref, path string, f exportFlags) error {
 	})
 }
 
+func exportError(rev store.Revision, err error) error {
+	if errors.Is(err, export.ErrExists) {
+		return &api.Error{Code: "refused", Message: err.Error(), Hint: "name another file, or say --force to write over it"}
+	}
+	return fmt.Errorf("export %s: %w", rev, err)
+}
+
+// formatOf is the format that a file's ending means, or "".
+func formatOf(path string) string {
+	for name, endings := range exportFormats {
+		if slices.Contains(endings, strings.ToLower(filepath.Ext(path))) {
+			return name
+		}
+	}
+	return ""
+}
+
 // exportFormat is the format that is wanted.
 func exportFormat(path string, f exportFlags) (string, error) {
 	format := f.format
@@ -152,11 +187,7 @@ func exportFormat(path string, f exportFlags) (string, error) {
 		format = "raw"
 	}
 	if format == "" {
-		for name, endings := range exportFormats {
-			if slices.Contains(endings, strings.ToLower(filepath.Ext(path))) {
-				format = name
-			}
-		}
+		format = formatOf(path)
 	}
 	switch {
 	case format == "":
