@@ -1,6 +1,7 @@
 package ready
 
 import (
+	"errors"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -10,6 +11,7 @@ import (
 	"testing"
 
 	"github.com/goccy/go-yaml"
+	"golang.org/x/sys/unix"
 
 	"mimeo/internal/cluster/node"
 )
@@ -35,7 +37,10 @@ func system(t *testing.T, files ...string) string {
 		t.Fatal(err)
 	}
 	put("bin/busybox", string(program), 0o755)
-	for _, a := range strings.Fields("sh tr grep cat chmod mv mkdir sed printf echo") {
+	if err := errors.Join(os.Mkdir(filepath.Join(dir, "dev"), 0o755), unix.Mknod(filepath.Join(dir, "dev/null"), unix.S_IFCHR|0o666, int(unix.Mkdev(1, 3)))); err != nil {
+		t.Fatal(err)
+	}
+	for _, a := range strings.Fields("sh tr grep cat chmod mv mkdir sed printf echo rm tee") {
 		if err := os.Symlink("busybox", filepath.Join(dir, "bin", a)); err != nil {
 			t.Fatal(err)
 		}
@@ -182,5 +187,44 @@ func TestNoCloud(t *testing.T) {
 	}
 	if user, err := os.ReadFile(filepath.Join(dir, "var/lib/cloud/seed/nocloud/user-data")); err != nil || !strings.Contains(string(user), "ssh_pwauth") {
 		t.Errorf("user data of the image were not kept: %v, %s", err, user)
+	}
+}
+
+// TestDomainJoin sees what the programs that join are given: no domain was to be had.
+func TestDomainJoin(t *testing.T) {
+	labels := []string{"LABEL_DOMAIN_NAME=corp.example.org", "LABEL_DOMAIN_USER=joiner", "LABEL_DOMAIN_PASSWORD=pass word", "LABEL_DOMAIN_OU=OU=Nodes,DC=corp"}
+	const fake = "#!/bin/sh\n{ printf '%s' \"${0##*/}\"; printf ' [%s]' \"$@\"; echo; echo \"passwd ${PASSWD:-none}\"; cat; echo; } >>/said\n[ \"$1\" != leave ] || exit 1\nprintf 'xN07$y' >/etc/krb5.keytab\n"
+	for want, c := range map[string]struct{ system, env []string }{
+		"realm [join] [--unattended] [--computer-ou=OU=Nodes,DC=corp] [--user=joiner] [corp.example.org]\npasswd none\npass word\n\n":                              {[]string{"bin/realm=" + fake, "bin/adcli=" + fake}, labels},
+		"realm [join] [--unattended] [--one-time-password=once] [corp.example.org]\npasswd none\n\n":                                                               {[]string{"bin/realm=" + fake}, []string{labels[0], "LABEL_DOMAIN_PASSWORD=once"}},
+		"realm [leave] [corp.example.org]\npasswd none\n\nrealm [join] [--unattended] [--user=joiner] [corp.example.org]\npasswd none\nfrom the file\n\n":          {[]string{"bin/realm=" + fake, "etc/krb5.keytab=GOLDEN$", "etc/mimeo-domain-password=from the file\n"}, labels[:3]},
+		"net [ads] [join] [-U] [joiner] [createcomputer=OU=Nodes,DC=corp]\npasswd pass word\n\n":                                                                   {[]string{"bin/net=" + fake, "bin/adcli=" + fake, "etc/samba/smb.conf=[global]\n security = ADS\n"}, labels},
+		"adcli [join] [--domain=corp.example.org] [--computer-name=n07] [--host-fqdn=n07.rack] [--login-user=joiner] [--stdin-password]\npasswd none\npass word\n": {[]string{"bin/net=" + fake, "bin/adcli=" + fake}, labels[:3]},
+	} {
+		dir := system(t, append(c.system, "etc/x=")...)
+		for _, p := range []string{"realm", "net", "adcli"} {
+			os.Chmod(filepath.Join(dir, "bin", p), 0o755) // those that there are
+		}
+		for i := range 2 {
+			if out, err := run(t, dir, "domain-join", c.env...); err != nil || !strings.Contains(out, "n07 is in corp.example.org"+[]string{", by ", " already"}[i]) {
+				t.Errorf("%v: %s", err, out)
+			}
+		}
+		if got, err := os.ReadFile(filepath.Join(dir, "said")); err != nil || string(got) != want {
+			t.Errorf("%v\n%s\nwant\n%s", err, got, want)
+		}
+		if _, err := os.Stat(filepath.Join(dir, "etc/mimeo-domain-password")); err == nil {
+			t.Error("the password's file is still there")
+		}
+	}
+	for want, c := range map[string]struct{ system, env []string }{
+		"none of realm":        {nil, labels},
+		"label domain.name":    {nil, nil},
+		"there is no password": {[]string{"bin/realm*"}, labels[:2]},
+		"more than 15":         {[]string{"bin/realm*"}, append([]string{"HOSTNAME=n07-of-the-second-rack"}, labels...)},
+	} {
+		if out, err := run(t, system(t, c.system...), "domain-join", c.env...); err == nil || !strings.Contains(out, want) {
+			t.Errorf("%v, %q; want %q", err, out, want)
+		}
 	}
 }
