@@ -38,7 +38,7 @@ Of one that does not, --screenshot shows the screen at the end of --timeout. The
 an AHCI one, of 4096-byte sectors NVMe; what was captured from a virtual machine may need
 --bus virtio. Images of amd64 only.
 
-PLACE is dir:PATH, a store in a folder, or https://ADDRESS:PORT ("mimeo-agent mount
+PLACE is dir:PATH, a store in a folder, s3://BUCKET/PREFIX, or https://ADDRESS:PORT ("mimeo-agent mount
 --help" says more). It needs root or fusermount3, and qemu-system-x86; for --firmware
 uefi also ovmf.
 
@@ -79,7 +79,7 @@ be understood; 3 no such image or store; 4 this system cannot do it; 130 interru
 		},
 	}
 	f := cmd.Flags()
-	f.StringVar(&place, "store", "", "where the image is kept: dir:PATH, or https://ADDRESS:PORT")
+	f.StringVar(&place, "store", "", "where the image is kept: dir:PATH, s3://BUCKET/PREFIX, or https://ADDRESS:PORT")
 	f.StringVar(&o.Firmware, "firmware", "", "bios or uefi (default: what the image is for)")
 	f.StringVar(&o.Bus, "bus", api.BootTestBuses[0], "how the disk is attached: ahci, nvme or virtio")
 	f.StringVar(&expect, "expect", "", "what it must say on its serial console, a regular `EXPRESSION` (default: a login prompt)")

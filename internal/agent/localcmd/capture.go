@@ -70,18 +70,24 @@ With --shrink the image is that of a smaller disk: ext and NTFS filesystems are 
 smaller by their own tools, and what lies behind them moves up. That is done on a
 view of the disk, in memory; the disk itself is only read.
 
+A store in S3 takes AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, or the file that
+AWS_SHARED_CREDENTIALS_FILE names (~/.aws/credentials), AWS_ENDPOINT_URL,
+AWS_REGION and AWS_CA_BUNDLE. Packs on their way lie in the user's cache folder.
+
 Prints the revision, and the bytes in use, new, and stored.
 
 Exit codes: 0 done; 1 failed; 2 the command line cannot be understood;
 4 refused; 130 interrupted.`,
 		Example: `  mimeo-agent capture /dev/sda --store dir:/mnt/images --image rocky9
   mimeo-agent capture disk.img --store dir:images --image golden --json
+  AWS_ENDPOINT_URL=https://minio.example:9000 mimeo-agent capture /dev/sda \
+    --store s3://images/site-a --image rocky9
   mimeo-agent capture /dev/sda --store dir:/mnt/images --image small --shrink`,
 		Args: exactly(1),
 		RunE: func(cmd *cobra.Command, args []string) error { return runCapture(cmd, args[0], version, f) },
 	}
 	fl := cmd.Flags()
-	fl.StringVar(&f.store, "store", "", "where the image is kept: dir:PATH")
+	fl.StringVar(&f.store, "store", "", "where the image is kept: dir:PATH or s3://BUCKET/PREFIX")
 	fl.StringVar(&f.image, "image", "", "name of the image")
 	fl.StringVar(&f.codec, "codec", "zstd", "how chunks are compressed: zstd (smallest), s2 (fastest), auto")
 	fl.IntVar(&f.chunk, "chunk-size", chunk.DefaultSize>>10, "KiB of a chunk, a power of two; images share chunks of the same size only")
@@ -157,7 +163,7 @@ func runCapture(cmd *cobra.Command, path, version string, f captureFlags) (err e
 		return fmt.Errorf("look at what %s holds: %w", path, err)
 	}
 	plan.Warnings = append(notes, plan.Warnings...)
-	st, err := openStore(f.store, true)
+	st, err := openStore(cmd.Context(), f.store, true)
 	if err != nil {
 		return err
 	}

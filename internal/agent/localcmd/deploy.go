@@ -80,7 +80,7 @@ image; 4 refused, and the disk is as it was; 130 interrupted.`,
 		RunE: func(cmd *cobra.Command, args []string) error { return runDeploy(cmd, args[0], args[1], f) },
 	}
 	fl := cmd.Flags()
-	fl.StringVar(&f.store, "store", "", "where the image is kept: dir:PATH")
+	fl.StringVar(&f.store, "store", "", "where the image is kept: dir:PATH or s3://BUCKET/PREFIX")
 	fl.StringVar(&f.trust, "trust", "", "write only what is signed by a key in this `FILE`, one a line, as \"mimeo key show\" prints it")
 	fl.StringVar(&f.grow, "grow", deploy.GrowLast, "on a larger disk: last (the last volume), none, or the `VOLUME` that grows")
 	fl.IntVar(&f.workers, "workers", 0, "goroutines that fetch and check (default two more than cores)")
@@ -95,7 +95,7 @@ image; 4 refused, and the disk is as it was; 130 interrupted.`,
 func runDeploy(cmd *cobra.Command, ref, path string, f deployFlags) (err error) {
 	ctx, start := cmd.Context(), time.Now()
 	boundMemory()
-	st, err := openStore(f.store, false)
+	st, err := openStore(ctx, f.store, false)
 	if err != nil {
 		return err
 	}

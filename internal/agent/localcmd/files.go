@@ -47,7 +47,7 @@ With --json, one object a line; the last has "finished": true.`,
 		},
 	}
 	f := cmd.Flags()
-	f.StringVar(&place, "store", "", "where the image is kept: dir:PATH")
+	f.StringVar(&place, "store", "", "where the image is kept: dir:PATH or s3://BUCKET/PREFIX")
 	f.IntVar(&partition, "partition", 0, "number of the partition")
 	f.BoolVarP(&recursive, "recursive", "r", false, "with all below")
 	f.BoolVar(&asJSON, "json", false, "print JSON, one object a line")
@@ -84,7 +84,7 @@ func CatCmd() *cobra.Command {
 			})
 		},
 	}
-	cmd.Flags().StringVar(&place, "store", "", "where the image is kept: dir:PATH")
+	cmd.Flags().StringVar(&place, "store", "", "where the image is kept: dir:PATH or s3://BUCKET/PREFIX")
 	cmd.Flags().IntVar(&partition, "partition", 0, "number of the partition")
 	return cmd
 }
@@ -114,7 +114,7 @@ With --json, one object a line; the last has "finished": true.`,
 		},
 	}
 	f := cmd.Flags()
-	f.StringVar(&place, "store", "", "where the images are kept: dir:PATH")
+	f.StringVar(&place, "store", "", "where the images are kept: dir:PATH or s3://BUCKET/PREFIX")
 	f.IntVar(&partition, "partition", 0, "number of the partition, of both")
 	f.BoolVar(&asJSON, "json", false, "print JSON, one object a line")
 	return cmd
@@ -124,7 +124,7 @@ With --json, one object a line; the last has "finished": true.`,
 func withVolume(ctx context.Context, place, ref string, partition int, fn func(*browse.Volume) error) (err error) {
 	boundMemory()
 	var st *dir.Store
-	if st, err = openStore(place, false); err != nil {
+	if st, err = openStore(ctx, place, false); err != nil {
 		return err
 	}
 	defer func() { err = errors.Join(err, st.Close()) }()

@@ -47,7 +47,7 @@ SIGTERM or "umount DIR". DIR is made where it is missing, and must be empty.
   files/N/        the files of partition N; files/N/VG/LV of a volume in it
                   (ext2, ext3, ext4, XFS, NTFS)
 
-PLACE is dir:PATH, a store in a folder, or https://ADDRESS:PORT, that of a management
+PLACE is dir:PATH, a store in a folder, s3://BUCKET/PREFIX, or https://ADDRESS:PORT, that of a management
 node; then MIMEO_TOKEN and MIMEO_PIN (an admin's token and the key's pin) are read from
 the environment, or the file that "mimeo login" made. Every byte is checked against
 the image's hashes when it is read: what is damaged gives an input/output error, and a
@@ -79,7 +79,7 @@ image or store; 4 this system cannot mount, or not at DIR.`,
 		},
 	}
 	f := cmd.Flags()
-	f.StringVar(&place, "store", "", "where the image is kept: dir:PATH, or https://ADDRESS:PORT")
+	f.StringVar(&place, "store", "", "where the image is kept: dir:PATH, s3://BUCKET/PREFIX, or https://ADDRESS:PORT")
 	f.BoolVar(&others, "allow-other", false, "let other users of this machine look, too")
 	f.BoolVar(&asJSON, "json", false, "print where everything is as JSON, on one line, when it is there")
 	return cmd
@@ -161,7 +161,7 @@ const (
 func withStore(ctx context.Context, place string, fn func(store.Reader) error) error {
 	boundMemory()
 	if !strings.HasPrefix(place, "https://") {
-		st, err := openStore(place, false)
+		st, err := openStore(ctx, place, false)
 		if err != nil {
 			return err
 		}

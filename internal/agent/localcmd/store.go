@@ -1,10 +1,12 @@
 package localcmd
 
 import (
+	"context"
 	"encoding/json"
 	"errors"
 	"fmt"
 	"io"
+	"os"
 	"runtime/debug"
 	"strings"
 
@@ -13,6 +15,7 @@ import (
 	"mimeo/internal/cluster/api"
 	"mimeo/internal/imaging/store"
 	"mimeo/internal/imaging/store/dir"
+	"mimeo/internal/imaging/store/s3"
 )
 
 // boundMemory makes the collector run sooner than usual. The buffers of a capture or deploy take some 80 MiB and live as
@@ -23,14 +26,18 @@ func boundMemory() {
 	debug.SetMemoryLimit(160 << 20)
 }
 
-// openStore opens a store by its place, dir:PATH, for writing (it is made where there is none) or for reading.
-func openStore(place string, write bool) (*dir.Store, error) {
+// openStore opens a store by its place, dir:PATH or s3://BUCKET/PREFIX, for writing (it is made where there is none) or for
+// reading.
+func openStore(ctx context.Context, place string, write bool) (*dir.Store, error) {
 	if place == "" {
 		return nil, badUsage("--store dir:PATH is missing: where are the images kept?")
 	}
+	if strings.HasPrefix(place, "s3:") {
+		return openS3(ctx, place, dir.Options{Create: write, ReadOnly: !write})
+	}
 	path, ok := strings.CutPrefix(place, "dir:")
 	if !ok || path == "" {
-		e := badUsage("--store %s: a store in a folder is named dir:PATH", place)
+		e := badUsage("--store %s: a store in a folder is named dir:PATH, one in S3 s3://BUCKET/PREFIX", place)
 		if !ok {
 			e.Hint = "say --store dir:" + place
 		}
@@ -44,6 +51,26 @@ func openStore(place string, write bool) (*dir.Store, error) {
 		return nil, &api.Error{Code: "refused", Message: err.Error(), Hint: "wait until the other program is done; the store of a running mimeod is reached through the server only"}
 	}
 	return st, err
+}
+
+// openS3 opens a store in a bucket. Where it is and how to get in is said as AWS's own tools are told.
+func openS3(ctx context.Context, place string, o dir.Options) (*dir.Store, error) {
+	c, err := s3.Parse(place, os.Getenv)
+	if err != nil {
+		return nil, badUsage("--store %v", err)
+	}
+	st, err := s3.Open(ctx, c, o)
+	if err == nil {
+		return st, nil
+	}
+	e := &api.Error{Code: "failed", Message: err.Error(), Hint: s3.Hint(err)}
+	switch {
+	case errors.Is(err, store.ErrNotFound):
+		e.Code, e.Hint = "not_found", "look at the bucket and the prefix; a capture makes a store"
+	case errors.Is(err, store.ErrLocked), errors.Is(err, s3.ErrDenied):
+		e.Code = "refused"
+	}
+	return nil, e
 }
 
 func badUsage(format string, args ...any) *api.Error {

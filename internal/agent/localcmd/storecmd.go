@@ -44,7 +44,7 @@ not go on; 2 the command line cannot be understood; 3 no such store.`,
   mimeo-agent store check --store dir:/mnt/usb/images --read-data`,
 		Args: exactly(0),
 		RunE: func(cmd *cobra.Command, _ []string) error {
-			st, err := openStore(place, false)
+			st, err := openStore(cmd.Context(), place, false)
 			if err != nil {
 				return err
 			}
@@ -74,7 +74,7 @@ not go on; 2 the command line cannot be understood; 3 no such store.`,
 		},
 	}
 	f := cmd.Flags()
-	f.StringVar(&place, "store", "", "the store: dir:PATH")
+	f.StringVar(&place, "store", "", "the store: dir:PATH or s3://BUCKET/PREFIX")
 	f.BoolVar(&readData, "read-data", false, "read every chunk, too")
 	f.BoolVar(&asJSON, "json", false, "print JSON")
 	return cmd
@@ -106,10 +106,10 @@ command line cannot be understood; 3 no such store; 4 refused.`,
 				e.Code, e.Hint = "refused", "look first with --dry-run; say --yes if that is what you want"
 				return e
 			}
-			st, err := openStore(place, false)
+			st, err := openStore(cmd.Context(), place, false)
 			if err == nil && !dry { // there is a store: opening one for writing would make it
 				if err = st.Close(); err == nil {
-					st, err = openStore(place, true)
+					st, err = openStore(cmd.Context(), place, true)
 				}
 			}
 			if err != nil {
@@ -140,7 +140,7 @@ command line cannot be understood; 3 no such store; 4 refused.`,
 		},
 	}
 	f := cmd.Flags()
-	f.StringVar(&place, "store", "", "the store: dir:PATH")
+	f.StringVar(&place, "store", "", "the store: dir:PATH or s3://BUCKET/PREFIX")
 	f.BoolVar(&dry, "dry-run", false, "say what would be set aside, and change nothing")
 	f.BoolVarP(&yes, "yes", "y", false, "do it")
 	f.BoolVar(&asJSON, "json", false, "print JSON")

@@ -130,6 +130,10 @@ var ErrNotFound = errors.New("not in the store")
 // ErrFull says that the disk which holds the store has no room left.
 var ErrFull = errors.New("the store's disk is full")
 
+// ErrUnreachable says that what keeps the store does not answer, or not as it should: nothing is known about what it
+// holds.
+var ErrUnreachable = errors.New("the store does not answer")
+
 // ErrLocked says that another process has the store open for writing.
 var ErrLocked = errors.New("another process has the store open for writing")
 

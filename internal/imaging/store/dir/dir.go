@@ -271,6 +271,9 @@ func (s *Store) release() error {
 		err = errors.Join(err, s.lock.Close())
 		s.lock = nil
 	}
+	if c, ok := s.fs.(io.Closer); ok {
+		err = errors.Join(err, c.Close())
+	}
 	return err
 }
 

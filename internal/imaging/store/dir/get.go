@@ -131,6 +131,13 @@ func (s *Store) read(want []indexed, buf []byte, fn func(indexed, chunk.Encoded,
 	}
 	n, err := h.ReadAt(buf, off)
 	s.files.put(h)
+	switch {
+	case errors.Is(err, store.ErrUnreachable):
+		return buf, fmt.Errorf("read chunk %s: %w", first.id, err)
+	case errors.Is(err, fs.ErrNotExist):
+		s.files.drop(first.pack)
+		return buf, s.gone(want, err, fn)
+	}
 	if n < len(buf) && err == nil {
 		err = io.ErrUnexpectedEOF
 	}

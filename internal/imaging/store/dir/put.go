@@ -273,6 +273,9 @@ func (s *Store) seal() error {
 	s.writeIndex(p.number, p.uid, p.size, p.items)
 	err := p.file.Close()
 	p.file, p.items = nil, nil
+	if s.whole {
+		s.files.drop(p.number) // it lies elsewhere now
+	}
 	if err != nil {
 		return fmt.Errorf("close %s: %w", packName(p.number), full(err))
 	}
