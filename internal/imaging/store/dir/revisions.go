@@ -219,8 +219,12 @@ func (s *Store) Publish(ctx context.Context, image string, id manifest.ID) (stor
 		if s.signer != nil {
 			r.Signatures = []store.Signature{s.signer(r)}
 		}
-		// A list may lag behind what is there: then the number is taken.
-		if err := s.writeRecord(r, false); errors.Is(err, fs.ErrExist) && tries < maxTaken {
+		// A list may lag behind what is there: then the number is taken, or was.
+		err := s.free(revName(image, r.Rev, removedExt))
+		if err == nil {
+			err = s.writeRecord(r, false)
+		}
+		if errors.Is(err, fs.ErrExist) && tries < maxTaken {
 			r.Rev++
 		} else if err != nil {
 			return store.Revision{}, fmt.Errorf("publish %s: %w", r, err)
@@ -228,6 +232,17 @@ func (s *Store) Publish(ctx context.Context, image string, id manifest.ID) (stor
 			return r, nil
 		}
 	}
+}
+
+// free is fs.ErrExist where there is such a file.
+func (s *Store) free(name string) error {
+	_, err := s.readFile(name, maxRev)
+	if errors.Is(err, fs.ErrNotExist) {
+		return nil
+	} else if err == nil {
+		err = fmt.Errorf("%s: %w", s.path(name), fs.ErrExist)
+	}
+	return err
 }
 
 func (s *Store) writeRecord(r store.Revision, replace bool) error {

@@ -1,9 +1,12 @@
 package s3
 
 import (
+	"encoding/json"
+	"fmt"
 	"io"
 	"net/http"
 	"net/http/httptest"
+	"net/url"
 	"strings"
 	"sync"
 	"testing"
@@ -29,6 +32,8 @@ type service struct {
 	mu    sync.Mutex
 	fault func(r *http.Request) fault // nil: none
 	log   []string                    // method and path of each request
+	inner http.Handler
+	lists map[string]*httptest.ResponseRecorder // answers to lists that are repeated for ever; nil: none is
 }
 
 // fault is what happens to a request.
@@ -48,7 +53,7 @@ func newService(t *testing.T) *service {
 		t.Fatal(err)
 	}
 	inner := gofakes3.New(back).Server()
-	s := new(service)
+	s := &service{inner: inner}
 	s.Server = httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		s.mu.Lock()
 		s.log = append(s.log, r.Method+" "+strings.TrimPrefix(r.URL.Path, "/images/"))
@@ -59,7 +64,7 @@ func newService(t *testing.T) *service {
 		s.mu.Unlock()
 		switch f {
 		case none:
-			inner.ServeHTTP(w, r)
+			s.serve(w, r)
 			return
 		case refuse:
 			_, _ = io.Copy(io.Discard, r.Body)
@@ -86,6 +91,42 @@ func newService(t *testing.T) *service {
 	}))
 	t.Cleanup(s.Close)
 	return s
+}
+
+// serve answers, to lists as it did first after freeze.
+func (s *service) serve(w http.ResponseWriter, r *http.Request) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.lists == nil || !r.URL.Query().Has("list-type") {
+		s.inner.ServeHTTP(w, r)
+		return
+	}
+	key := r.URL.Query().Get("prefix")
+	if s.lists[key] == nil {
+		s.lists[key] = httptest.NewRecorder()
+		s.inner.ServeHTTP(s.lists[key], r)
+	}
+	_, _ = w.Write(s.lists[key].Body.Bytes())
+}
+
+// freeze makes lists show what they show now, from now on.
+func (s *service) freeze() {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.lists = make(map[string]*httptest.ResponseRecorder)
+	for _, folder := range []string{"", "packs/", "index/", "manifests/", "images/", "images/a/"} {
+		key := "site/a/" + folder
+		s.lists[key] = httptest.NewRecorder()
+		r := httptest.NewRequest(http.MethodGet, "/images/?delimiter=%2F&list-type=2&prefix="+url.QueryEscape(key), nil)
+		s.inner.ServeHTTP(s.lists[key], r)
+	}
+}
+
+// direct returns the URL of a way to the service without faults.
+func (s *service) direct(t *testing.T) string {
+	d := httptest.NewServer(s.inner)
+	t.Cleanup(d.Close)
+	return d.URL
 }
 
 // set makes fn decide what happens to requests from now on.
@@ -151,4 +192,10 @@ func TestFaults(t *testing.T) {
 			})
 		})
 	}
+}
+
+// printed returns the ways in which a Config may be shown.
+func printed(c Config) []string {
+	b, err := json.Marshal(c)
+	return []string{fmt.Sprint(c), fmt.Sprintf("%+v", c), fmt.Sprintf("%#v", c), string(b), fmt.Sprint(err)}
 }
