@@ -169,6 +169,7 @@ func Load(file string) (Config, error) {
 	if err := yaml.NewDecoder(bytes.NewReader(b), yaml.Strict()).Decode(&c); err != nil && !errors.Is(err, io.EOF) {
 		return c, fmt.Errorf("read configuration %s:\n%s", file, yaml.FormatError(err, false, true))
 	}
+	c.file = file // a file of comments alone, as it is installed, leaves nothing of c
 	if c.tree, err = parser.ParseBytes(b, 0); err != nil {
 		return c, fmt.Errorf("read configuration %s:\n%s", file, yaml.FormatError(err, false, true))
 	}

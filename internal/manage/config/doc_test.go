@@ -86,6 +86,9 @@ func TestInstalledFile(t *testing.T) {
 		t.Fatal(err)
 	}
 	plain := write(string(b))
+	if plain.File() != f {
+		t.Errorf("as it is installed it is the file %q", plain.File())
+	}
 	if err := plain.Complete(); err != nil || len(plain.Interfaces) != 0 {
 		t.Errorf("as it is installed: %+v, %v", plain, err)
 	}
