@@ -31,7 +31,7 @@ refuse 'journalctl -u mimeod --no-pager | grep -v pin | grep -E "[0-9a-f]{64}"' 
 man -w mimeo mimeod 2>/dev/null || test -s /usr/share/man/man1/mimeo.1.gz
 bash -n /usr/share/bash-completion/completions/mimeo
 
-printf 'interfaces:\n  - name: vec0\n' >>/etc/mimeo/mimeod.yaml
+mimeo setup --interface vec0 --yes
 systemctl restart mimeod
 pid=$(systemctl show -P MainPID mimeod)
 mimeo status
