@@ -5,6 +5,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"slices"
 	"syscall"
 
 	"github.com/spf13/cobra"
@@ -12,35 +13,39 @@ import (
 	"mimeo/internal/cluster/api"
 )
 
-func doctorCmd(t *terminal) *cobra.Command {
-	return &cobra.Command{
-		Use: "doctor", Short: "Look at the management node's machine, and say what is in mimeod's way",
+func doctorCmd() *cobra.Command {
+	return daemonCmd(&cobra.Command{
+		Use: "doctor [FLAGS OF MIMEOD]", Short: "Look at the management node's machine, and say what is in mimeod's way",
 		Long: `Looks at this machine, which must be the management node: configuration, interfaces,
 other DHCP servers, ports, firewall, disks, what builds stateless images, the clock.
 It is "mimeod check", whose flags may follow. Takes a few seconds and changes nothing.`,
 		Example: `  mimeo doctor
   mimeo doctor --json`,
-		Args: cobra.NoArgs,
-		RunE: func(cmd *cobra.Command, args []string) error {
-			line := []string{"check"}
-			if t.json {
-				line = append(line, "--json")
-			}
-			return becomeDaemon(line...)
-		},
-	}
+	}, "check")
 }
 
 func setupCmd() *cobra.Command {
-	return &cobra.Command{
-		Use: "setup", Short: "Set the management node up: ask, write its configuration, check its machine",
+	return daemonCmd(&cobra.Command{
+		Use: "setup [FLAGS OF MIMEOD]", Short: "Set the management node up: ask, write its configuration, check its machine",
 		Long: `Asks on which network nodes are served, listens for another DHCP server there, asks
 where images are kept, writes the configuration file where you agree, and looks at
-this machine as "mimeo doctor" does. It is "mimeod setup", which has flags for scripts.`,
-		Example: `  mimeo setup`,
-		Args:    cobra.NoArgs,
-		RunE:    func(cmd *cobra.Command, args []string) error { return becomeDaemon("setup") },
+this machine as "mimeo doctor" does. It is "mimeod setup", whose flags may follow:
+with --interface and --yes nothing is asked.`,
+		Example: `  mimeo setup
+  mimeo setup --interface eth1=proxy --store dir:/srv/images --yes`,
+	}, "setup")
+}
+
+// daemonCmd makes a command one of mimeod, with all that follows it.
+func daemonCmd(c *cobra.Command, word string) *cobra.Command {
+	c.DisableFlagParsing = true
+	c.RunE = func(cmd *cobra.Command, args []string) error {
+		if slices.ContainsFunc(args, func(a string) bool { return a == "--help" || a == "-h" }) {
+			return cmd.Help()
+		}
+		return becomeDaemon(append([]string{word}, args...)...)
 	}
+	return c
 }
 
 // becomeDaemon runs mimeod, which knows its machine, in the place of this program.

@@ -146,7 +146,7 @@ node, image or job; 4 refused (a conflict, not allowed, bad value);
 		c.GroupID = "look"
 		root.AddCommand(c)
 	}
-	root.AddCommand(setupCmd(), doctorCmd(t), backupCmd(t), loginCmd(t), rangesHelp(), manualCmd())
+	root.AddCommand(setupCmd(), doctorCmd(), backupCmd(t), loginCmd(t), rangesHelp(), manualCmd())
 	return root
 }
 

@@ -111,7 +111,7 @@ func (p *prober) ask(addr netip.Addr, w wish) {
 	p.asked[addr] = probe{now, w}
 	p.mu.Unlock()
 	if _, err := p.file.Write(probeFrame(p.hw, addr)); err != nil {
-		p.server.log().Debug("arp probe not sent", "interface", p.server.Interface, "addr", addr, "error", err)
+		p.server.log().Debug("arp probe not sent", "interface", p.server.Interface, "addr", addr, "err", err)
 	}
 }
 

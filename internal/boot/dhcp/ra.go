@@ -136,7 +136,7 @@ func (a *advertiser) run(ctx context.Context) error {
 			return nil
 		}
 		if err != nil {
-			a.log.Warn("receive router solicitation", "interface", a.ifi.Name, "error", err)
+			a.log.Warn("receive router solicitation", "interface", a.ifi.Name, "err", err)
 			select {
 			case <-ctx.Done():
 				return nil
@@ -212,6 +212,6 @@ func (a *advertiser) advertise() {
 func (a *advertiser) send(b []byte, to net.IP) {
 	_, err := a.conn.WriteToIP(b, &net.IPAddr{IP: to, Zone: a.ifi.Name})
 	if err != nil {
-		a.log.Debug("router advertisement not sent", "interface", a.ifi.Name, "error", err)
+		a.log.Debug("router advertisement not sent", "interface", a.ifi.Name, "err", err)
 	}
 }

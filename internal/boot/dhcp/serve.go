@@ -63,7 +63,7 @@ func (s *Server) Listen() error {
 		}
 		if err != nil {
 			// Without IPv6 on this machine nodes boot too, only later.
-			s.log().Warn("no router advertisements: old iPXE ROMs wait 16 s at each boot", "interface", s.Interface, "error", err)
+			s.log().Warn("no router advertisements: old iPXE ROMs wait 16 s at each boot", "interface", s.Interface, "err", err)
 		}
 	}
 	return nil
@@ -153,7 +153,7 @@ func (s *Server) loop(ctx context.Context, conn *net.UDPConn, port int) error {
 				return fmt.Errorf("receive DHCP on %s port %d: %w", s.Interface, port, err)
 			}
 			// The interface may be down for a while; the socket lives on.
-			s.log().Warn("dhcp receive", "interface", s.Interface, "port", port, "error", err)
+			s.log().Warn("dhcp receive", "interface", s.Interface, "port", port, "err", err)
 			select {
 			case <-ctx.Done():
 				return nil
@@ -186,12 +186,12 @@ func (s *Server) serve(ctx context.Context, conn *net.UDPConn, port int, from ne
 		if _, ok := errors.AsType[ignored](err); ok {
 			log.Debug("dhcp ignored", "why", err)
 		} else {
-			log.Error("dhcp not answered", "error", err)
+			log.Error("dhcp not answered", "err", err)
 		}
 		return
 	}
 	if err := s.send(conn, port, ans); err != nil {
-		s.log().Error("dhcp not answered", "interface", s.Interface, "mac", m.ClientHWAddr.String(), "error", err)
+		s.log().Error("dhcp not answered", "interface", s.Interface, "mac", m.ClientHWAddr.String(), "err", err)
 		return
 	}
 	s.log().Debug("dhcp answered", "interface", s.Interface, "mac", m.ClientHWAddr.String(), "type", ans.msg.MessageType().String(),

@@ -39,7 +39,7 @@ func (s *session) run(ctx context.Context) {
 	r := Result{Request: s.req, Size: size, Took: time.Since(start), Err: err, Block: int(s.block), Win: int(s.win)}
 	r.Sent = min(s.done*s.block, size)
 	if err != nil {
-		s.server.log().Info("tftp transfer failed", "file", s.req.Name, "addr", s.req.Remote, "sent", r.Sent, "error", err)
+		s.server.log().Info("tftp transfer failed", "file", s.req.Name, "addr", s.req.Remote, "sent", r.Sent, "err", err)
 	} else {
 		s.server.log().Debug("tftp transfer done", "file", s.req.Name, "addr", s.req.Remote, "bytes", size, "took", r.Took)
 	}
@@ -126,7 +126,7 @@ func (s *session) window(ctx context.Context) error {
 			// The first block of the window was lost. Once only, and never with windows of one block: there an
 			// acknowledgement that comes twice would double all packets from here to the end.
 			if err := send(); err != nil {
-				s.server.log().Debug("tftp window not sent again", "addr", s.req.Remote, "error", err)
+				s.server.log().Debug("tftp window not sent again", "addr", s.req.Remote, "err", err)
 			}
 			resent = true
 		}

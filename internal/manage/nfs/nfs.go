@@ -94,7 +94,7 @@ func (s *Server) Serve(ctx context.Context) error {
 				return fmt.Errorf("accept NFS connection: %w", err)
 			}
 			// Out of file descriptors, or a peer that is gone already.
-			s.log().Warn("nfs accept", "error", err)
+			s.log().Warn("nfs accept", "err", err)
 			select {
 			case <-ctx.Done():
 				return nil

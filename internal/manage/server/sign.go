@@ -133,7 +133,7 @@ func (s *Server) signUnsigned(ctx context.Context) error {
 		}
 	}
 	if len(done) > 0 {
-		s.log.Info("revisions from before revisions were signed are signed now", "n", len(done), "images", strings.Join(done[:min(len(done), 20)], " "))
+		s.log.Info("revisions from before revisions were signed are signed now", "revisions", len(done), "images", strings.Join(done[:min(len(done), 20)], " "))
 	}
 	return nil
 }
