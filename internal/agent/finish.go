@@ -29,6 +29,9 @@ func (j *job) finish(ctx context.Context, m *manifest.Manifest) (err error) {
 	if err := j.grow(ctx, m); err != nil {
 		return err
 	}
+	if m, err = j.newUUIDs(ctx, m); err != nil {
+		return err
+	}
 	if err := j.bootEntries(m); err != nil {
 		return err
 	}
@@ -62,6 +65,9 @@ func (j *job) finish(ctx context.Context, m *manifest.Manifest) (err error) {
 	}
 	if err := ctx.Err(); err != nil {
 		return context.Cause(ctx)
+	}
+	if err := j.newInitramfs(ctx, t); err != nil {
+		return err
 	}
 	if err := j.rootScripts(ctx, t); err != nil {
 		return err
@@ -124,15 +130,20 @@ func (j *job) rootScripts(ctx context.Context, t *target) (err error) {
 		return nil
 	}
 	j.report.enter(api.PhaseRootPost)
+	list, err := withContent(j.task.Root)
+	if err != nil {
+		return err
+	}
+	return j.inRoot(ctx, t, list)
+}
+
+// inRoot runs programs, whose content is given, with the deployed root as their root.
+func (j *job) inRoot(ctx context.Context, t *target, list []api.Postscript) (err error) {
 	undo, err := t.forPrograms()
 	if err != nil {
 		return err
 	}
 	defer func() { err = errors.Join(err, undo()) }()
-	list, err := withContent(j.task.Root)
-	if err != nil {
-		return err
-	}
 	// A new folder, so that nothing of the deployed system, a link above all, stands in its place.
 	dir := filepath.Join(t.dir, chrootDir)
 	if err := os.Mkdir(dir, 0o700); err != nil {

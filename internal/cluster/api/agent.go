@@ -165,6 +165,7 @@ type Task struct {
 	Post     []Postscript      `json:"post,omitempty"`     // after it, in the stateless image
 	Root     []Postscript      `json:"root,omitempty"`     // deploy: in the deployed system's root, before Post
 	First    []Postscript      `json:"first,omitempty"`    // deploy: by the deployed system itself, at its first boot
+	UUIDs    string            `json:"uuids,omitempty"`    // deploy: which get new ones: node.UUIDsFilesystems, UUIDsPartitions, UUIDsAll; "" is none
 	Unattend []byte            `json:"unattend,omitempty"` // deploy: answer file for the setup of Windows
 	SSHKeys  []string          `json:"ssh_keys,omitempty"` // shell, stateless: authorized_keys lines
 	HostKey  string            `json:"host_key,omitempty"` // stateless: the node's SSH host key (Ed25519), in OpenSSH's format

@@ -14,6 +14,14 @@ func isLabel(s string) bool {
 // LabelUnattend is the label that names a node's answer file for the setup of Windows, a file of the postscripts folder.
 const LabelUnattend = "windows.unattend"
 
+// LabelUUIDs is the label that says which UUIDs a deploy makes new; its values:
+const (
+	LabelUUIDs       = "deploy.uuids"
+	UUIDsFilesystems = "filesystems"
+	UUIDsPartitions  = "partitions" // and that of the disk
+	UUIDsAll         = "all"
+)
+
 // LabelConsoleLog is the label that says when a node's serial console is logged.
 const LabelConsoleLog = "console.log"
 
@@ -28,6 +36,9 @@ func CheckConsoleLog(s string) error {
 func checkLabel(label, v string) error {
 	if label == LabelConsoleLog && v != "" {
 		return CheckConsoleLog(v)
+	}
+	if label == LabelUUIDs && v != "" && v != UUIDsFilesystems && v != UUIDsPartitions && v != UUIDsAll {
+		return fmt.Errorf("%q: want %s, %s or %s", v, UUIDsFilesystems, UUIDsPartitions, UUIDsAll)
 	}
 	if label == LabelUnattend && v != "" && !IsScript(v) {
 		return fmt.Errorf("%q is no name of a file in the folder of postscripts", v)

@@ -49,7 +49,7 @@ func Run(ctx context.Context, mended int, name string, args ...string) (string, 
 }
 
 // packages are Debian's, by the program of theirs that may be missing.
-var packages = map[string]string{"e2fsck": "e2fsprogs", "resize2fs": "e2fsprogs", "ntfsresize": "ntfs-3g", "ntfs-3g": "ntfs-3g", "xfs_growfs": "xfsprogs", "btrfs": "btrfs-progs", "lvm": "lvm2"}
+var packages = map[string]string{"e2fsck": "e2fsprogs", "resize2fs": "e2fsprogs", "ntfsresize": "ntfs-3g", "ntfs-3g": "ntfs-3g", "xfs_growfs": "xfsprogs", "btrfs": "btrfs-progs", "lvm": "lvm2", "tune2fs": "e2fsprogs", "xfs_admin": "xfsprogs", "btrfstune": "btrfs-progs", "swaplabel": "util-linux", "sfdisk": "fdisk"}
 
 // MissingPackage names Debian's package with the program for lack of which an error came.
 func MissingPackage(err error) (name string, ok bool) {

@@ -314,6 +314,7 @@ func (s *Server) furnish(ctx context.Context, t *api.Task, n node.Node, master n
 		}
 	}
 	if t.Kind == api.TaskDeploy {
+		t.UUIDs = n.Labels[node.LabelUUIDs]
 		if t.Unattend, err = s.unattend(n); err != nil {
 			return err
 		}

@@ -109,7 +109,9 @@ func TestNodesOwnScripts(t *testing.T) {
 		t.Error(err)
 	}
 	r.put("nfs/postscripts/answers.xml", "<unattend/>", 0o644)
-	if got := deploy(); string(got.Unattend) != "<unattend/>" {
+	r.fails("PATCH", "/v1/nodes", api.NodeSet{Range: "n2", Set: map[string]string{"label.deploy.uuids": "some"}}, "bad_request", "partitions or all")
+	label("n2", map[string]string{"label.deploy.uuids": "all"})
+	if got := deploy(); string(got.Unattend) != "<unattend/>" || got.UUIDs != "all" {
 		t.Errorf("%q", got.Unattend)
 	}
 }
