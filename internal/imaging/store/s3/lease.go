@@ -10,9 +10,12 @@ import (
 	"fmt"
 	"io/fs"
 	"os"
+	"path/filepath"
 	"strings"
 	"sync"
 	"time"
+
+	"golang.org/x/sys/unix"
 
 	"mimeo/internal/imaging/store"
 )
@@ -23,20 +26,24 @@ const leaseTerm = 2 * time.Minute
 // leaseFile is the content of the object that is the lock.
 type leaseFile struct {
 	Version int    `json:"version"` // 1
-	Owner   string `json:"owner"`
+	Owner   string `json:"owner"`   // who has the same local folder
+	Process string `json:"process"` // differs for each that had the lock
 	Host    string `json:"host"`
 	PID     int    `json:"pid"`
-	Term    int    `json:"term"` // seconds
+	Term    int    `json:"term"`  // seconds
+	Count   int    `json:"count"` // how often it was written: no two have the same ETag
 }
 
 // lease is the lock of a store, as its holder has it.
 type lease struct {
 	f      *files
 	name   string
-	body   []byte
+	folder *os.File // locked, so that no other process uses it
 	term   time.Duration
 	cancel context.CancelFunc
 	done   sync.WaitGroup
+
+	own leaseFile // Count is for who writes it: first acquire, then renew
 
 	mu      sync.Mutex
 	etag    string
@@ -46,27 +53,76 @@ type lease struct {
 
 // acquire takes the lock, and renews it until it is closed.
 func (f *files) acquire(name string) (*lease, error) {
-	var r [16]byte
-	if _, err := rand.Read(r[:]); err != nil {
-		return nil, err
-	}
-	host, _ := os.Hostname() // for people only
-	body, err := json.Marshal(leaseFile{1, hex.EncodeToString(r[:]), host, os.Getpid(), int(max(f.term, time.Second) / time.Second)})
+	folder, err := lockFolder(f.state)
 	if err != nil {
 		return nil, err
 	}
-	l := &lease{f: f, name: name, body: append(body, '\n'), term: f.term, renewed: time.Now()}
-	l.etag, err = f.put(name, bytes.NewReader(l.body), int64(len(l.body)), condition{free: true})
+	l := &lease{f: f, name: name, folder: folder, term: f.term, renewed: time.Now()}
+	if l.own.Owner, err = owner(f.state); err == nil {
+		l.own.Process, err = word()
+	}
+	if err == nil {
+		l.own.Host, _ = os.Hostname() // for people only
+		l.own.Version, l.own.PID, l.own.Term = 1, os.Getpid(), int(max(f.term, time.Second)/time.Second)
+		l.etag, err = l.write(condition{free: true})
+	}
 	if errors.Is(err, fs.ErrExist) {
 		err = l.takeOver()
 	}
 	if err != nil {
-		return nil, err
+		return nil, errors.Join(err, folder.Close())
 	}
 	ctx, cancel := context.WithCancel(f.ctx)
 	l.cancel = cancel
 	l.done.Go(func() { l.renew(ctx) })
 	return l, nil
+}
+
+// word returns 32 random hexadecimal digits.
+func word() (string, error) {
+	var r [16]byte
+	_, err := rand.Read(r[:])
+	return hex.EncodeToString(r[:]), err
+}
+
+// lockFolder sees to it that one process at a time writes by way of a folder.
+func lockFolder(path string) (*os.File, error) {
+	h, err := os.OpenFile(filepath.Join(path, "lock"), os.O_RDWR|os.O_CREATE, 0o600)
+	if err != nil {
+		return nil, err
+	}
+	if err := unix.Flock(int(h.Fd()), unix.LOCK_EX|unix.LOCK_NB); err != nil {
+		h.Close()
+		if errors.Is(err, unix.EWOULDBLOCK) {
+			err = store.ErrLocked
+		}
+		return nil, fmt.Errorf("%s: %w", h.Name(), err)
+	}
+	return h, nil
+}
+
+// owner returns the word by which who uses a folder knows locks of an earlier process that used it, and is gone.
+func owner(path string) (string, error) {
+	name := filepath.Join(path, "owner")
+	if b, err := os.ReadFile(name); err == nil && len(b) == 32 {
+		return string(b), nil
+	}
+	w, err := word()
+	if err != nil {
+		return "", err
+	}
+	return w, os.WriteFile(name, []byte(w), 0o600)
+}
+
+// write writes the lock and returns its ETag.
+func (l *lease) write(must condition) (string, error) {
+	l.own.Count++
+	b, err := json.Marshal(l.own)
+	if err != nil {
+		return "", err
+	}
+	b = append(b, '\n')
+	return l.f.put(l.name, bytes.NewReader(b), int64(len(b)), must)
 }
 
 // takeOver replaces a lock whose holder did not renew it in time.
@@ -91,11 +147,11 @@ func (l *lease) takeOver() error {
 		return fmt.Errorf("%s is no lock of a store", f.place(l.name))
 	}
 	term := time.Duration(old.Term) * time.Second
-	if age := f.now().Sub(info.LastModified); age <= term+time.Second { // both are whole seconds
+	if age := f.now().Sub(info.LastModified); old.Owner != l.own.Owner && age <= term+time.Second { // both are whole seconds
 		return fmt.Errorf("%s, of %s, process %d, renewed %s ago: %w", f.place(l.name), printable(old.Host), old.PID, max(0, age).Round(time.Second), store.ErrLocked)
 	}
 	l.renewed = time.Now()
-	if l.etag, err = f.put(l.name, bytes.NewReader(l.body), int64(len(l.body)), condition{etag: etag}); errors.Is(err, fs.ErrExist) {
+	if l.etag, err = l.write(condition{etag: etag}); errors.Is(err, fs.ErrExist) {
 		return fmt.Errorf("%s: %w", f.place(l.name), store.ErrLocked)
 	}
 	return err
@@ -128,7 +184,7 @@ func (l *lease) renew(ctx context.Context) {
 		etag := l.etag
 		l.mu.Unlock()
 		sent := time.Now()
-		etag, err := l.f.put(l.name, bytes.NewReader(l.body), int64(len(l.body)), condition{etag: etag})
+		etag, err := l.write(condition{etag: etag})
 		l.mu.Lock()
 		switch {
 		case err == nil:
@@ -162,8 +218,9 @@ func (l *lease) holds() error {
 func (l *lease) Close() error {
 	l.cancel()
 	l.done.Wait()
-	if l.holds() != nil {
-		return nil // whoever has it keeps it; an old one ends by itself
+	var err error
+	if l.holds() == nil { // else whoever has it keeps it; an old one ends by itself
+		err = l.f.remove(l.name)
 	}
-	return l.f.remove(l.name)
+	return errors.Join(err, l.folder.Close())
 }

@@ -94,6 +94,38 @@ func TestLock(t *testing.T) {
 	}
 }
 
+// TestKilled opens a store again whose process was killed: at once from the same folder, not from another.
+func TestKilled(t *testing.T) {
+	s := newService(t)
+	c := s.config(t)
+	first, err := Open(t.Context(), c, dir.Options{Create: true})
+	if err != nil {
+		t.Fatal(err)
+	}
+	if _, err := Open(t.Context(), c, dir.Options{}); !errors.Is(err, store.ErrLocked) {
+		t.Errorf("two processes in one folder: %v", err)
+	}
+	s.set(func(r *http.Request) fault {
+		if r.Method == http.MethodDelete {
+			return cut
+		}
+		return none
+	})
+	if err := first.Close(); err == nil {
+		t.Fatal("the lock was given back")
+	}
+	s.set(nil)
+	other := c
+	other.State = t.TempDir()
+	if _, err := Open(t.Context(), other, dir.Options{}); !errors.Is(err, store.ErrLocked) {
+		t.Errorf("from another folder: %v", err)
+	}
+	again := open(t, c, dir.Options{})
+	if err := add(t, again, 1); err != nil {
+		t.Error(err)
+	}
+}
+
 // TestConditions refuses a service that ignores one of the conditions.
 func TestConditions(t *testing.T) {
 	for _, header := range []string{"If-None-Match", "If-Match"} {
