@@ -93,7 +93,7 @@ Exit codes: 0 stopped by a signal; 1 something is wrong, as said on stderr.`,
 	f.StringArrayVar(&interfaces, "interface", nil, "`NAME[=full|proxy|off]` of an interface on which nodes are served; several times for several")
 	for _, o := range []struct{ key, usage string }{
 		{"state", "`folder` for all that mimeod keeps (/var/lib/mimeo)"},
-		{"store", "where chunks and manifests are kept: `dir:PATH` (store in the state folder)"},
+		{"store", "where chunks and manifests are kept: `dir:PATH` or s3://BUCKET/PREFIX (store in the state folder)"},
 		{"http", "`[ADDRESS]:PORT` for boot files (:4480)"},
 		{"https", "`[ADDRESS]:PORT` of the API (:4443)"},
 		{"tftp", "`[ADDRESS]:PORT` of TFTP (:69)"},

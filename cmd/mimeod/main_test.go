@@ -54,7 +54,7 @@ func TestErrorsAtStart(t *testing.T) {
 		{"taken boot port", []string{"--http", taken.Addr().String()}, nil, []string{"boot file port", "address already in use"}},
 		{"no interface", []string{"--interface", "none0"}, nil, []string{"interface none0"}},
 		{"no mode", []string{"--interface", "lo=maybe"}, nil, []string{"interfaces[0].dhcp"}},
-		{"no store", []string{"--store", "s3:x"}, nil, []string{"store", "dir:"}},
+		{"no store", []string{"--store", "s3:x"}, nil, []string{"store", "s3://BUCKET/PREFIX"}},
 		{"an argument", []string{"start"}, nil, []string{"start"}},
 		{"a key that is none", []string{"--config", bad}, nil, []string{"bad.yaml", "colour", "2"}},
 		{"a line of the file", []string{"--config", wrong}, nil, []string{"wrong.yaml:2: log: ", "loud"}},

@@ -29,8 +29,12 @@ func statusCmd(t *terminal) *cobra.Command {
 			if t.json {
 				return t.printJSON(s)
 			}
+			room := size(s.StoreBytes)
+			if s.FreeBytes > 0 {
+				room += ", " + size(s.FreeBytes) + " free"
+			}
 			rows := [][]string{{"version", s.Version}, {"started", ago(s.Started)}, {"state", s.StateDir},
-				{"store", fmt.Sprintf("%s, %s free", size(s.StoreBytes), size(s.FreeBytes))},
+				{"store", room},
 				{"nodes", fmt.Sprint(s.Nodes)}, {"active jobs", fmt.Sprint(s.ActiveJobs)}}
 			for _, i := range s.Interfaces {
 				rows = append(rows, []string{"interface", strings.TrimSpace(i.Name + " " + i.Addr + ", DHCP " + i.DHCP)})

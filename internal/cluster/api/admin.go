@@ -47,7 +47,7 @@ type ServerStatus struct {
 	Nodes      int               `json:"nodes"`
 	ActiveJobs int               `json:"active_jobs"`
 	StoreBytes int64             `json:"store_bytes"`
-	FreeBytes  int64             `json:"free_bytes"` // on the store's filesystem
+	FreeBytes  int64             `json:"free_bytes"` // on the store's filesystem; 0 where that cannot be told, as in S3
 }
 
 // InterfaceStatus is one interface on which nodes are served.

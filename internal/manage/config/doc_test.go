@@ -95,6 +95,7 @@ func TestInstalledFile(t *testing.T) {
 	text := regexp.MustCompile(`(?m)^#(\w|  )`).ReplaceAllString(string(b), "$1")
 	all := write(text)
 	all.Power.Exec, all.Hooks.Web = nil, nil // what they name is not there
+	all.S3 = S3{}                            // the store is a folder
 	if err := all.Complete(); err != nil {
 		t.Fatalf("with all settings: %v", err)
 	}

@@ -48,7 +48,7 @@ func (d *doctor) add(state State, name, hint, format string, args ...any) {
 	d.list = append(d.list, Finding{Name: name, State: state, Text: fmt.Sprintf(format, args...), Hint: hint})
 }
 
-// Look looks at everything, and changes nothing. It takes a few seconds. On each interface with DHCP one request goes out, of a MAC
+// Look looks at everything, and changes nothing; in a bucket it writes an object, and deletes it. It takes a few seconds. On each interface with DHCP one request goes out, of a MAC
 // address that no machine has.
 func Look(ctx context.Context, o Options) []Finding {
 	if o.Listen == 0 {
@@ -60,6 +60,7 @@ func Look(ctx context.Context, o Options) []Finding {
 	d.ports()
 	d.firewall(ctx)
 	d.folders()
+	d.bucket(ctx)
 	d.programs()
 	d.namespaces()
 	d.images()

@@ -2,6 +2,7 @@ package doctor
 
 import (
 	"bufio"
+	"context"
 	"errors"
 	"fmt"
 	"io/fs"
@@ -15,6 +16,7 @@ import (
 
 	"golang.org/x/sys/unix"
 
+	"mimeo/internal/imaging/store/s3"
 	"mimeo/internal/manage/stateless"
 )
 
@@ -26,10 +28,15 @@ const (
 
 // folders looks at the disks that the state folder and the store lie on.
 func (d *doctor) folders() {
-	for _, f := range []struct {
+	type folder struct {
 		name, path string
 		little     uint64
-	}{{"state folder", d.Config.State, littleState}, {"store", strings.TrimPrefix(d.Config.Store, "dir:"), littleStore}} {
+	}
+	all := []folder{{"state folder", d.Config.State, littleState}}
+	if path, ok := strings.CutPrefix(d.Config.Store, "dir:"); ok {
+		all = append(all, folder{"store", path, littleStore})
+	}
+	for _, f := range all {
 		name := f.name
 		path := f.path
 		for {
@@ -65,6 +72,30 @@ func (d *doctor) folders() {
 		}
 	}
 }
+
+// bucket looks whether a store in S3 can be reached and written.
+func (d *doctor) bucket(ctx context.Context) {
+	b, ok, err := d.Config.Bucket(os.Getenv)
+	if !ok {
+		return
+	}
+	if err == nil {
+		ctx, cancel := context.WithTimeout(ctx, bucketWait)
+		defer cancel()
+		if b.State, err = os.MkdirTemp("", "mimeo-check-"); err == nil {
+			defer os.RemoveAll(b.State)
+			err = s3.Try(ctx, b)
+		}
+	}
+	if err != nil {
+		d.add(Bad, "store", s3.Hint(err), "%v", err)
+		return
+	}
+	d.add(OK, "store", "", "%s can be listed and written, and the service knows conditional PUT", b.Place())
+}
+
+// bucketWait is how long the service of a bucket is given.
+const bucketWait = 20 * time.Second
 
 // owner names whom a folder belongs to, where that is not who mimeod runs as.
 func (d *doctor) owner(path string) string {

@@ -137,9 +137,10 @@ func (s *Server) runBootTest(ctx context.Context, rev store.Revision, q api.Boot
 	limit := time.Duration(q.TimeoutMS) * time.Millisecond
 	ctx, cancel := context.WithTimeoutCause(ctx, 2*limit+time.Minute, errors.New("the boot test took far too long"))
 	defer cancel()
-	cmd := exec.CommandContext(ctx, agent, "boot-test", "--json", "--store", s.cfg.Store, "--work", work, "--screenshot", screen, "--firmware="+q.Firmware, "--bus", q.Bus,
+	place, env := s.storeArgs()
+	cmd := exec.CommandContext(ctx, agent, "boot-test", "--json", "--store", place, "--work", work, "--screenshot", screen, "--firmware="+q.Firmware, "--bus", q.Bus,
 		"--expect="+q.Expect, "--timeout", limit.String(), "--memory", strconv.Itoa(q.Memory), "--", rev.String())
-	cmd.Env = []string{"PATH=/usr/sbin:/usr/bin:/sbin:/bin", "GOMEMLIMIT=256MiB"}
+	cmd.Env = append(env, "PATH=/usr/sbin:/usr/bin:/sbin:/bin", "GOMEMLIMIT=256MiB")
 	// By these it ends the machine and takes the mount down; Pdeathsig does so where this daemon dies.
 	cmd.Cancel = func() error { return cmd.Process.Signal(syscall.SIGTERM) }
 	cmd.WaitDelay = api.BootTestWait

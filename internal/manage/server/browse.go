@@ -43,7 +43,8 @@ func (s *Server) browse(ctx context.Context, fn func(io.Reader) error, args ...s
 	ctx, stop := context.WithCancel(ctx)
 	defer stop()
 	cmd := exec.CommandContext(ctx, agent, args...)
-	cmd.Env = []string{"PATH=/usr/bin:/bin", "GOMEMLIMIT=256MiB"}
+	_, env := s.storeArgs()
+	cmd.Env = append(env, "PATH=/usr/bin:/bin", "GOMEMLIMIT=256MiB")
 	cmd.SysProcAttr = &syscall.SysProcAttr{Pdeathsig: syscall.SIGKILL}
 	cmd.WaitDelay = time.Second
 	var said bytes.Buffer
@@ -105,7 +106,8 @@ func (s *Server) browseArgs(r *http.Request, flags ...string) ([]string, error) 
 		}
 		flags = append(flags, "--partition", p)
 	}
-	return append(flags, "--store", s.cfg.Store, "--", rev.String()), nil
+	place, _ := s.storeArgs()
+	return append(flags, "--store", place, "--", rev.String()), nil
 }
 
 // relay streams the lines that the agent prints, as events. An error becomes the last event, made by end.

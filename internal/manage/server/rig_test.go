@@ -58,8 +58,14 @@ func start(t *testing.T) *rig {
 
 func startIn(t *testing.T, state string, web ...config.Web) *rig {
 	t.Helper()
+	return startWith(t, config.Config{State: state, Hooks: config.Hooks{Web: web}})
+}
+
+// startWith starts a server with a configuration, on free ports.
+func startWith(t *testing.T, cfg config.Config) *rig {
+	t.Helper()
 	r := &rig{t: t, out: &bytes.Buffer{}}
-	cfg := config.Config{State: state, HTTP: "127.0.0.1:0", HTTPS: "127.0.0.1:0", Hooks: config.Hooks{Web: web}}
+	cfg.HTTP, cfg.HTTPS = "127.0.0.1:0", "127.0.0.1:0"
 	if err := cfg.Complete(); err != nil {
 		t.Fatal(err)
 	}

@@ -17,7 +17,6 @@ import (
 	"net/netip"
 	"os"
 	"path/filepath"
-	"strings"
 	"sync"
 	"time"
 
@@ -27,7 +26,6 @@ import (
 
 	"mimeo/internal/boot/dhcp"
 	"mimeo/internal/boot/tftp"
-	"mimeo/internal/imaging/store"
 	"mimeo/internal/imaging/store/dir"
 	"mimeo/internal/imaging/store/sign"
 	"mimeo/internal/manage/config"
@@ -129,9 +127,8 @@ func New(ctx context.Context, cfg config.Config, version string, log *slog.Logge
 	}
 	s.key = ed25519.NewKeyFromSeed(seed)
 	s.trust = trusted(s.key, cfg.Trust)
-	path := strings.TrimPrefix(cfg.Store, "dir:")
-	if s.store, err = dir.Open(path, dir.Options{Create: true, Reserve: reserve(cfg.State, path), Sign: func(r store.Revision) store.Signature { return sign.Sign(s.key, r) }}); err != nil {
-		return nil, fmt.Errorf("open store %s: %w", path, err)
+	if s.store, err = s.openStore(ctx); err != nil {
+		return nil, err
 	}
 	if s.secret, err = loadSecret(filepath.Join(cfg.State, "tls", "token-key")); err != nil {
 		return nil, err

@@ -108,6 +108,28 @@ func redact(place string) string {
 // Place returns s3://BUCKET/PREFIX.
 func (c Config) Place() string { return strings.TrimSuffix("s3://"+c.Bucket+"/"+c.Prefix, "/") }
 
+// Environ returns the place with all that Parse takes, and the variables that make another program open the same store.
+// They hold the secret.
+func (c Config) Environ() (place string, env []string) {
+	q := make(url.Values)
+	for k, v := range map[string]string{"endpoint": c.Endpoint, "region": c.Region, "style": c.Style, "ca": c.CA} {
+		if v != "" {
+			q.Set(k, v)
+		}
+	}
+	u := url.URL{Scheme: "s3", Host: c.Bucket, Path: "/" + c.Prefix, RawQuery: q.Encode()}
+	for k, v := range map[string]string{"AWS_ACCESS_KEY_ID": c.AccessKey, "AWS_SECRET_ACCESS_KEY": string(c.SecretKey), "AWS_SESSION_TOKEN": string(c.SessionToken),
+		"AWS_SHARED_CREDENTIALS_FILE": c.CredentialsFile, "AWS_PROFILE": c.Profile} {
+		if c.AccessKey == "" && k != "AWS_PROFILE" && v == "" {
+			v = os.Getenv(k)
+		}
+		if v != "" && (c.AccessKey == "" || k != "AWS_SHARED_CREDENTIALS_FILE") {
+			env = append(env, k+"="+v)
+		}
+	}
+	return u.String(), env
+}
+
 // Check looks whether the parts make sense, and asks nobody.
 func (c Config) Check() error {
 	if n := len(c.Bucket); n < 3 || n > 63 || strings.Trim(c.Bucket, "abcdefghijklmnopqrstuvwxyz0123456789-._") != "" {

@@ -5,6 +5,7 @@ import (
 	"context"
 	"crypto/sha256"
 	"encoding/hex"
+	"errors"
 	"fmt"
 	"os"
 	"path/filepath"
@@ -25,6 +26,22 @@ func Open(ctx context.Context, c Config, o dir.Options) (*dir.Store, error) {
 	defer stop()
 	o.FS, o.Whole = f, true
 	return dir.Open(c.Place(), o)
+}
+
+// Try looks whether a store could be kept in a bucket: whether it can be listed, and an object written under conditions and
+// deleted. It leaves nothing.
+func Try(ctx context.Context, c Config) error {
+	f, err := c.files()
+	if err != nil {
+		return err
+	}
+	stop := context.AfterFunc(ctx, f.cancel)
+	defer stop()
+	_, err = f.ReadDir(".")
+	if err == nil {
+		err = f.probe()
+	}
+	return errors.Join(err, f.Close())
 }
 
 // files makes what asks the service, and the local folders.

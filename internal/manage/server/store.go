@@ -1,0 +1,63 @@
+package server
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"os"
+	"path/filepath"
+	"strings"
+	"time"
+
+	"mimeo/internal/cluster/api"
+	"mimeo/internal/imaging/store"
+	"mimeo/internal/imaging/store/dir"
+	"mimeo/internal/imaging/store/s3"
+	"mimeo/internal/imaging/store/sign"
+)
+
+// lockWait is how long a start waits for the lock of a store in S3: systemd gives it 90 s, and tries again.
+const lockWait = time.Minute
+
+// openStore opens the store that the configuration names, and makes it where there is none.
+func (s *Server) openStore(ctx context.Context) (*dir.Store, error) {
+	o := dir.Options{Create: true, Sign: func(r store.Revision) store.Signature { return sign.Sign(s.key, r) }}
+	bucket, inS3, err := s.cfg.Bucket(os.Getenv)
+	if err != nil {
+		return nil, err
+	}
+	if !inS3 {
+		path := strings.TrimPrefix(s.cfg.Store, "dir:")
+		o.Reserve = reserve(s.cfg.State, path)
+		st, err := dir.Open(path, o)
+		if err != nil {
+			return nil, fmt.Errorf("open store %s: %w", path, err)
+		}
+		return st, nil
+	}
+	for end := time.Now().Add(lockWait); ; {
+		st, err := s3.Open(ctx, bucket, o)
+		if err == nil {
+			return st, nil
+		}
+		if errors.Is(err, store.ErrLocked) && time.Now().Before(end) {
+			s.log.Warn("the store is locked: waiting", "err", err)
+			select {
+			case <-time.After(5 * time.Second):
+				continue
+			case <-ctx.Done():
+			}
+		}
+		return nil, &api.Error{Code: "internal", Message: err.Error(), Hint: s3.Hint(err)}
+	}
+}
+
+// storeArgs says to mimeo-agent where the store lies: what to put after --store, and what to add to its environment.
+func (s *Server) storeArgs() (place string, env []string) {
+	bucket, inS3, err := s.cfg.Bucket(os.Getenv)
+	if err != nil || !inS3 { // the former was refused at the start
+		return s.cfg.Store, nil
+	}
+	place, env = bucket.Environ()
+	return place, append(env, "XDG_CACHE_HOME="+filepath.Join(s.cfg.State, "s3", "readers"))
+}
