@@ -18,11 +18,13 @@ import (
 
 // Now is what holds at one moment.
 type Now struct {
-	Nodes      map[node.BootState]int
-	Jobs       []api.Job // the active ones
-	StoreBytes int64
-	FreeBytes  int64            // of the store's filesystem
-	Interfaces map[string]int64 // name to 1 where it is up, else 0
+	Nodes        map[node.BootState]int
+	Jobs         []api.Job // the active ones
+	StoreBytes   int64
+	FreeBytes    int64            // of the store's filesystem
+	RequestBytes int64            // memory of requests to the store
+	Waiting      int              // requests to the store that wait
+	Interfaces   map[string]int64 // name to 1 where it is up, else 0
 }
 
 // Metrics counts. Its methods may be called from several goroutines, and never wait.
@@ -91,17 +93,19 @@ type state struct {
 }
 
 var (
-	nodesDesc  = prometheus.NewDesc("mimeo_nodes", "Nodes, by boot state.", []string{"boot"}, nil)
-	jobsDesc   = prometheus.NewDesc("mimeo_jobs", "Jobs that have not ended, by kind and phase.", []string{"kind", "phase"}, nil)
-	silentDesc = prometheus.NewDesc("mimeo_job_silence_seconds", "The longest time that a job which has begun has made no progress for.", nil, nil)
-	storeDesc  = prometheus.NewDesc("mimeo_store_bytes", "Bytes of the store's packs.", nil, nil)
-	freeDesc   = prometheus.NewDesc("mimeo_store_free_bytes", "Bytes that are free on the store's filesystem.", nil, nil)
-	ifaceDesc  = prometheus.NewDesc("mimeo_interface_up", "Whether an interface on which nodes are served is up.", []string{"interface"}, nil)
+	nodesDesc   = prometheus.NewDesc("mimeo_nodes", "Nodes, by boot state.", []string{"boot"}, nil)
+	jobsDesc    = prometheus.NewDesc("mimeo_jobs", "Jobs that have not ended, by kind and phase.", []string{"kind", "phase"}, nil)
+	silentDesc  = prometheus.NewDesc("mimeo_job_silence_seconds", "The longest time that a job which has begun has made no progress for.", nil, nil)
+	storeDesc   = prometheus.NewDesc("mimeo_store_bytes", "Bytes of the store's packs.", nil, nil)
+	freeDesc    = prometheus.NewDesc("mimeo_store_free_bytes", "Bytes that are free on the store's filesystem.", nil, nil)
+	requestDesc = prometheus.NewDesc("mimeo_store_request_bytes", "Memory that requests of nodes to the store have.", nil, nil)
+	waitingDesc = prometheus.NewDesc("mimeo_store_requests_waiting", "Requests of nodes to the store that wait for their turn.", nil, nil)
+	ifaceDesc   = prometheus.NewDesc("mimeo_interface_up", "Whether an interface on which nodes are served is up.", []string{"interface"}, nil)
 )
 
 // Describe implements prometheus.Collector.
 func (s *state) Describe(ch chan<- *prometheus.Desc) {
-	for _, d := range []*prometheus.Desc{nodesDesc, jobsDesc, silentDesc, storeDesc, freeDesc, ifaceDesc} {
+	for _, d := range []*prometheus.Desc{nodesDesc, jobsDesc, silentDesc, storeDesc, freeDesc, requestDesc, waitingDesc, ifaceDesc} {
 		ch <- d
 	}
 }
@@ -136,6 +140,8 @@ func (s *state) Collect(ch chan<- prometheus.Metric) {
 	gauge(silentDesc, silent)
 	gauge(storeDesc, float64(now.StoreBytes))
 	gauge(freeDesc, float64(now.FreeBytes))
+	gauge(requestDesc, float64(now.RequestBytes))
+	gauge(waitingDesc, float64(now.Waiting))
 	for name, up := range now.Interfaces {
 		gauge(ifaceDesc, float64(up), name)
 	}

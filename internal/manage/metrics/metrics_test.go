@@ -30,7 +30,7 @@ func scrape(t *testing.T, m *Metrics) (int, string) {
 func sample() *Metrics {
 	begun := time.Now().Add(-90 * time.Second)
 	m := New("1.2", time.Unix(1700000000, 0), func(context.Context) (Now, error) {
-		return Now{Nodes: map[node.BootState]int{"disk": 3, "shell": 1}, StoreBytes: 5, FreeBytes: 7, Interfaces: map[string]int64{"eth1": 1},
+		return Now{Nodes: map[node.BootState]int{"disk": 3, "shell": 1}, StoreBytes: 5, FreeBytes: 7, RequestBytes: 11, Waiting: 13, Interfaces: map[string]int64{"eth1": 1},
 			Jobs: []api.Job{{Kind: api.TaskCapture, Phase: api.PhaseCapturing, LastProgress: &begun}, {Kind: api.TaskDeploy, Phase: api.PhaseQueued}}}, nil
 	})
 	m.Event("loader")
@@ -47,7 +47,7 @@ func TestNumbers(t *testing.T) {
 		`mimeo_jobs{kind="deploy",phase="queued"} 1`, `mimeo_jobs_ended_total{end="done",kind="deploy"} 1`, `mimeo_jobs_ended_total{end="failed",kind="deploy"} 1`,
 		`mimeo_jobs_ended_total{end="lost",kind="wipe"} 0`, `mimeo_job_bytes_total{kind="deploy",what="written"} 4096`, `mimeo_node_events_total{kind="loader"} 2`,
 		`mimeo_job_duration_seconds_bucket{kind="deploy",le="60"} 0`, `mimeo_job_duration_seconds_bucket{kind="deploy",le="120"} 1`,
-		`mimeo_store_bytes 5`, `mimeo_store_free_bytes 7`, `mimeo_interface_up{interface="eth1"} 1`, `mimeo_start_time_seconds 1.7e+09`, "process_open_fds", "go_goroutines"} {
+		`mimeo_store_bytes 5`, `mimeo_store_free_bytes 7`, `mimeo_store_request_bytes 11`, `mimeo_store_requests_waiting 13`, `mimeo_interface_up{interface="eth1"} 1`, `mimeo_start_time_seconds 1.7e+09`, "process_open_fds", "go_goroutines"} {
 		if code != 200 || !strings.Contains(text, want) {
 			t.Errorf("status %d, no %s", code, want)
 		}

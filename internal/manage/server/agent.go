@@ -369,7 +369,6 @@ func (s *Server) endOnce(ctx context.Context, was node.Node) error {
 // storeHandler lets agents with an active job reach the store: a capture reads and writes, a deploy reads. Admins read,
 // whatever their role: they may see the files of images anyway.
 func (s *Server) storeHandler() http.Handler {
-	write := httpstore.Handler(s.store, httpstore.Limits{})
 	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		c, err := s.agentAuth(r)
 		if err != nil {
@@ -380,7 +379,7 @@ func (s *Server) storeHandler() http.Handler {
 			case !readsStore(r):
 				writeError(w, &api.Error{Code: "forbidden", Message: fmt.Sprintf("the token %q may only read from the store: chunks come from captures", who.Name)})
 			default:
-				write.ServeHTTP(w, httpstore.From(r, "admin "+who.Name))
+				s.chunks.ServeHTTP(w, httpstore.From(r, "admin "+who.Name))
 			}
 			return
 		}
@@ -397,7 +396,7 @@ func (s *Server) storeHandler() http.Handler {
 			writeError(w, &api.Error{Code: "denied", Message: fmt.Sprintf("a %s may only read from the store", rec.Kind)})
 			return
 		}
-		write.ServeHTTP(w, httpstore.From(r, string(c.node)))
+		s.chunks.ServeHTTP(w, httpstore.From(r, string(c.node)))
 	})
 }
 

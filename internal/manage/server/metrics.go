@@ -23,6 +23,8 @@ func (s *Server) lookNow(ctx context.Context) (metrics.Now, error) {
 		return metrics.Now{}, err
 	}
 	now.StoreBytes = st.PackBytes
+	load := s.chunks.Load()
+	now.RequestBytes, now.Waiting = load.Bytes, load.Waiting
 	for _, i := range s.ifaces {
 		now.Interfaces[i.Name] = 0
 		if f, err := net.InterfaceByName(i.Name); err == nil && f.Flags&net.FlagRunning != 0 {

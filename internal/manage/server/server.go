@@ -27,6 +27,7 @@ import (
 	"mimeo/internal/boot/dhcp"
 	"mimeo/internal/boot/tftp"
 	"mimeo/internal/imaging/store/dir"
+	"mimeo/internal/imaging/store/httpstore"
 	"mimeo/internal/imaging/store/sign"
 	"mimeo/internal/manage/config"
 	"mimeo/internal/manage/console"
@@ -48,6 +49,7 @@ type Server struct {
 
 	db     *inventory.DB
 	store  *dir.Store
+	chunks *httpstore.Service // the store, as agents reach it
 	jobs   *job.Engine
 	counts *metrics.Metrics
 	hooks  *hook.Hooks
@@ -138,6 +140,7 @@ func New(ctx context.Context, cfg config.Config, version string, log *slog.Logge
 	}
 	s.power = newPower(cfg)
 	l := cfg.Limits
+	s.chunks = httpstore.Handler(s.store, httpstore.Limits{})
 	s.counts = metrics.New(version, s.started, s.lookNow)
 	s.hooks = newHooks(cfg, s.db, log)
 	s.jobs, err = job.New(ctx, job.Options{Prove: s.prove, Turns: s.turns, Turned: s.turned, DB: s.db, Store: jobStore{s.store, s.published}, Power: s.withPower, Log: log, Quota: job.Quota{Jobs: cfg.Jobs.MaxActive, Captures: cfg.Jobs.MaxCaptures, Deploys: cfg.Jobs.MaxDeploys}, Limits: job.Limits{

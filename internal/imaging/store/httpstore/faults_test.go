@@ -345,6 +345,12 @@ func TestMemoryIsShared(t *testing.T) {
 		synctest.Wait()
 		second := httptest.NewRequestWithContext(t.Context(), "POST", Prefix+"missing", bytes.NewReader(make([]byte, 32)))
 		w := httptest.NewRecorder()
+		wg.Go(func() {
+			time.Sleep(time.Millisecond)
+			if l := h.Load(); l != (Load{Bytes: room, Waiting: 1}) {
+				t.Errorf("load: %+v", l)
+			}
+		})
 		h.ServeHTTP(w, second)
 		if w.Code != http.StatusTooManyRequests || w.Header().Get("Retry-After") == "" {
 			t.Errorf("status %d: %s", w.Code, w.Body)
@@ -355,6 +361,9 @@ func TestMemoryIsShared(t *testing.T) {
 		h.ServeHTTP(w, httptest.NewRequestWithContext(t.Context(), "POST", Prefix+"missing", bytes.NewReader(make([]byte, 32))))
 		if w.Code != http.StatusOK {
 			t.Errorf("afterwards: status %d: %s", w.Code, w.Body)
+		}
+		if l := h.Load(); l != (Load{}) {
+			t.Errorf("afterwards: %+v", l)
 		}
 	})
 }

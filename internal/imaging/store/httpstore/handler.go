@@ -86,8 +86,35 @@ func client(r *http.Request) string {
 	return host
 }
 
+// Service is a store that is served.
+type Service struct {
+	http.Handler
+	h *handler
+}
+
+// Load is how busy a Service is.
+type Load struct {
+	Bytes   int64 // of memory that requests have
+	Waiting int   // requests that wait for memory or a processor
+}
+
+// Load says how busy the service is now.
+func (s *Service) Load() (l Load) {
+	for _, f := range []*fair{s.h.memory, s.h.work} {
+		f.mu.Lock()
+		if f == s.h.memory {
+			l.Bytes = f.used
+		}
+		for _, c := range f.clients {
+			l.Waiting += len(c.waiting)
+		}
+		f.mu.Unlock()
+	}
+	return l
+}
+
 // Handler serves s under Prefix. It does not ask who the caller is: wrap it in what does, and says so with From.
-func Handler(s store.Writer, l Limits) http.Handler {
+func Handler(s store.Writer, l Limits) *Service {
 	l.applyDefaults()
 	h := &handler{s: s, limits: l, memory: newFair(l.InFlight, l.Each, true), work: newFair(int64(l.Working), 0, false)}
 	mux := http.NewServeMux()
@@ -106,7 +133,7 @@ func Handler(s store.Writer, l Limits) http.Handler {
 	route("GET "+Prefix+"manifests/{id}", h.manifest)
 	route("GET "+Prefix+"images", h.images)
 	route("GET "+Prefix+"images/{image}/revisions", h.revisions)
-	return mux
+	return &Service{mux, h}
 }
 
 func (h *handler) fail(w http.ResponseWriter, err error) {
