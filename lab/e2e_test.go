@@ -209,7 +209,7 @@ func fsck(t *testing.T, disk string, off int64) {
 }
 
 // identity are the files of the root filesystem that a deploy makes the node's own.
-var identity = regexp.MustCompile(`^(etc/mimeo-deployed|etc/hostname|etc/hosts|etc/machine-id|var/lib/dbus/machine-id|etc/ssh/ssh_host_.*|var/lib/systemd/random-seed|etc|etc/ssh|var/lib/dbus|var/lib/systemd|lost\+found|\.):`)
+var identity = regexp.MustCompile(`^(etc/mimeo-deployed|etc/hostname|etc/hosts|etc/machine-id|var/lib/dbus/machine-id|etc/ssh/ssh_host_.*|etc/mimeo-first.*|etc/systemd/system.*|var/lib/systemd/random-seed|etc|etc/ssh|var/lib/dbus|var/lib/systemd|lost\+found|\.):`)
 
 func TestCaptureDeploy(t *testing.T) {
 	t.Parallel()
@@ -283,6 +283,9 @@ func TestCaptureDeploy(t *testing.T) {
 		t.Fatalf("n02 does not boot its disk after the deploy: %v", err)
 	}
 	t.Log(mark)
+	if _, err := n2.WaitConsole(ctx, 0, `MIMEO-LAB-FIRST n02 debian12@1 active`); err != nil {
+		t.Errorf("the first boot of n02 did not run what was left for it: %v", err)
+	}
 
 	compareDisks(t, before, after)
 	rootFS := mount(t, after, golden.RootOff, 4<<30-golden.RootOff-1<<20)
@@ -346,6 +349,11 @@ postscripts:
       content: |
         #!/bin/sh
         echo "$NODE $IMAGE@$REV" >/etc/mimeo-deployed
+  first:
+    - name: up
+      content: |
+        #!/bin/sh
+        echo "<1>MIMEO-LAB-FIRST $NODE $IMAGE@$REV $(systemctl is-active network-online.target)" >/dev/kmsg
 `, 0o644)
 }
 

@@ -24,13 +24,14 @@ type firmwareRow struct {
 	boot     string   // how the system on the disk says that it was booted
 	asked    []string // what the nodes must have asked for
 	never    []string // and what not
+	uuids    bool     // the deployed disk gets new UUIDs
 	exit     bool     // look also at what the firmware does when it is left to its boot order
 }
 
 var firmwareRows = []firmwareRow{
 	{name: "uefi-pxe", firmware: rack.UEFIPXE, boot: "uefi",
 		asked: []string{"snponly.efi by TFTP", "autoexec.ipxe by TFTP", "told-disk"}, never: []string{"shimx64.efi by"}, exit: true},
-	{name: "uefi-http", firmware: rack.UEFIHTTP, boot: "uefi",
+	{name: "uefi-http", firmware: rack.UEFIHTTP, boot: "uefi", set: []string{"label.deploy.uuids=all"}, uuids: true,
 		asked: []string{"snponly.efi by HTTP", "told-disk"}, never: []string{"by TFTP"}},
 	{name: "uefi-sb", firmware: rack.UEFISB, set: []string{"knobs.loader=shim"}, boot: "secure",
 		asked: []string{"shimx64.efi by TFTP", "grubx64.efi by TFTP", "told-disk"}, never: []string{"snponly.efi", "ipxe"}},
@@ -41,6 +42,7 @@ var firmwareRows = []firmwareRow{
 // debian is the deployed system's entry as efibootmgr shows it, debianBehindNetwork what the agent says of the order.
 var (
 	debian              = regexp.MustCompile(`Boot[0-9A-F]{4}\* debian\s+HD\(2,GPT,6d1e0c1a-6f0b-4c55-9c1e-5f2f6f3b9ae5,0x1000,0x14000\)/File\(\\EFI\\debian\\shimx64.efi\)`)
+	debianNewUUID       = regexp.MustCompile(`Boot[0-9A-F]{4}\* debian\s+HD\(2,GPT,[0-9a-f-]{36},0x1000,0x14000\)/File\(\\EFI\\debian\\shimx64.efi\)`)
 	debianBehindNetwork = regexp.MustCompile(`boot order is now ([0-9A-F]{4} UEFI (PXE|HTTP)v[46] \([^)]*\), )+[0-9A-F]{4} debian, [0-9A-F]{4} UEFI Misc Device`)
 )
 
@@ -127,8 +129,17 @@ func (row firmwareRow) run(t *testing.T, ctx context.Context, r *rack.Rack, i in
 	step("deployed")
 	text := up(b, 0, b.Name)
 	step("booted the disk")
-	if !debian.MatchString(text) {
-		t.Errorf("the deployed system's boot entries are not %s:\n%s", debian, text)
+	entry := debian
+	if row.uuids {
+		entry = debianNewUUID
+		old, err := exec.Command("sh", "-euc", `sfdisk -d "$1" | grep -ioE "$2"`, "sh", disks[1], golden.DiskGUID+"|"+golden.ESPGUID).Output()
+		root, _ := exec.Command("blkid", "-p", "-o", "value", "-s", "UUID", "-O", fmt.Sprint(42<<20), disks[1]).Output()
+		if err == nil || len(root) != 37 || strings.TrimSpace(string(root)) == golden.RootUUID {
+			t.Errorf("UUIDs of the captured disk are on the deployed one: %s%s", old, root)
+		}
+	}
+	if !entry.MatchString(text) || row.uuids && debian.MatchString(text) {
+		t.Errorf("the deployed system's boot entries are not %s:\n%s", entry, text)
 	}
 	if row.boot == "secure" {
 		if show := mimeo(t, ctx, r, "node", "show", b.Name); !regexp.MustCompile(`(?m)^secure boot +on$`).MatchString(show) {

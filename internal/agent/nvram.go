@@ -59,16 +59,12 @@ func (j *job) bootEntries(m *manifest.Manifest) error {
 	if err != nil {
 		return err
 	}
-	i := slices.IndexFunc(vols, func(v volume) bool {
-		return v.logical == "" && slices.ContainsFunc(m.Table.Partitions, func(p manifest.Partition) bool {
-			return p.Number == v.Partition && (strings.EqualFold(p.Type, espType) || strings.EqualFold(p.Type, espMBR))
-		})
-	})
-	if i < 0 {
+	esps := j.esps(vols, m)
+	if len(esps) == 0 {
 		j.report.say("this machine boots by UEFI, and the image has no EFI system partition: it will not boot from this disk, unless its firmware can do as a BIOS does")
 		return nil
 	}
-	esp := vols[i]
+	esp := esps[0]
 	loaders, removable, err := j.loaders(esp)
 	if err != nil {
 		j.report.say(fmt.Sprintf("the EFI system partition (partition %d) cannot be read, and boot entries stay as they are: %v", esp.Partition, err))
@@ -108,17 +104,35 @@ func (j *job) bootEntries(m *manifest.Manifest) error {
 	return nil
 }
 
+// esps are the EFI system partitions.
+func (j *job) esps(vols []volume, m *manifest.Manifest) []volume {
+	return slices.DeleteFunc(slices.Clone(vols), func(v volume) bool {
+		return v.logical != "" || !slices.ContainsFunc(m.Table.Partitions, func(p manifest.Partition) bool {
+			return p.Number == v.Partition && (strings.EqualFold(p.Type, espType) || strings.EqualFold(p.Type, espMBR))
+		})
+	})
+}
+
 // loaders looks into the EFI system partition, without changing it.
 func (j *job) loaders(esp volume) (found []bootentry.Loader, removable bool, err error) {
+	err = j.onESP(esp, true, func(dir string) (err error) {
+		found, removable, err = bootentry.Loaders(os.DirFS(dir), string(hwinfo.Arch()))
+		return err
+	})
+	return found, removable, err
+}
+
+// onESP mounts an EFI system partition while do runs; to look only, not a byte of it changes.
+func (j *job) onESP(esp volume, look bool, do func(dir string) error) (err error) {
 	dir, err := os.MkdirTemp("", "mimeo-esp-")
 	if err != nil {
-		return nil, false, err
+		return err
 	}
 	defer func() { err = errors.Join(err, os.Remove(dir)) }()
-	undo, err := mountVolume(j.disk, esp, dir, true)
+	undo, err := mountVolume(j.disk, esp, dir, look)
 	if err != nil {
-		return nil, false, err
+		return err
 	}
 	defer func() { err = errors.Join(err, undo()) }()
-	return bootentry.Loaders(os.DirFS(dir), string(hwinfo.Arch()))
+	return do(dir)
 }

@@ -60,7 +60,11 @@ func (j *job) newUUIDs(ctx context.Context, m *manifest.Manifest) (*manifest.Man
 	if err != nil {
 		return nil, err
 	}
-	if err := j.renameIn(ctx, m, names); err != nil {
+	esps := j.esps(vols, m)
+	if err := j.noneBuiltIn(esps, names); err != nil {
+		return nil, err
+	}
+	if err := j.renameIn(ctx, m, esps, names); err != nil {
 		return nil, err
 	}
 	for _, c := range changes {
@@ -127,8 +131,29 @@ func (j *job) newTable(of string, names map[string]string) ([]partitionID, error
 	return nil, nil
 }
 
-// renameIn puts the new names into the files of the deployed Linux.
-func (j *job) renameIn(ctx context.Context, m *manifest.Manifest, names map[string]string) (err error) {
+// noneBuiltIn refuses a loader that would not find its menu any more, unless it is installed anew.
+func (j *job) noneBuiltIn(esps []volume, names map[string]string) error {
+	if slices.ContainsFunc(j.task.Root, func(p api.Postscript) bool { return p.Name == "grub" }) {
+		return nil
+	}
+	for _, esp := range esps {
+		err := j.onESP(esp, true, func(dir string) error {
+			loader, err := identity.BuiltIn(dir, names)
+			if err == nil && loader != "" {
+				err = &api.Error{Code: "refused", Message: fmt.Sprintf("the loader /%s on partition %d has a UUID built in, and would not find its menu under a new one", loader, esp.Partition),
+					Hint: "let the postscript grub install it anew: label.postscripts.root=grub"}
+			}
+			return err
+		})
+		if err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// renameIn puts the new names into the files of the deployed Linux, and of its loader.
+func (j *job) renameIn(ctx context.Context, m *manifest.Manifest, esps []volume, names map[string]string) (err error) {
 	t, err := j.mountTarget(ctx, m)
 	if err != nil {
 		return err
@@ -137,19 +162,24 @@ func (j *job) renameIn(ctx context.Context, m *manifest.Manifest, names map[stri
 		return &api.Error{Code: "no_root", Message: "new UUIDs were asked for, and the image has no root filesystem of Linux whose tables could be told",
 			Hint: "take the label " + node.LabelUUIDs + " away from the node"}
 	}
-	defer func() { err = errors.Join(err, t.unmount()) }()
-	hasGRUB := slices.ContainsFunc(j.task.Root, func(p api.Postscript) bool { return p.Name == "grub" })
-	if loader, err := identity.BuiltIn(t.dir, names); err != nil {
-		return err
-	} else if loader != "" && !hasGRUB {
-		return &api.Error{Code: "refused", Message: fmt.Sprintf("the loader /%s has a UUID built in, and would not find its menu under a new one", loader),
-			Hint: "let the postscript grub install it anew: label.postscripts.root=grub"}
-	}
 	changed, err := identity.Rename(t.dir, names)
+	if err := errors.Join(err, t.unmount()); err != nil {
+		return err
+	}
+	for _, esp := range esps {
+		err := j.onESP(esp, false, func(dir string) error {
+			more, err := identity.Rename(dir, names)
+			changed = append(changed, more...)
+			return err
+		})
+		if err != nil {
+			return err
+		}
+	}
 	if len(changed) > 0 {
 		j.report.say("new UUIDs are in " + strings.Join(changed, ", "))
 	}
-	return err
+	return nil
 }
 
 // makeInitramfs has the system make its initramfs anew, by its own program.

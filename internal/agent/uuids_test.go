@@ -13,7 +13,7 @@ import (
 
 // uuidDisk makes a disk with one of each filesystem that can get another UUID, and a root that names them all.
 const uuidDisk = `set -eu; cd "$1"; u=6d1e0c1a-6f0b-4c55-9c1e-5f2f6f3b9a; truncate -s 700M n01.img
-sgdisk -og -n 1:1M:+33M -t 1:ef00 -n 2:34M:+8M -t 2:8200 -n 3:42M:+310M -n 4:352M:+120M -n 5:472M:+64M n01.img >/dev/null
+sgdisk -og -n 1:1M:+33M -n 2:34M:+8M -t 2:8200 -n 3:42M:+310M -n 4:352M:+120M -n 5:472M:+64M n01.img >/dev/null
 dir=root; mkdir -p $dir/etc/default $dir/bin $dir/proc $dir/sys $dir/dev $dir/run $dir/boot/grub $dir/boot/efi
 cp "$(command -v busybox)" $dir/bin/busybox; ln -s busybox $dir/bin/sh; ln -s busybox $dir/bin/echo
 put() { dd if=fs of=n01.img bs=1M seek=$1 conv=notrunc,sparse status=none; rm fs; }

@@ -16,11 +16,11 @@ var namers = []string{
 	"etc/dracut.conf", "etc/dracut.conf.d/*", "etc/systemd/system/*.mount", "etc/systemd/system/*.swap",
 	"boot/grub/grub.cfg", "boot/grub/custom.cfg", "boot/grub/grubenv", "boot/grub2/grub.cfg", "boot/grub2/grubenv", "boot/grub2/user.cfg",
 	"boot/loader/entries/*.conf", "boot/extlinux/extlinux.conf", "boot/syslinux/syslinux.cfg",
-	"boot/efi/EFI/*/grub.cfg", "boot/efi/EFI/*/grubenv", "boot/efi/loader/entries/*.conf", "efi/EFI/*/grub.cfg", "efi/loader/entries/*.conf",
+	"EFI/*/grub.cfg", "EFI/*/grubenv", "loader/entries/*.conf", // of an EFI system partition
 }
 
-// loaders are programs in which GRUB may have the UUID of its menu's filesystem built in.
-var loaders = []string{"boot/efi/EFI/*/*.efi", "boot/efi/EFI/*/*.EFI", "efi/EFI/*/*.efi", "efi/EFI/*/*.EFI"}
+// loaders are programs of an EFI system partition in which GRUB may have the UUID of its menu's filesystem built in.
+var loaders = []string{"EFI/*/*.efi", "EFI/*/*.EFI"}
 
 // What a UUID is not surrounded by where it stands for itself. GRUB has long ones behind a hyphen, and short ones may look like the
 // middle of a long one.
@@ -30,7 +30,7 @@ var (
 )
 
 // Rename puts new UUIDs of filesystems and partitions, which names has by the old ones, in lower case, into the files by which the
-// system below root finds them. Old and new are of the same length, so that a file of a fixed size keeps it. It returns the files
+// system finds them whose root, or EFI system partition, is mounted at root. Old and new are of the same length, so that a file of a fixed size keeps it. It returns the files
 // that it has changed.
 func Rename(root string, names map[string]string) (changed []string, err error) {
 	r, err := os.OpenRoot(root)
@@ -97,7 +97,7 @@ func renamed(b []byte, names map[string]string) []byte {
 	return out
 }
 
-// BuiltIn finds a loader that has one of the UUIDs built in; "" where none has.
+// BuiltIn finds a loader of the EFI system partition at root that has one of the UUIDs built in; "" where none has.
 func BuiltIn(root string, names map[string]string) (string, error) {
 	r, err := os.OpenRoot(root)
 	if err != nil {
