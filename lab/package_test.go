@@ -92,6 +92,9 @@ const installRPM = `
 		rpm -qlp "$rpm" | grep -x "$file" || { echo "no $file"; exit 1; }
 	done
 	test "$(rpm -qcp "$rpm")" = /etc/mimeo/mimeod.yaml
+	rpm2cpio "$rpm" | cpio -i --quiet --to-stdout ./usr/share/doc/mimeo/copyright >"$1/copyright"
+	for part in Go github.com/spf13/cobra golang.org/x/sys; do grep "^==== $part .*: LICENSE" "$1/copyright"; done
+	grep 'Copyright 2009 The Go Authors' "$1/copyright"; grep 'Apache License' "$1/copyright"
 	mmdebstrap --quiet --mode=root --variant=essential --include=passwd bookworm "$root"
 	mkdir -p "$root/var/lib/rpm"
 	in_root() { rpm --root "$root" --dbpath /var/lib/rpm --nodeps --nosignature "$@"; }
