@@ -11,6 +11,7 @@ import (
 	"github.com/johannesboyne/gofakes3/backend/s3mem"
 
 	"mimeo/internal/cluster/api"
+	"mimeo/internal/imaging/store/mirror"
 )
 
 // TestS3 captures a disk into a bucket twice and writes it back.
@@ -49,6 +50,18 @@ func TestS3(t *testing.T) {
 	if !check.OK() || check.Read < 4<<20 {
 		t.Errorf("check: %+v", check)
 	}
+	second := "dir:" + filepath.Join(t.TempDir(), "second")
+	var copied mirror.Report
+	ok(t, &copied, "store", "copy", "golden@1", "--store", place, "--to", second)
+	ok(t, &copied, "store", "copy", "--store", place, "--to", second)
+	if copied.There != 1 || len(copied.Copied) != 1 || len(copied.Problems) > 0 {
+		t.Errorf("the second copy: %+v", copied)
+	}
+	ok(t, &check, "store", "check", "--store", second, "--read-data")
+	if !check.OK() || len(check.Revisions) != 2 {
+		t.Errorf("check of the copy: %+v", check)
+	}
+	fails(t, 3, []string{"store", "copy", "silver", "--store", place, "--to", second}, "nothing in s3://images/site/a is named silver", "hint: ")
 	out := filepath.Join(t.TempDir(), "out.img")
 	empty(t, out, c.DiskSize>>20)
 	var d deployed

@@ -12,9 +12,9 @@ import (
 
 // StoreCmd returns "mimeo-agent store".
 func StoreCmd() *cobra.Command {
-	c := &cobra.Command{Use: "store", Short: "Check or repair a store in a folder",
-		Long: `Looks after a store in a folder, without any server.`}
-	c.AddCommand(storeCheckCmd(), storeRepairCmd())
+	c := &cobra.Command{Use: "store", Short: "Check, repair or copy a store",
+		Long: `Looks after a store in a folder or in S3, without any server.`}
+	c.AddCommand(storeCheckCmd(), storeRepairCmd(), storeCopyCmd())
 	return c
 }
 

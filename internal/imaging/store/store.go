@@ -127,6 +127,9 @@ func (r Revision) String() string { return fmt.Sprintf("%s@%d", r.Image, r.Rev) 
 // ErrNotFound says that an image, revision or manifest is not in the store.
 var ErrNotFound = errors.New("not in the store")
 
+// ErrTaken says that a revision's number belongs to another manifest, or did.
+var ErrTaken = errors.New("the number is taken")
+
 // ErrFull says that the disk which holds the store has no room left.
 var ErrFull = errors.New("the store's disk is full")
 

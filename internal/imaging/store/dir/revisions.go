@@ -207,11 +207,8 @@ func (s *Store) Publish(ctx context.Context, image string, id manifest.ID) (stor
 	if err != nil {
 		return store.Revision{}, err
 	}
-	if err := s.fs.Mkdir(imagesDir + "/" + image); err != nil {
-		return store.Revision{}, fmt.Errorf("publish %s: %w", image, full(err))
-	}
-	if err := s.fs.SyncDir(imagesDir); err != nil {
-		return store.Revision{}, fmt.Errorf("publish %s: %w", image, full(err))
+	if err := s.imageDir(image); err != nil {
+		return store.Revision{}, fmt.Errorf("publish %s: %w", image, err)
 	}
 	r := store.NewRevision(image, last+1, id, m)
 	r.Published = time.Now().UTC().Truncate(time.Second)
@@ -232,6 +229,59 @@ func (s *Store) Publish(ctx context.Context, image string, id manifest.ID) (stor
 			return r, nil
 		}
 	}
+}
+
+// Adopt makes a staged manifest the revision that it is in another store: with its number, its times and its signatures.
+// One that is there already stays as it is. Where the number belongs to another manifest, or was removed here, that is
+// store.ErrTaken.
+func (s *Store) Adopt(ctx context.Context, r store.Revision) error {
+	if err := s.writable(ctx); err != nil {
+		return err
+	}
+	if err := manifest.ValidName(r.Image); err != nil {
+		return err
+	}
+	if r.Rev < 1 {
+		return fmt.Errorf("adopt %s: a revision's number is 1 or more", r)
+	}
+	s.pmu.Lock()
+	defer s.pmu.Unlock()
+	old, err := s.revision(r.Image, r.Rev)
+	switch {
+	case err == nil && old.ID == r.ID:
+		return nil
+	case err == nil:
+		return fmt.Errorf("%s is another capture here: %w", r, store.ErrTaken)
+	case !errors.Is(err, fs.ErrNotExist):
+		return err
+	}
+	if err := s.free(revName(r.Image, r.Rev, removedExt)); errors.Is(err, fs.ErrExist) {
+		return fmt.Errorf("%s was removed here: %w", r, store.ErrTaken)
+	} else if err != nil {
+		return err
+	}
+	m, err := s.Manifest(ctx, r.ID)
+	if err != nil {
+		return err
+	}
+	// What the record repeats is the manifest's.
+	own := store.NewRevision(r.Image, r.Rev, r.ID, m)
+	own.Published, own.Signatures = r.Published, r.Signatures
+	if err := s.imageDir(r.Image); err != nil {
+		return fmt.Errorf("adopt %s: %w", r, err)
+	}
+	if err := s.writeRecord(own, false); err != nil {
+		return fmt.Errorf("adopt %s: %w", r, err)
+	}
+	return nil
+}
+
+// imageDir makes the folder for an image's revisions.
+func (s *Store) imageDir(image string) error {
+	if err := s.fs.Mkdir(imagesDir + "/" + image); err != nil {
+		return full(err)
+	}
+	return full(s.fs.SyncDir(imagesDir))
 }
 
 // free is fs.ErrExist where there is such a file.
