@@ -327,7 +327,7 @@ type discard struct{}
 func (discard) WriteAt(b []byte, _ int64) (int, error) { return len(b), nil }
 
 func FuzzOpen(f *testing.F) {
-	b, used := sample(512, 40, 9)
+	b, used := sample(512, 5, 9)
 	var v2 bytes.Buffer
 	if err := Write(f.Context(), &v2, "FAT", int64(len(b)), 512, used, bytes.NewReader(b), nil); err != nil {
 		f.Fatal(err)
