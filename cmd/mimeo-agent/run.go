@@ -81,6 +81,6 @@ captures and deploys disks and image files without any server.`,
 	root.SetFlagErrorFunc(func(c *cobra.Command, err error) error {
 		return &api.Error{Code: "bad_usage", Message: err.Error(), Hint: fmt.Sprintf("see %q", c.CommandPath()+" --help")}
 	})
-	root.AddCommand(runCmd(), hwinfoCmd(), systemCmd(), serviceCmd(), localcmd.MapCmd(), localcmd.CaptureCmd(version), localcmd.DeployCmd(), localcmd.FilesCmd(), localcmd.CatCmd(), localcmd.DiffCmd(), localcmd.MountCmd(), localcmd.ExportCmd(), localcmd.VerifyCmd(), localcmd.BootTestCmd(), localcmd.StoreCmd())
+	root.AddCommand(runCmd(), hwinfoCmd(), systemCmd(), serviceCmd(), localcmd.MapCmd(), localcmd.CaptureCmd(version), localcmd.DeployCmd(), localcmd.FilesCmd(), localcmd.CatCmd(), localcmd.DiffCmd(), localcmd.MountCmd(), localcmd.ExportCmd(), localcmd.ImportCmd(version), localcmd.VerifyCmd(), localcmd.BootTestCmd(), localcmd.StoreCmd())
 	return root
 }

@@ -1,6 +1,10 @@
 package cli
 
-import "github.com/spf13/cobra"
+import (
+	"github.com/spf13/cobra"
+
+	"mimeo/internal/cluster/api"
+)
 
 func imageExportCmd(t *terminal) *cobra.Command {
 	var format string
@@ -50,5 +54,57 @@ It needs the program mimeo-agent beside mimeo or in PATH.`,
 	f.BoolVar(&compress, "compress", false, "compress what is in the file (qcow2)")
 	f.BoolVar(&noSeal, "no-seal", false, "write no FILE.seal")
 	f.BoolVar(&force, "force", false, "write over a file that is there")
+	return c
+}
+
+func imageImportCmd(t *terminal) *cobra.Command {
+	var image, format, disk, work string
+	var all bool
+	c := &cobra.Command{
+		Use: "import PATH --image NAME", Short: "Make an image of what another program kept of a disk",
+		Long: `Reads an image of another program on this machine, and makes it the next revision of
+an image: its blocks in use are found, cut at files and stored as those of a captured
+disk. What the store has already is not sent.
+
+  raw         a disk as it is: a file, or a block device
+  qcow2, vmdk, vhdx, vhd, vdi
+              files of virtual machines; needs qemu-img
+  partclone   an image of one filesystem (formats 0001 and 0002), also compressed
+              (gzip, zstd, xz, bzip2, lz4): a disk without a partition table
+  clonezilla  a folder of Clonezilla (savedisk): partclone and dd images
+  fog         a folder of FOG
+
+PATH is recognised by what it holds. All but raw is first written to a sparse file in
+--work-dir, which takes as much room as the disk has in use, and is gone afterwards.
+Every checksum that an image has is checked: one that is cut off or damaged makes no
+revision.
+
+It needs the program mimeo-agent beside mimeo or in PATH.`,
+		Example: `  mimeo image import rocky9.qcow2 --image rocky9
+  mimeo image import /home/partimag/lab-2024 --image lab
+  mimeo image import /images/win11 --image win11     # of FOG`,
+		Args: cobra.ExactArgs(1),
+		RunE: func(cmd *cobra.Command, args []string) error {
+			if image == "" {
+				return &api.Error{Code: "bad_usage", Message: "--image NAME is missing: what should the image be called?"}
+			}
+			flags := []string{"--image=" + image}
+			for name, v := range map[string]string{"format": format, "disk": disk, "work-dir": work} {
+				if v != "" {
+					flags = append(flags, "--"+name+"="+v)
+				}
+			}
+			if all {
+				flags = append(flags, "--keep-all")
+			}
+			return t.execAgent("import", flags, args[0])
+		},
+	}
+	f := c.Flags()
+	f.StringVar(&image, "image", "", "the image's `NAME`")
+	f.StringVar(&format, "format", "", "what PATH is, where it is not recognised")
+	f.StringVar(&disk, "disk", "", "which disk of a folder with several: sda, d1")
+	f.StringVar(&work, "work-dir", "", "folder for the sparse file; by default TMPDIR, or /var/tmp")
+	f.BoolVar(&all, "keep-all", false, "keep what is in swap and hibernation files, too")
 	return c
 }

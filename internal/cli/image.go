@@ -16,7 +16,7 @@ import (
 
 func imageCmd(t *terminal) *cobra.Command {
 	c := &cobra.Command{Use: "image", Short: "List, show, look into, mount, compare, verify, sign, keep and remove images"}
-	c.AddCommand(imageListCmd(t), imageShowCmd(t), imageFilesCmd(t), imageCatCmd(t), imageDiffCmd(t), imageMountCmd(t), imageExportCmd(t), imageBootTestCmd(t), imageVerifyCmd(t), imageSignCmd(t), imageRmCmd(t), imageSetCmd(t), imageRetainCmd(t), imagePinCmd(t, true), imagePinCmd(t, false))
+	c.AddCommand(imageListCmd(t), imageShowCmd(t), imageFilesCmd(t), imageCatCmd(t), imageDiffCmd(t), imageMountCmd(t), imageExportCmd(t), imageImportCmd(t), imageBootTestCmd(t), imageVerifyCmd(t), imageSignCmd(t), imageRmCmd(t), imageSetCmd(t), imageRetainCmd(t), imagePinCmd(t, true), imagePinCmd(t, false))
 	return c
 }
 

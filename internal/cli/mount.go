@@ -56,6 +56,11 @@ func (t *terminal) onAgent(cmd *cobra.Command, what, image string, flags []strin
 	if err != nil {
 		return err
 	}
+	return t.execAgent(what, flags, append([]string{fmt.Sprintf("%s@%d", name, rev)}, args...)...)
+}
+
+// execAgent has mimeo-agent take this program's place, and work on the management node's store.
+func (t *terminal) execAgent(what string, flags []string, args ...string) error {
 	a, err := client.Find()
 	if err != nil {
 		return err
@@ -68,7 +73,7 @@ func (t *terminal) onAgent(cmd *cobra.Command, what, image string, flags []strin
 	if t.json {
 		line = append(line, "--json")
 	}
-	line = append(line, "--", fmt.Sprintf("%s@%d", name, rev))
+	line = append(line, "--")
 	// The token goes by the environment: everybody can read a command line.
 	env := []string{"MIMEO_TOKEN=" + a.Token, "MIMEO_PIN=" + a.Pin}
 	for _, e := range os.Environ() {

@@ -16,6 +16,7 @@ import (
 	"mimeo/internal/imaging/manifest"
 	"mimeo/internal/imaging/shrink"
 	"mimeo/internal/imaging/store"
+	"mimeo/internal/imaging/store/dir"
 	"mimeo/internal/imaging/tool"
 )
 
@@ -154,47 +155,73 @@ func runCapture(cmd *cobra.Command, path, version string, f captureFlags) (err e
 		src, notes = capture.Source{ReaderAt: small, Disk: small.Info()}, small.Notes
 		unchanged = small.Recheck
 	}
-	found, err := layout.Plan(src)
-	if err != nil {
-		return fmt.Errorf("look at what %s holds: %w", path, err)
-	}
-	plan, err := capture.NewPlan(src, found, leaveout.Rules{Patterns: f.leave, Swap: !f.all})
-	if err != nil {
-		return fmt.Errorf("look at what %s holds: %w", path, err)
-	}
-	plan.Warnings = append(notes, plan.Warnings...)
-	st, err := openStore(cmd.Context(), f.store, true)
+	st, err := openStore(ctx, f.store, true)
 	if err != nil {
 		return err
 	}
 	defer func() { err = errors.Join(err, st.Close()) }()
-
-	opts.Progress = func(p capture.Progress) { m.show(p.Phase, p.Done, p.Total) }
 	if !f.force {
 		opts.Recheck = func(context.Context) error { return errors.Join(inUse(path), unchanged()) }
 	}
-	res, err := capture.Run(ctx, src, plan, st, opts)
+	out, err := captureInto(ctx, src, path, localStore{st}, f.image, leaveout.Rules{Patterns: f.leave, Swap: !f.all}, notes, opts, m)
 	if err != nil {
-		return captureError(path, err)
-	}
-	rev, err := st.Publish(ctx, f.image, res.ID)
-	if err != nil {
-		return fmt.Errorf("publish %s: %w", f.image, err)
+		return err
 	}
 	m.close()
-	out := captured{
-		Image: f.image, Rev: rev.Rev, ID: res.ID.String(), DiskSize: res.Manifest.Disk.Size, Used: res.Counts.Read,
+	out.Seconds = time.Since(start).Seconds()
+	return out.say(cmd, f.json)
+}
+
+// taker is a store that takes an image.
+type taker interface {
+	store.Writer
+	// publish makes a staged manifest the next revision of an image.
+	publish(ctx context.Context, image string, id manifest.ID) (store.Revision, error)
+}
+
+type localStore struct{ *dir.Store }
+
+func (s localStore) publish(ctx context.Context, image string, id manifest.ID) (store.Revision, error) {
+	return s.Publish(ctx, image, id)
+}
+
+// captureInto captures a disk, which path names for people, and makes a revision of it.
+func captureInto(ctx context.Context, src capture.Source, path string, st taker, image string, rules leaveout.Rules, notes []string, opts capture.Options, m *meter) (captured, error) {
+	found, err := layout.Plan(src)
+	if err != nil {
+		return captured{}, fmt.Errorf("look at what %s holds: %w", path, err)
+	}
+	plan, err := capture.NewPlan(src, found, rules)
+	if err != nil {
+		return captured{}, fmt.Errorf("look at what %s holds: %w", path, err)
+	}
+	plan.Warnings = append(notes, plan.Warnings...)
+	opts.Progress = func(p capture.Progress) { m.show(p.Phase, p.Done, p.Total) }
+	res, err := capture.Run(ctx, src, plan, st, opts)
+	if err != nil {
+		return captured{}, captureError(path, err)
+	}
+	rev, err := st.publish(ctx, image, res.ID)
+	if err != nil {
+		return captured{}, fmt.Errorf("publish %s: %w", image, err)
+	}
+	return captured{
+		Image: image, Rev: rev.Rev, ID: res.ID.String(), DiskSize: res.Manifest.Disk.Size, Used: res.Counts.Read,
 		Zero: res.Counts.Zero, New: res.Counts.New, Stored: res.Counts.Stored, Reused: res.Counts.Reused,
-		Seconds: time.Since(start).Seconds(), Warnings: append([]string{}, res.Manifest.Warnings...),
+		Warnings: append([]string{}, res.Manifest.Warnings...),
+	}, nil
+}
+
+// say prints what was captured.
+func (c captured) say(cmd *cobra.Command, asJSON bool) error {
+	if asJSON {
+		return printJSON(cmd.OutOrStdout(), c)
 	}
-	if f.json {
-		return printJSON(cmd.OutOrStdout(), out)
-	}
-	for _, w := range out.Warnings {
+	for _, w := range c.Warnings {
 		fmt.Fprintln(cmd.ErrOrStderr(), "mimeo-agent: warning:", w)
 	}
-	fmt.Fprintf(cmd.OutOrStdout(), "%s: %s of %s in use, %s new, stored as %s, in %s\n", rev, size(out.Used), size(out.DiskSize),
-		size(out.New), size(out.Stored), span(time.Since(start)))
+	fmt.Fprintf(cmd.OutOrStdout(), "%s@%d: %s of %s in use, %s new, stored as %s, in %s\n", c.Image, c.Rev, size(c.Used), size(c.DiskSize),
+		size(c.New), size(c.Stored), span(time.Duration(c.Seconds*float64(time.Second))))
 	return nil
 }
 

@@ -167,12 +167,18 @@ func withStore(ctx context.Context, place string, fn func(store.Reader) error) e
 		}
 		return errors.Join(fn(st), st.Close())
 	}
+	return withServer(ctx, place, func(st *httpstore.Client, _ *client.Client) error { return fn(st) })
+}
+
+// withServer calls fn with a management node and its store.
+func withServer(ctx context.Context, place string, fn func(*httpstore.Client, *client.Client) error) error {
 	a, err := accessTo(place)
 	if err != nil {
 		return err
 	}
 	// Whether it can be reached at all shows at once, and in the words of the command line.
-	if err := client.New(a).Do(ctx, http.MethodGet, "/v1/status", nil, nil); err != nil {
+	api := client.New(a)
+	if err := api.Do(ctx, http.MethodGet, "/v1/status", nil, nil); err != nil {
 		return err
 	}
 	h := a.HTTP()
@@ -181,7 +187,7 @@ func withStore(ctx context.Context, place string, fn func(store.Reader) error) e
 	if err != nil {
 		return err
 	}
-	return fn(st)
+	return fn(st, api)
 }
 
 // accessTo finds the token and the pin for a management node.

@@ -161,6 +161,11 @@ type Signature struct {
 	State string `json:"state"`          // trusted, unknown (right, by another key), wrong
 }
 
+// RevisionNew publishes a manifest that was staged.
+type RevisionNew struct {
+	ID string `json:"id"` // of the manifest
+}
+
 // TrustedKey is a public key whose signatures of revisions count.
 type TrustedKey struct {
 	Name string `json:"name,omitempty"`

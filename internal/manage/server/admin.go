@@ -109,6 +109,7 @@ func (s *Server) apiHandler() http.Handler {
 	route("GET /v1/images", s.listImages)
 	route("GET /v1/images/{name}", s.showImage)
 	route("PATCH /v1/images/{name}", s.setImage)
+	route("POST /v1/images/{name}/revisions", s.publishRevision)
 	route("GET /v1/images/{name}/{rev}", s.showRevision)
 	route("DELETE /v1/images/{name}/{rev}", s.removeRevision)
 	route("GET /v1/images/{name}/retention", s.showRetention)

@@ -367,7 +367,8 @@ func (s *Server) endOnce(ctx context.Context, was node.Node) error {
 }
 
 // storeHandler lets agents with an active job reach the store: a capture reads and writes, a deploy reads. Admins read,
-// whatever their role: they may see the files of images anyway.
+// whatever their role: they may see the files of images anyway. Operators and admins also write what they import; a
+// revision comes of it by publishRevision alone.
 func (s *Server) storeHandler() http.Handler {
 	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		c, err := s.agentAuth(r)
@@ -376,8 +377,8 @@ func (s *Server) storeHandler() http.Handler {
 			switch {
 			case !ok:
 				writeError(w, err)
-			case !readsStore(r):
-				writeError(w, &api.Error{Code: "forbidden", Message: fmt.Sprintf("the token %q may only read from the store: chunks come from captures", who.Name)})
+			case !readsStore(r) && who.Role == "viewer":
+				writeError(w, &api.Error{Code: "forbidden", Message: fmt.Sprintf("the token %q is a viewer's, who may only read from the store", who.Name)})
 			default:
 				s.chunks.ServeHTTP(w, httpstore.From(r, "admin "+who.Name))
 			}

@@ -1,0 +1,53 @@
+package server
+
+import (
+	"errors"
+	"fmt"
+	"net/http"
+
+	"mimeo/internal/cluster/api"
+	"mimeo/internal/imaging/chunk"
+	"mimeo/internal/imaging/manifest"
+	"mimeo/internal/imaging/store"
+	"mimeo/internal/manage/hook"
+	"mimeo/internal/manage/inventory"
+)
+
+// publishRevision makes a manifest that was staged, as an import does, the next revision of an image. Asking twice makes
+// one revision.
+func (s *Server) publishRevision(r *http.Request) (any, error) {
+	q, err := read[api.RevisionNew](r)
+	if err != nil {
+		return nil, err
+	}
+	ctx, name := r.Context(), r.PathValue("name")
+	if err := manifest.ValidName(name); err != nil {
+		return nil, &api.Error{Code: "bad_request", Message: err.Error()}
+	}
+	id, err := chunk.ParseID(q.ID)
+	if err != nil {
+		return nil, &api.Error{Code: "bad_request", Message: "id: " + err.Error()}
+	}
+	m, err := s.store.Manifest(ctx, id)
+	if errors.Is(err, store.ErrNotFound) {
+		return nil, &api.Error{Code: "not_found", Message: fmt.Sprintf("no manifest %s was staged", id)}
+	} else if err != nil {
+		return nil, err
+	}
+	if err := store.Complete(ctx, s.store, m); err != nil {
+		return nil, &api.Error{Code: "damaged", Message: fmt.Sprintf("the image is not whole, and no revision was made: %v", err), Hint: "import it again"}
+	}
+	rev, err := jobStore{s.store, s.published}.Publish(ctx, name, id)
+	if err != nil {
+		return nil, err
+	}
+	text := fmt.Sprintf("%s was imported", rev)
+	if err := s.db.Update(ctx, func(t *inventory.Tx) error {
+		return s.hooks.Keep(t, hook.Message{Event: "image.published", Text: text, Image: &hook.Image{Name: rev.Image, Rev: rev.Rev}})
+	}); err != nil {
+		s.log.Error("nobody is told of a revision", "image", rev.String(), "err", err)
+	}
+	s.log.Info(text, "image", rev.Image, "rev", rev.Rev)
+	s.hooks.Wake()
+	return s.apiRevision(ctx, rev, nil)
+}
