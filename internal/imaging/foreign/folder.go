@@ -116,10 +116,9 @@ func parseDump(text string) (table, error) {
 				t.label = rest
 			case "sector-size":
 				n, err := strconv.Atoi(rest)
-				if err != nil || n != 512 && n != 4096 {
-					return t, fmt.Errorf("sectors of %q bytes", rest)
+				if err != nil || n != 512 {
+					return t, fmt.Errorf("sectors of %s bytes, and 512 are read here", rest)
 				}
-				t.sector = n
 			case "last-lba":
 				n, err := strconv.ParseInt(rest, 10, 64)
 				if err != nil || n < 0 || n > math.MaxInt64/8192 {
@@ -130,7 +129,7 @@ func parseDump(text string) (table, error) {
 			default:
 				continue
 			}
-			if name != "last-lba" && name != "sector-size" {
+			if name != "last-lba" {
 				fmt.Fprintf(&out, "%s: %s\n", name, rest)
 			}
 			continue
@@ -192,7 +191,7 @@ func (t table) write(ctx context.Context, f *os.File) error {
 	if err := os.WriteFile(in, []byte(t.text), 0o600); err != nil {
 		return err
 	}
-	_, err := tool.Run(ctx, 0, "sh", "-c", `exec sfdisk --force --no-reread --no-tell-kernel --wipe never --wipe-partitions never --sector-size "$1" "$2" <"$3"`, "sh", strconv.Itoa(t.sector), f.Name(), in)
+	_, err := tool.Run(ctx, 0, "sh", "-c", `exec sfdisk --force --no-reread --no-tell-kernel --wipe never --wipe-partitions never "$1" <"$2"`, "sh", f.Name(), in)
 	return errors.Join(err, os.Remove(in))
 }
 
@@ -228,7 +227,11 @@ func (s Source) unpackFolder(ctx context.Context, f *os.File, disk string, progr
 	if err != nil {
 		return Disk{}, refuse("look into it", "%s: %v", filepath.Join(s.Path, dump), err)
 	}
-	d := Disk{Size: max(t.end(), s.size(disk, t)), SectorSize: t.sector}
+	pieces, notes, err := s.pieces(disk, t)
+	if err != nil {
+		return Disk{}, err
+	}
+	d := Disk{Notes: notes, Size: max(t.end(), s.size(disk, t)), SectorSize: t.sector}
 	if err := f.Truncate(d.Size); err != nil {
 		return d, err
 	}
@@ -248,11 +251,6 @@ func (s Source) unpackFolder(ctx context.Context, f *os.File, disk string, progr
 			return d, err
 		}
 	}
-	pieces, notes, err := s.pieces(disk, t)
-	if err != nil {
-		return d, err
-	}
-	d.Notes = append(d.Notes, notes...)
 	for i, p := range pieces {
 		if err := s.unpackPiece(ctx, f, t, p, func(done, total int64) {
 			if progress != nil { // each piece counts the same: what they hold is known only when they are opened

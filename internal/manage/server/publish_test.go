@@ -1,0 +1,49 @@
+package server
+
+import (
+	"strings"
+	"testing"
+
+	"mimeo/internal/cluster/api"
+	"mimeo/internal/imaging/chunk"
+	"mimeo/internal/imaging/store/httpstore"
+	"mimeo/internal/imaging/store/storetest"
+)
+
+// TestPublish makes a revision of what an operator stored, as an import does.
+func TestPublish(t *testing.T) {
+	r := start(t)
+	operator := r.viewer("operator")
+	cl, err := httpstore.NewClient(httpstore.Options{Base: "https://" + r.https.Addr().String(), Token: operator, HTTP: r.from("127.0.0.1")})
+	if err != nil {
+		t.Fatal(err)
+	}
+	m, err := storetest.Image(t.Context(), cl, 20, func(i int) uint64 { return uint64(i) })
+	if err != nil {
+		t.Fatal(err)
+	}
+	id, err := cl.Stage(t.Context(), m)
+	if err != nil {
+		t.Fatal(err)
+	}
+	for range 2 { // the second is the answer that was lost
+		var rev api.Revision
+		if _, e := r.call(operator, "POST", "/v1/images/web/revisions", api.RevisionNew{ID: id.String()}, &rev); e != nil {
+			t.Fatal(e)
+		}
+		if rev.Image != "web" || rev.Rev != 1 || rev.ID != id.String() || !rev.Trusted || rev.DiskSize != m.Disk.Size {
+			t.Errorf("%+v", rev)
+		}
+	}
+	var im api.Image
+	r.must("GET", "/v1/images/web", nil, &im)
+	if len(im.Revisions) != 1 {
+		t.Errorf("%+v", im)
+	}
+	if code, e := r.call(r.viewer("viewer"), "POST", "/v1/images/web/revisions", api.RevisionNew{ID: id.String()}, nil); code != 403 {
+		t.Errorf("%d %v", code, e)
+	}
+	r.fails("POST", "/v1/images/web/revisions", api.RevisionNew{ID: "x"}, "bad_request", "id")
+	r.fails("POST", "/v1/images/web/revisions", api.RevisionNew{ID: chunk.Sum([]byte("none")).String()}, "not_found", "staged")
+	r.fails("POST", "/v1/images/"+strings.Repeat("x", 200)+"/revisions", api.RevisionNew{ID: id.String()}, "bad_request", "")
+}
