@@ -24,7 +24,8 @@ has the key counts. The group "all" has every node in it, and comes last.
 
 A node is put into a group with "mimeo node set RANGE groups+=NAME", and taken out
 of it with groups-=NAME. "mimeo node show NODE --explain" shows what comes from
-where.`,
+where. Postscripts add up instead (label.postscripts.root and its like): see
+"mimeo postscript explain NODE".`,
 	}
 	c.AddCommand(groupChangeCmd(t, true), groupListCmd(t), groupShowCmd(t), groupChangeCmd(t, false), groupRmCmd(t))
 	return c

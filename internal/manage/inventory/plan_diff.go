@@ -111,6 +111,8 @@ func (b *book) effect(n *nodeDraft) []api.PlanKey {
 	was, now := n.was.InEffect(n.node.Name), n.InEffect(n.node.Name)
 	delete(was, node.KeyPassword)
 	delete(now, node.KeyPassword)
+	addUp(was, n.was.Sources, n.node.Name)
+	addUp(now, n.Sources, n.node.Name)
 	out := differences(was, now, false, false, nil)
 	// Which password counts may change while one is set before and after.
 	source := func(s node.Sources, own bool, anew func(group string) bool) string {
@@ -129,6 +131,22 @@ func (b *book) effect(n *nodeDraft) []api.PlanKey {
 		out = append(out, passwordKey(before != "", after != ""))
 	}
 	return out
+}
+
+// addUp puts in the place of a label that names postscripts all that counts of it: what groups say and what the node says, the farthest
+// first, with " + " between them.
+func addUp(in node.Values, s node.Sources, n node.Name) {
+	for _, key := range node.ScriptKeys() {
+		key = node.LabelPrefix + node.LabelScripts + key
+		if in[key] == "" {
+			continue
+		}
+		var all []string
+		for _, said := range slices.Backward(s.Look(n, key)) {
+			all = append(all, said.Value)
+		}
+		in[key] = strings.Join(all, " + ")
+	}
 }
 
 // Apply makes a change that was planned in the same transaction.

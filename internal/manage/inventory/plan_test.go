@@ -265,3 +265,19 @@ func inEffect(t *rapid.T, tx *Tx) map[node.Name]node.Values {
 	}
 	return out
 }
+
+// Labels that name postscripts add up: a group's reaches nodes that say something themselves.
+func TestPlanScripts(t *testing.T) {
+	d := open(t, t.TempDir())
+	const key = "label.postscripts.root"
+	do(t, d, Edits{Groups: []Edit{edit("gpu", key, "cuda")}, Nodes: []Edit{edit("n1", "groups", "gpu", key, "mine", "label.site", "a"), edit("n2", "groups", "gpu"), edit("n3")}})
+	p := do(t, d, Edits{Groups: []Edit{edit("gpu", key, "cuda,motd", "label.site", "b")}})
+	want := []api.PlanEffect{
+		{PlanKey: api.PlanKey{Key: key, Old: "cuda + mine", New: "cuda,motd + mine"}, Nodes: []node.Name{"n1"}},
+		{PlanKey: api.PlanKey{Key: key, Old: "cuda", New: "cuda,motd"}, Nodes: []node.Name{"n2"}},
+		{PlanKey: api.PlanKey{Key: "label.site", New: "b"}, Nodes: []node.Name{"n2"}},
+	}
+	if diff := cmp.Diff(want, p.Affected); diff != "" {
+		t.Error(diff)
+	}
+}
