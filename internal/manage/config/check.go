@@ -80,12 +80,8 @@ func (c *Config) Complete() (err error) {
 			c.Agent = lib // as the package installs them
 		}
 	}
-	if _, ok, err := c.Bucket(os.Getenv); err != nil {
-		return c.wrong("store", "%v", err)
-	} else if p, folder := strings.CutPrefix(c.Store, "dir:"); !ok && (!folder || !filepath.IsAbs(p)) {
-		return c.wrong("store", "%q: want dir:/ABSOLUTE/PATH or s3://BUCKET/PREFIX", c.Store)
-	} else if !ok && c.S3 != (S3{}) {
-		return c.wrong("s3", "is of no use: the store is %s", c.Store)
+	if err := c.checkStore(); err != nil {
+		return err
 	}
 	if c.GC != "off" {
 		if _, err := schedule.Parse(c.GC, time.Local); err != nil {

@@ -1,9 +1,12 @@
 package config
 
 import (
+	"os"
 	"path/filepath"
 	"strings"
 
+	"mimeo/internal/cluster/node"
+	"mimeo/internal/imaging/store/cache"
 	"mimeo/internal/imaging/store/s3"
 )
 
@@ -17,6 +20,27 @@ type S3 struct {
 	SecretKey       s3.Secret `yaml:"secret_key"`
 	CredentialsFile string    `yaml:"credentials_file"`
 	Profile         string    `yaml:"profile"`
+	Cache           string    `yaml:"cache"` // room for chunks that nodes asked for, as 50GiB; default none
+
+	CacheBytes int64 `yaml:"-"` // Cache
+}
+
+// checkStore checks where the store is, and how to get at it.
+func (c *Config) checkStore() (err error) {
+	if _, ok, err := c.Bucket(os.Getenv); err != nil {
+		return c.wrong("store", "%v", err)
+	} else if p, folder := strings.CutPrefix(c.Store, "dir:"); !ok && (!folder || !filepath.IsAbs(p)) {
+		return c.wrong("store", "%q: want dir:/ABSOLUTE/PATH or s3://BUCKET/PREFIX", c.Store)
+	} else if !ok && c.S3 != (S3{}) {
+		return c.wrong("s3", "is of no use: the store is %s", c.Store)
+	}
+	if c.S3.CacheBytes, err = node.ParseSize(c.S3.Cache); err != nil {
+		return c.wrong("s3.cache", "%v", err)
+	}
+	if n := c.S3.CacheBytes; n != 0 && n < cache.MinSize {
+		return c.wrong("s3.cache", "%s: want at least %d MiB, or nothing", c.S3.Cache, cache.MinSize>>20)
+	}
+	return nil
 }
 
 // Bucket returns where the store lies, and false where it is a folder.

@@ -26,6 +26,7 @@ import (
 
 	"mimeo/internal/boot/dhcp"
 	"mimeo/internal/boot/tftp"
+	"mimeo/internal/imaging/store/cache"
 	"mimeo/internal/imaging/store/dir"
 	"mimeo/internal/imaging/store/httpstore"
 	"mimeo/internal/imaging/store/sign"
@@ -50,6 +51,7 @@ type Server struct {
 	db     *inventory.DB
 	store  *dir.Store
 	chunks *httpstore.Service // the store, as agents reach it
+	cache  *cache.Store       // before it; nil: none
 	jobs   *job.Engine
 	counts *metrics.Metrics
 	hooks  *hook.Hooks
@@ -140,7 +142,11 @@ func New(ctx context.Context, cfg config.Config, version string, log *slog.Logge
 	}
 	s.power = newPower(cfg)
 	l := cfg.Limits
-	s.chunks = httpstore.Handler(s.store, httpstore.Limits{})
+	near, err := s.nearStore()
+	if err != nil {
+		return nil, err
+	}
+	s.chunks = httpstore.Handler(near, httpstore.Limits{})
 	s.counts = metrics.New(version, s.started, s.lookNow)
 	s.hooks = newHooks(cfg, s.db, log)
 	s.jobs, err = job.New(ctx, job.Options{Prove: s.prove, Turns: s.turns, Turned: s.turned, DB: s.db, Store: jobStore{s.store, s.published}, Power: s.withPower, Log: log, Quota: job.Quota{Jobs: cfg.Jobs.MaxActive, Captures: cfg.Jobs.MaxCaptures, Deploys: cfg.Jobs.MaxDeploys}, Limits: job.Limits{
@@ -269,6 +275,9 @@ func (s *Server) close() {
 	}
 	if s.power != nil {
 		s.power.Close()
+	}
+	if s.cache != nil {
+		_ = s.cache.Close() // it holds nothing but copies
 	}
 	if s.store != nil {
 		if err := s.store.Close(); err != nil {

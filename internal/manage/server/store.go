@@ -11,6 +11,7 @@ import (
 
 	"mimeo/internal/cluster/api"
 	"mimeo/internal/imaging/store"
+	"mimeo/internal/imaging/store/cache"
 	"mimeo/internal/imaging/store/dir"
 	"mimeo/internal/imaging/store/s3"
 	"mimeo/internal/imaging/store/sign"
@@ -50,6 +51,19 @@ func (s *Server) openStore(ctx context.Context) (*dir.Store, error) {
 		}
 		return nil, &api.Error{Code: "internal", Message: err.Error(), Hint: s3.Hint(err)}
 	}
+}
+
+// nearStore returns the store as nodes read it: with a cache before it, where the configuration has one.
+func (s *Server) nearStore() (store.Writer, error) {
+	size := s.cfg.S3.CacheBytes
+	if size == 0 {
+		return s.store, nil
+	}
+	var err error
+	if s.cache, err = cache.Open(s.store, filepath.Join(s.cfg.State, "s3", "cache"), size); err != nil {
+		return nil, err
+	}
+	return s.cache, nil
 }
 
 // storeArgs says to mimeo-agent where the store lies: what to put after --store, and what to add to its environment.
