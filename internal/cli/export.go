@@ -71,6 +71,7 @@ disk. What the store has already is not sent.
               files of virtual machines; needs qemu-img
   partclone   an image of one filesystem (formats 0001 and 0002), also compressed
               (gzip, zstd, xz, bzip2, lz4): a disk without a partition table
+  partimage   the first volume (NAME.000) of an image of partimage 0.6, likewise
   clonezilla  a folder of Clonezilla (savedisk): partclone and dd images
   fog         a folder of FOG
 

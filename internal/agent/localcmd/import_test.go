@@ -107,6 +107,28 @@ func TestImportPartclone(t *testing.T) {
 	fails(t, 3, []string{"export", "bad", filepath.Join(dir, "bad.raw"), "--store", store}, "bad")
 }
 
+// TestImportPartimage takes volumes of partimage.
+func TestImportPartimage(t *testing.T) {
+	dir := t.TempDir()
+	store := "dir:" + filepath.Join(dir, "store")
+	sh(t, `cd "$1"; mkdir tree; for i in 1 2 3 4 5; do head -c 700000 /dev/urandom >tree/$i; done
+		truncate -s 50M fs; mke2fs -q -F -t ext3 -d tree fs; d=$(losetup -f --show fs); trap 'losetup -d $d' EXIT
+		partimage -z1 -V1 -o -d -b -B gui=no -f3 save $d "$1/image" >/dev/null 2>&1; [ -e image.002 ]`, dir)
+	image := filepath.Join(dir, "image.000")
+	var c captured
+	ok(t, &c, "import", image, "--image", "fs", "--store", store, "--work-dir", dir)
+	if w := strings.Join(c.Warnings, "\n"); c.DiskSize != 50<<20 || !strings.Contains(w, "ext3fs") {
+		t.Errorf("%+v", c)
+	}
+	out := filepath.Join(dir, "out.raw")
+	var e map[string]any
+	ok(t, &e, "export", "fs", out, "--store", store)
+	tool(t, "", "e2fsck", "-fn", out)
+	sh(t, `mkdir "$2/mnt"; mount -o loop,ro "$1" "$2/mnt"; trap 'umount "$2/mnt"' EXIT; diff -r -x lost+found "$2/tree" "$2/mnt"`, out, dir)
+	sh(t, `rm "$1/image.001"`, dir)
+	fails(t, 1, []string{"import", image, "--image", "bad", "--store", store, "--work-dir", dir}, "001", "no revision")
+}
+
 // disks are what Clonezilla and FOG keep in a folder, by the programs that they run. $1 is the disk, $2 the folder.
 const (
 	// parts DISK NAME makes a loop device of each partition, at $T/NAME and its number; but not of an extended one.

@@ -10,6 +10,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"io/fs"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -22,6 +23,7 @@ import (
 	"github.com/ulikunitz/xz"
 
 	"mimeo/internal/imaging/foreign/partclone"
+	"mimeo/internal/imaging/foreign/partimage"
 	"mimeo/internal/imaging/tool"
 )
 
@@ -34,12 +36,13 @@ const (
 	VHD        = "vhd"
 	VDI        = "vdi"
 	Partclone  = "partclone"
+	Partimage  = "partimage"
 	Clonezilla = "clonezilla"
 	FOG        = "fog"
 )
 
 // Formats lists all of them.
-var Formats = []string{Raw, Qcow2, VMDK, VHDX, VHD, VDI, Partclone, Clonezilla, FOG}
+var Formats = []string{Raw, Qcow2, VMDK, VHDX, VHD, VDI, Partclone, Partimage, Clonezilla, FOG}
 
 // byQemu are those that qemu-img reads, by its names.
 var byQemu = map[string]string{Qcow2: "qcow2", VMDK: "vmdk", VHDX: "vhdx", VHD: "vpc", VDI: "vdi"}
@@ -125,8 +128,8 @@ func detectFile(path string, info os.FileInfo) (string, error) {
 		return VDI, nil
 	case is(0, partclone.Magic):
 		return Partclone, nil
-	case is(0, "PaRtImAgE-VoLuMe"):
-		return "", refuse("restore it with partimage onto a disk or an image file, and import that", "%s is a partimage volume, which is not read here", path)
+	case is(0, partimage.Magic):
+		return Partimage, nil
 	}
 	if kind := compression(head); kind != "" {
 		r, err := openParts([]string{path})
@@ -141,10 +144,10 @@ func detectFile(path string, info os.FileInfo) (string, error) {
 		if string(inner) == partclone.Magic {
 			return Partclone, nil
 		}
-		if bytes.HasPrefix(inner, []byte("PaRtImAgE-VoLu")) {
-			return "", refuse("restore it with partimage onto a disk or an image file, and import that", "%s is a partimage volume, which is not read here", path)
+		if strings.HasPrefix(partimage.Magic, string(inner)) {
+			return Partimage, nil
 		}
-		return "", refuse("unpack it first, and import what comes out", "%s is compressed (%s), and holds no partclone image", path, kind)
+		return "", refuse("unpack it first, and import what comes out", "%s is compressed (%s), and holds no image of partclone or partimage", path, kind)
 	}
 	if info.Mode().IsRegular() && info.Size()%512 != 0 {
 		return "", refuse("say --format where you know it", "it cannot be told what %s is", path)
@@ -169,6 +172,8 @@ func (s Source) Unpack(ctx context.Context, f *os.File, disk string, progress fu
 	switch s.Format {
 	case Partclone:
 		return s.unpackPartclone(ctx, f, progress)
+	case Partimage:
+		return s.unpackPartimage(ctx, f, progress)
 	case Clonezilla, FOG:
 		return s.unpackFolder(ctx, f, disk, progress)
 	case Raw:
@@ -215,6 +220,35 @@ func (s Source) unpackPartclone(ctx context.Context, f *os.File, progress func(d
 		return Disk{}, err
 	}
 	return Disk{Size: size, SectorSize: 512, Notes: []string{fmt.Sprintf("imported from a partclone image of one %s filesystem: there is no partition table", img.FS)}}, nil
+}
+
+// unpackPartimage does the same with the volumes of partimage, of which Path names the first.
+func (s Source) unpackPartimage(ctx context.Context, f *os.File, progress func(done, total int64)) (Disk, error) {
+	base, ok := strings.CutSuffix(s.Path, ".000")
+	img, err := partimage.Open(func(number int) (io.ReadCloser, error) {
+		path := fmt.Sprintf("%s.%03d", base, number)
+		if !ok {
+			if number > 0 {
+				return nil, fs.ErrNotExist
+			}
+			path = s.Path
+		}
+		if _, err := os.Stat(path); err != nil {
+			return nil, err
+		}
+		return openParts([]string{path})
+	})
+	if err != nil {
+		return Disk{}, fmt.Errorf("%s: %w", s.Path, err)
+	}
+	if err := errors.Join(img.Restore(ctx, f, progress), img.Close()); err != nil {
+		return Disk{}, fmt.Errorf("%s: %w", s.Path, err)
+	}
+	size := (img.Size + 511) / 512 * 512
+	if err := f.Truncate(size); err != nil {
+		return Disk{}, err
+	}
+	return Disk{Size: size, SectorSize: 512, Notes: []string{fmt.Sprintf("imported from a partimage image of one %s filesystem: there is no partition table", img.FS)}}, nil
 }
 
 // restore writes a partclone image to f at off, where it has room bytes; 0 for no bound.
