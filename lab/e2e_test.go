@@ -10,6 +10,7 @@ import (
 	"os/exec"
 	"path/filepath"
 	"regexp"
+	"slices"
 	"strings"
 	"syscall"
 	"testing"
@@ -251,7 +252,33 @@ func TestCaptureDeploy(t *testing.T) {
 	mimeo(t, ctx, r, "node", "add", "n01", "--mac", n1.MAC, "--ip", "10.77.0.11", "--bmc", "ipmi://"+bmc1, "--user", rack.BMCUser, "--set", "bmc.password="+rack.BMCPassword, "--set", "knobs.console=ttyS0,115200")
 	mimeo(t, ctx, r, "node", "add", "n02", "--mac", n2.MAC, "--bmc", "redfish+http://"+bmc2+":8000", "--user", rack.BMCUser, "--set", "bmc.password="+rack.BMCPassword, "--set", "knobs.console=ttyS0,115200", "--set", "knobs.loader=own")
 
+	// Postscripts of all nodes, of the image in captures alone, of the image, and of a node, which does without one that is not there.
+	for _, name := range []string{"everywhere", "captured", "stamped", "mine"} {
+		if err := os.WriteFile(filepath.Join(r.State, "nfs/postscripts", name), []byte("#!/bin/sh\necho $TASK "+name+" on $NODE\n"), 0o755); err != nil {
+			t.Fatal(err)
+		}
+	}
+	mimeo(t, ctx, r, "group", "set", "all", "label.postscripts.root=everywhere,missing", "--yes")
+	mimeo(t, ctx, r, "image", "set", "debian12", "postscripts.post.capture=captured", "postscripts.root=stamped")
+	mimeo(t, ctx, r, "node", "set", "n02", "label.postscripts.root=-missing,mine")
+	ran := func(job string) (names []string) {
+		var j api.Job
+		if err := json.Unmarshal([]byte(mimeo(t, ctx, r, "job", "show", job, "--json")), &j); err != nil {
+			t.Fatal(err)
+		}
+		for _, o := range j.Outputs {
+			if o.Exit != 0 || !strings.Contains(o.Output, "n0") && o.Name != "mark" {
+				t.Errorf("%s: postscript %+v", job, o)
+			}
+			names = append(names, string(o.Stage)+" "+o.Name)
+		}
+		return names
+	}
+
 	t.Log(mimeo(t, ctx, r, "capture", "n01", "--image", "debian12", "--watch"))
+	if got, want := ran("j1"), []string{"pre-postscripts hello", "post-postscripts captured"}; !slices.Equal(got, want) {
+		t.Errorf("the capture ran %q, want %q", got, want)
+	}
 	if _, err := n1.WaitConsole(ctx, 0, golden.Marker+` node=golden root=/dev/vda5`); err != nil {
 		t.Fatalf("n01 does not boot its disk after the capture: %v", err)
 	}
@@ -283,6 +310,9 @@ func TestCaptureDeploy(t *testing.T) {
 		t.Fatalf("n02 does not boot its disk after the deploy: %v", err)
 	}
 	t.Log(mark)
+	if got, want := ran(deploy[0].ID), []string{"pre-postscripts hello", "root-postscripts mark", "root-postscripts everywhere", "root-postscripts stamped", "root-postscripts mine"}; !slices.Equal(got, want) {
+		t.Errorf("the deploy ran %q, want %q", got, want)
+	}
 	if _, err := n2.WaitConsole(ctx, 0, `MIMEO-LAB-FIRST n02 debian12@1 active`); err != nil {
 		t.Errorf("the first boot of n02 did not run what was left for it: %v", err)
 	}
