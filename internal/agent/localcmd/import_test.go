@@ -27,6 +27,7 @@ func sameDisk(t *testing.T, store, image, disk string) {
 // TestImportDisks takes disks of virtual machines: what is imported is what was exported, and a second import of the
 // same disk costs nothing.
 func TestImportDisks(t *testing.T) {
+	t.Parallel()
 	disk, _ := golden(t, 12)
 	dir := t.TempDir()
 	store := "dir:" + filepath.Join(dir, "store")
@@ -71,6 +72,7 @@ func TestImportDisks(t *testing.T) {
 
 // TestImportPartclone takes images of one filesystem, as they are and compressed, and refuses what is cut off.
 func TestImportPartclone(t *testing.T) {
+	t.Parallel()
 	dir := t.TempDir()
 	store := "dir:" + filepath.Join(dir, "store")
 	fs, tree := filepath.Join(dir, "fs"), filepath.Join(dir, "tree")
@@ -109,6 +111,7 @@ func TestImportPartclone(t *testing.T) {
 
 // TestImportPartimage takes volumes of partimage.
 func TestImportPartimage(t *testing.T) {
+	t.Parallel()
 	dir := t.TempDir()
 	store := "dir:" + filepath.Join(dir, "store")
 	sh(t, `cd "$1"; mkdir tree; for i in 1 2 3 4 5; do head -c 700000 /dev/urandom >tree/$i; done
@@ -190,14 +193,13 @@ const (
 // each partition the same content, where that is in use.
 func TestImportFolders(t *testing.T) {
 	for _, table := range []string{"gpt", "dos"} {
-		dir := t.TempDir()
-		store := "dir:" + filepath.Join(dir, "store")
-		disk := filepath.Join(dir, "disk.img")
-		sh(t, makeDisk, disk, table)
-		var c captured
-		ok(t, &c, "capture", disk, "--image", "original", "--store", store)
 		for name, script := range map[string]string{"clonezilla": clonezilla, "fog": fog} {
 			t.Run(table+" "+name, func(t *testing.T) {
+				t.Parallel()
+				dir := t.TempDir()
+				store := "dir:" + filepath.Join(dir, "store")
+				disk := filepath.Join(dir, "disk.img")
+				sh(t, makeDisk, disk, table)
 				folder := filepath.Join(dir, name)
 				sh(t, script, disk, folder, table)
 				var got captured
@@ -245,6 +247,7 @@ func layoutOf(t *testing.T, disk string) string {
 
 // TestImportDamagedFolders refuses folders of which something is missing or wrong.
 func TestImportDamagedFolders(t *testing.T) {
+	t.Parallel()
 	dir := t.TempDir()
 	store := "dir:" + filepath.Join(dir, "store")
 	disk := filepath.Join(dir, "disk.img")

@@ -86,6 +86,7 @@ func TestFromPartimage(t *testing.T) {
 		volumes     int
 	}{{"ext3", "-z0", 1}, {"ext3", "-z1 -V1", 4}, {"fat", "-z2 -V2", 2}, {"ntfs", "-z0 -V1", 2}} {
 		t.Run(c.kind+" "+c.flags, func(t *testing.T) {
+			t.Parallel()
 			volumes, theirs := made(t, c.kind, strings.Fields(c.flags)...)
 			if len(volumes) < c.volumes {
 				t.Errorf("%d volumes", len(volumes))
@@ -133,6 +134,7 @@ func (discard) WriteAt(b []byte, _ int64) (int, error) { return len(b), nil }
 
 // An image that is cut off or damaged anywhere, or lacks a volume, is an error.
 func TestDamage(t *testing.T) {
+	t.Parallel()
 	volumes, _ := made(t, "ext3", "-z0", "-V1")
 	try := func(v [][]byte) error {
 		img, err := Open(from(v))
