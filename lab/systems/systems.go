@@ -26,8 +26,8 @@ var All = []System{
 	{"bullseye", "bullseye", "systemd-sysv,udev,dbus,iproute2,openssh-server,ifupdown,kmod", "systemd"},
 	{"bookworm", "bookworm", "systemd-sysv,udev,dbus,iproute2,openssh-server,network-manager,ifupdown,kmod", "systemd"},
 	{"trixie", "trixie", "systemd-sysv,udev,dbus,iproute2,openssh-server,netplan.io,cloud-init,kmod", "systemd"},
-	{"sysvinit", "bookworm", "sysvinit-core,ifupdown,iproute2,openssh-server,udev", "System V init"},
-	{"openrc", "trixie", "sysvinit-core,openrc,ifupdown,iproute2,udev", "OpenRC"},
+	{"sysvinit", "bookworm", "sysvinit-core,ifupdown,iproute2,openssh-server", "System V init"},
+	{"openrc", "trixie", "sysvinit-core,openrc,ifupdown,iproute2", "OpenRC"},
 	{"grub", "bookworm", "grub-pc-bin,grub-efi-amd64-bin,grub-efi-amd64-signed,shim-signed,grub2-common,e2fsprogs,udev", ""},
 }
 
