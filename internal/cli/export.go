@@ -19,6 +19,7 @@ fetched nor stored in it.
   qcow2   for QEMU, libvirt, OpenStack; smaller with --compress
   vmdk    for VMware, VirtualBox; needs qemu-img, and for a while room for two files
   vhdx    for Hyper-V; likewise
+  clonezilla  FILE is a folder that Clonezilla restores: put it into /home/partimag
 
 The format is that of FILE's ending (.raw or .img, .qcow2, .vmdk, .vhdx), unless
 --format names it. FILE has its name only when it is whole and on the disk: every byte
@@ -26,11 +27,13 @@ was checked against the image's hashes. One that is there is refused without --f
 
 FILE.seal keeps who signed the image and what FILE must hold; on any machine,
 "mimeo-agent verify FILE --trust KEYFILE" checks the one with the other.
+Clonezilla's folders have none, and no --force: a folder is never written over.
 
 It needs the program mimeo-agent beside mimeo or in PATH.`,
 		Example: `  mimeo image export rocky9 rocky9.qcow2 --compress
   mimeo image export win11@4 win11.vhdx
-  mimeo image export rocky9@3 - | ssh n01 'dd of=/dev/sda bs=4M'`,
+  mimeo image export rocky9@3 - | ssh n01 'dd of=/dev/sda bs=4M'
+  mimeo image export rocky9 /home/partimag/rocky9 --format clonezilla`,
 		Args: cobra.ExactArgs(2),
 		RunE: func(cmd *cobra.Command, args []string) error {
 			var flags []string
@@ -50,7 +53,7 @@ It needs the program mimeo-agent beside mimeo or in PATH.`,
 		},
 	}
 	f := c.Flags()
-	f.StringVar(&format, "format", "", "raw, qcow2, vmdk or vhdx; by default that of FILE's ending")
+	f.StringVar(&format, "format", "", "raw, qcow2, vmdk, vhdx or clonezilla; by default that of FILE's ending")
 	f.BoolVar(&compress, "compress", false, "compress what is in the file (qcow2)")
 	f.BoolVar(&noSeal, "no-seal", false, "write no FILE.seal")
 	f.BoolVar(&force, "force", false, "write over a file that is there")

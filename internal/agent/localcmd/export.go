@@ -18,6 +18,7 @@ import (
 
 	"mimeo/internal/cluster/api"
 	"mimeo/internal/imaging/export"
+	"mimeo/internal/imaging/foreign/clonezilla"
 	"mimeo/internal/imaging/seal"
 	"mimeo/internal/imaging/store"
 	"mimeo/internal/imaging/view"
@@ -45,11 +46,13 @@ type exported struct {
 	File    int64   `json:"file"`           // bytes that the file takes on its disk
 	Seal    string  `json:"seal,omitempty"` // its seal, where the image is signed
 	Seconds float64 `json:"seconds"`
+
+	*clonezilla.Result // of a Clonezilla folder
 }
 
 // exportFormats are the formats by name, with the endings of files that mean them.
 var exportFormats = map[string][]string{
-	"raw": {".raw", ".img"}, "qcow2": {".qcow2"}, "vmdk": {".vmdk"}, "vhdx": {".vhdx"},
+	"raw": {".raw", ".img"}, "qcow2": {".qcow2"}, "vmdk": {".vmdk"}, "vhdx": {".vhdx"}, "clonezilla": {},
 }
 
 // ExportCmd returns "mimeo-agent export".
@@ -65,13 +68,15 @@ virtual machines and other programs read. What is not in use is not stored in it
   qcow2   for QEMU, libvirt, OpenStack; smaller with --compress
   vmdk    for VMware, VirtualBox; needs qemu-img, and for a while room for two files
   vhdx    for Hyper-V; likewise
+  clonezilla  FILE is a folder that Clonezilla restores: put it into /home/partimag
 
 The format is that of FILE's ending (.raw or .img, .qcow2, .vmdk, .vhdx), unless
 --format names it. FILE has its name only when it is whole and on the disk: every byte
 was checked against the image's hashes. One that is there is refused without --force.
 
 Of an image that is signed, FILE.seal keeps who signed it and what FILE must hold:
-"mimeo-agent verify" checks the one with the other, on any machine.
+"mimeo-agent verify" checks the one with the other, on any machine. Clonezilla's folders
+have none, and no --force: a folder is never written over.
 
 PLACE is dir:PATH, a store in a folder, or https://ADDRESS:PORT, that of a management
 node, with MIMEO_TOKEN and MIMEO_PIN, or the file that "mimeo login" made.
@@ -79,13 +84,14 @@ node, with MIMEO_TOKEN and MIMEO_PIN, or the file that "mimeo login" made.
 Exit codes: 0 done; 1 failed; 2 the command line cannot be understood; 3 no such
 image or store; 4 refused: the file is there, or there is no room; 130 interrupted.`,
 		Example: `  mimeo-agent export rocky9 rocky9.qcow2 --compress --store dir:images
-  mimeo-agent export rocky9@3 - --store dir:images | ssh n01 'dd of=/dev/sda bs=4M'`,
+  mimeo-agent export rocky9@3 - --store dir:images | ssh n01 'dd of=/dev/sda bs=4M'
+  mimeo-agent export rocky9 /home/partimag/rocky9 --format clonezilla --store dir:images`,
 		Args: exactly(2),
 		RunE: func(cmd *cobra.Command, args []string) error { return runExport(cmd, args[0], args[1], f) },
 	}
 	fl := cmd.Flags()
 	fl.StringVar(&f.store, "store", "", "where the image is kept: dir:PATH, or https://ADDRESS:PORT")
-	fl.StringVar(&f.format, "format", "", "raw, qcow2, vmdk or vhdx; by default that of FILE's ending")
+	fl.StringVar(&f.format, "format", "", "raw, qcow2, vmdk, vhdx or clonezilla; by default that of FILE's ending")
 	fl.BoolVar(&f.compress, "compress", false, "compress what is in the file (qcow2)")
 	fl.BoolVar(&f.force, "force", false, "write over a file that is there")
 	fl.BoolVar(&f.noSeal, "no-seal", false, "write no FILE.seal")
@@ -123,6 +129,9 @@ func runExport(cmd *cobra.Command, ref, path string, f exportFlags) error {
 			Size: d.Size(), Used: m.Content.Used - m.Content.Zero}
 		if err := roomFor(path, out.Used, format, f); err != nil {
 			return err
+		}
+		if format == "clonezilla" {
+			return exportClonezilla(cmd, d, rev, out, f.json, start, meter)
 		}
 		if !f.noSeal && len(rev.Signatures) > 0 {
 			out.Seal = path + sealEnding
@@ -163,6 +172,44 @@ func runExport(cmd *cobra.Command, ref, path string, f exportFlags) error {
 	})
 }
 
+// exportClonezilla writes a folder for Clonezilla.
+func exportClonezilla(cmd *cobra.Command, d *view.Disk, rev store.Revision, out exported, asJSON bool, start time.Time, meter *meter) error {
+	err := export.Dir(out.Path, func(dir string) error {
+		res, err := clonezilla.Write(cmd.Context(), d, dir, clonezilla.Options{Progress: func(done, total int64) { meter.show("exporting", done, total) }})
+		if err != nil {
+			return err
+		}
+		out.Result = &res
+		names, err := os.ReadDir(dir)
+		for _, n := range names {
+			i, err := n.Info()
+			if err != nil {
+				return err
+			}
+			out.File += i.Size()
+		}
+		return err
+	})
+	switch {
+	case errors.Is(err, clonezilla.ErrNoVolumes):
+		return &api.Error{Code: "refused", Message: fmt.Sprintf("export %s: %v", rev, err), Hint: "export it as raw or qcow2"}
+	case errors.Is(err, export.ErrExists):
+		return &api.Error{Code: "refused", Message: err.Error(), Hint: "name another folder: one that is there is never written over"}
+	case err != nil:
+		return exportError(rev, err)
+	}
+	out.Seconds = time.Since(start).Seconds()
+	meter.close()
+	if asJSON {
+		return printJSON(cmd.OutOrStdout(), out)
+	}
+	for _, n := range out.Notes {
+		fmt.Fprintf(cmd.ErrOrStderr(), "mimeo-agent: %s\n", n)
+	}
+	fmt.Fprintf(cmd.OutOrStdout(), "%s is in %s (%s): a disk of %s in %s\n", rev, out.Path, out.Format, size(out.Size), size(out.File))
+	return nil
+}
+
 func exportError(rev store.Revision, err error) error {
 	if errors.Is(err, export.ErrExists) {
 		return &api.Error{Code: "refused", Message: err.Error(), Hint: "name another file, or say --force to write over it"}
@@ -192,12 +239,16 @@ func exportFormat(path string, f exportFlags) (string, error) {
 	switch {
 	case format == "":
 		e := badUsage("%s: which format?", path)
-		e.Hint = "say --format raw, qcow2, vmdk or vhdx, or give the file such an ending"
+		e.Hint = "say --format raw, qcow2, vmdk, vhdx or clonezilla, or give the file such an ending"
 		return "", e
 	case exportFormats[format] == nil:
-		return "", badUsage("--format %s: want raw, qcow2, vmdk or vhdx", format)
+		return "", badUsage("--format %s: want raw, qcow2, vmdk, vhdx or clonezilla", format)
 	case f.compress && format != "qcow2":
 		return "", badUsage("--compress is for qcow2, not for %s", format)
+	case format == "clonezilla" && f.force:
+		e := badUsage("--force: a folder is never written over")
+		e.Hint = "take it away first, or name another"
+		return "", e
 	case path == "-" && (format != "raw" || f.json):
 		return "", badUsage("standard output takes a raw disk, and nothing else")
 	}
@@ -213,7 +264,7 @@ func exportFormat(path string, f exportFlags) (string, error) {
 func roomFor(path string, used int64, format string, f exportFlags) error {
 	need := used
 	switch {
-	case f.compress:
+	case f.compress, format == "clonezilla":
 		need = used / 4
 	case format == "vmdk" || format == "vhdx":
 		need = 2 * used

@@ -18,12 +18,13 @@ func TestExport(t *testing.T) {
 	var d deployed
 	ok(t, &d, "deploy", "golden", deployedTo, "--store", store)
 
-	var e struct {
+	type done struct {
 		Image, ID, Path, Format string
 		Rev                     int
 		Size, Used, File        int64
 		Seconds                 float64
 	}
+	var e done
 	for name, format := range map[string]string{"a.raw": "raw", "a.IMG": "raw", "a.qcow2": "qcow2", "a.vmdk": "vmdk", "a.vhdx": "vhdx"} {
 		path := filepath.Join(dir, name)
 		ok(t, &e, "export", "golden@1", path, "--store", store)
@@ -37,6 +38,24 @@ func TestExport(t *testing.T) {
 	path := filepath.Join(dir, "whatever")
 	ok(t, &e, "export", "golden", path, "--format", "qcow2", "--compress", "--store", store)
 	tool(t, "", "qemu-img", "compare", "-f", "qcow2", "-F", "raw", path, deployedTo)
+
+	folder := filepath.Join(dir, "folder")
+	var z struct {
+		done
+		Parts []struct{ Device, Type, How string }
+		Notes []string
+	}
+	ok(t, &z, "export", "golden", folder, "--format", "clonezilla", "--store", store)
+	if len(z.Parts) != 1 || z.Parts[0].Device != "sda1" || z.Parts[0].How != "partclone" || z.Format != "clonezilla" || z.File < 20<<20 {
+		t.Errorf("%+v", z)
+	}
+	back := empty(t, filepath.Join(dir, "back.img"), 96)
+	tool(t, "", "sh", "-ec", `cd "$1"; sfdisk -q --force "$2" < sda-pt.sf
+		cat sda1.ext4-ptcl-img.zst.* | zstd -dc | partclone.restore -q -C -W -L "$2.log" -s - -o "$2.part"
+		dd if="$2.part" of="$2" bs=1M seek=1 conv=notrunc status=none; rm "$2.part" "$2.log"`, "sh", folder, back)
+	sameTree(t, back, tree)
+	fails(t, 4, []string{"export", "golden", folder, "--format", "clonezilla", "--store", store}, "there already")
+	fails(t, 2, []string{"export", "golden", folder, "--format", "clonezilla", "--force", "--store", store}, "never written over")
 
 	r := run(t, "export", "golden", "-", "--store", store)
 	want, err := os.ReadFile(deployedTo)
@@ -74,7 +93,7 @@ func TestExport(t *testing.T) {
 	if err := os.WriteFile(packs[0], b, 0o640); err != nil {
 		t.Fatal(err)
 	}
-	for _, format := range []string{"raw", "qcow2", "vmdk"} {
+	for _, format := range []string{"raw", "qcow2", "vmdk", "clonezilla"} {
 		fails(t, 1, []string{"export", "golden", filepath.Join(dir, "lost"), "--format", format, "--store", store}, "chunk")
 	}
 	after, err := os.ReadDir(dir)

@@ -168,6 +168,45 @@ func File(path string, force bool, fn func(f *os.File) error) (err error) {
 	return syncDir(dir)
 }
 
+// Dir makes a folder by fn, as File makes a file. One that is there, empty or not, is never written over.
+func Dir(path string, fn func(dir string) error) (err error) {
+	path = filepath.Clean(path)
+	if _, err := os.Lstat(path); err == nil {
+		return fmt.Errorf("%s: %w", path, ErrExists)
+	} else if !errors.Is(err, fs.ErrNotExist) {
+		return err
+	}
+	parent := filepath.Dir(path)
+	tmp, err := os.MkdirTemp(parent, "."+filepath.Base(path)+".*.part")
+	if err != nil {
+		return err
+	}
+	defer func() {
+		if err != nil {
+			err = errors.Join(err, os.RemoveAll(tmp))
+		}
+	}()
+	if err := fn(tmp); err != nil {
+		return err
+	}
+	if err := os.Chmod(tmp, 0o755); err != nil {
+		return err
+	}
+	if err := syncDir(tmp); err != nil {
+		return err
+	}
+	err = unix.Renameat2(unix.AT_FDCWD, tmp, unix.AT_FDCWD, path, unix.RENAME_NOREPLACE)
+	if errors.Is(err, unix.EEXIST) {
+		err = fmt.Errorf("%s: %w", path, ErrExists)
+	} else if errors.Is(err, unix.EINVAL) || errors.Is(err, unix.ENOSYS) { // some network filesystems cannot
+		err = os.Rename(tmp, path)
+	}
+	if err != nil {
+		return err
+	}
+	return syncDir(parent)
+}
+
 // syncDir makes the names in a folder durable, where its filesystem can.
 func syncDir(dir string) error {
 	d, err := os.Open(dir)
