@@ -14,7 +14,7 @@ import (
 func restoreCmd(given func() (config.Config, error)) *cobra.Command {
 	var only bool
 	c := &cobra.Command{
-		Use: "restore FILE", Short: "Make a management node of a backup",
+		Use: "restore FILE", Aliases: []string{"restore-server"}, Short: "Make a management node of a backup",
 		Long: `Makes the state folder of what "mimeo backup" wrote. The folder must be empty or
 missing, and mimeod must not run. FILE is read and checked to its end before anything
 is made. Then put the store back to where it was, build the stateless images, and
