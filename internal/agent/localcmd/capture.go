@@ -175,14 +175,14 @@ func runCapture(cmd *cobra.Command, path, version string, f captureFlags) (err e
 // taker is a store that takes an image.
 type taker interface {
 	store.Writer
-	// publish makes a staged manifest the next revision of an image.
-	publish(ctx context.Context, image string, id manifest.ID) (store.Revision, error)
+	// publish makes the manifest that a capture staged the next revision of an image.
+	publish(ctx context.Context, image string, res *capture.Result) (store.Revision, error)
 }
 
 type localStore struct{ *dir.Store }
 
-func (s localStore) publish(ctx context.Context, image string, id manifest.ID) (store.Revision, error) {
-	return s.Publish(ctx, image, id)
+func (s localStore) publish(ctx context.Context, image string, res *capture.Result) (store.Revision, error) {
+	return s.Publish(ctx, image, res.ID)
 }
 
 // captureInto captures a disk, which path names for people, and makes a revision of it.
@@ -201,7 +201,7 @@ func captureInto(ctx context.Context, src capture.Source, path string, st taker,
 	if err != nil {
 		return captured{}, captureError(path, err)
 	}
-	rev, err := st.publish(ctx, image, res.ID)
+	rev, err := st.publish(ctx, image, res)
 	if err != nil {
 		return captured{}, fmt.Errorf("publish %s: %w", image, err)
 	}

@@ -173,13 +173,14 @@ type remote struct {
 	api *client.Client
 }
 
-func (r remote) publish(ctx context.Context, image string, id manifest.ID) (store.Revision, error) {
+func (r remote) publish(ctx context.Context, image string, res *capture.Result) (store.Revision, error) {
 	var rev api.Revision
-	if err := r.api.Do(ctx, http.MethodPost, "/v1/images/"+image+"/revisions", api.RevisionNew{ID: id.String()}, &rev); err != nil {
+	q := api.RevisionNew{ID: res.ID.String(), New: res.Counts.New, Stored: res.Counts.Stored}
+	if err := r.api.Do(ctx, http.MethodPost, "/v1/images/"+image+"/revisions", q, &rev); err != nil {
 		return store.Revision{}, err
 	}
 	got, err := chunk.ParseID(rev.ID)
-	if err != nil || got != id {
+	if err != nil || got != res.ID {
 		return store.Revision{}, fmt.Errorf("the management node published %s", rev.ID)
 	}
 	return store.Revision{Image: rev.Image, Rev: rev.Rev, ID: got}, nil

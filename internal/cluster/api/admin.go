@@ -163,7 +163,9 @@ type Signature struct {
 
 // RevisionNew publishes a manifest that was staged.
 type RevisionNew struct {
-	ID string `json:"id"` // of the manifest
+	ID     string `json:"id"`     // of the manifest
+	New    int64  `json:"new"`    // bytes of the disk in chunks that the store did not hold
+	Stored int64  `json:"stored"` // bytes that the store grew by
 }
 
 // TrustedKey is a public key whose signatures of revisions count.

@@ -28,6 +28,9 @@ func (s *Server) publishRevision(r *http.Request) (any, error) {
 	if err != nil {
 		return nil, &api.Error{Code: "bad_request", Message: "id: " + err.Error()}
 	}
+	if q.New < 0 || q.Stored < 0 {
+		return nil, &api.Error{Code: "bad_request", Message: "new and stored are numbers of bytes"}
+	}
 	m, err := s.store.Manifest(ctx, id)
 	if errors.Is(err, store.ErrNotFound) {
 		return nil, &api.Error{Code: "not_found", Message: fmt.Sprintf("no manifest %s was staged", id)}
@@ -43,9 +46,12 @@ func (s *Server) publishRevision(r *http.Request) (any, error) {
 	}
 	text := fmt.Sprintf("%s was imported", rev)
 	if err := s.db.Update(ctx, func(t *inventory.Tx) error {
+		if err := t.PutRevision(rev.Image, rev.Rev, inventory.RevisionFacts{New: q.New, Stored: q.Stored}); err != nil {
+			return err
+		}
 		return s.hooks.Keep(t, hook.Message{Event: "image.published", Text: text, Image: &hook.Image{Name: rev.Image, Rev: rev.Rev}})
 	}); err != nil {
-		s.log.Error("nobody is told of a revision", "image", rev.String(), "err", err)
+		s.log.Error("what is known of a revision is lost, and nobody is told of it", "image", rev.String(), "err", err)
 	}
 	s.log.Info(text, "image", rev.Image, "rev", rev.Rev)
 	s.hooks.Wake()

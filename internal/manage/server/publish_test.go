@@ -28,10 +28,10 @@ func TestPublish(t *testing.T) {
 	}
 	for range 2 { // the second is the answer that was lost
 		var rev api.Revision
-		if _, e := r.call(operator, "POST", "/v1/images/web/revisions", api.RevisionNew{ID: id.String()}, &rev); e != nil {
+		if _, e := r.call(operator, "POST", "/v1/images/web/revisions", api.RevisionNew{ID: id.String(), New: 77, Stored: 7}, &rev); e != nil {
 			t.Fatal(e)
 		}
-		if rev.Image != "web" || rev.Rev != 1 || rev.ID != id.String() || !rev.Trusted || rev.DiskSize != m.Disk.Size {
+		if rev.Image != "web" || rev.Rev != 1 || rev.ID != id.String() || !rev.Trusted || rev.DiskSize != m.Disk.Size || rev.New != 77 || rev.Stored != 7 {
 			t.Errorf("%+v", rev)
 		}
 	}
