@@ -138,7 +138,15 @@ func (c *changing) Sync() error {
 	if c.cut == nil {
 		return nil
 	}
-	if _, err := c.f.put(c.name, c.object, *c.cut, condition{}); err != nil {
+	// Nothing is read from the bucket while it is sent there.
+	w, err := c.f.spool(tmpPrefix + c.name)
+	if err != nil {
+		return err
+	}
+	if _, err = io.Copy(w.File, io.NewSectionReader(c.object, 0, *c.cut)); err == nil {
+		_, err = c.f.put(c.name, w, *c.cut, condition{})
+	}
+	if err = errors.Join(err, w.drop()); err != nil {
 		return err
 	}
 	c.size, c.cut = *c.cut, nil
