@@ -20,6 +20,7 @@ fetched nor stored in it.
   vmdk    for VMware, VirtualBox; needs qemu-img, and for a while room for two files
   vhdx    for Hyper-V; likewise
   clonezilla  FILE is a folder that Clonezilla restores: put it into /home/partimag
+  mimeo   FILE is a folder for "mimeo image import" elsewhere; it keeps the signatures
 
 The format is that of FILE's ending (.raw or .img, .qcow2, .vmdk, .vhdx), unless
 --format names it. FILE has its name only when it is whole and on the disk: every byte
@@ -27,7 +28,7 @@ was checked against the image's hashes. One that is there is refused without --f
 
 FILE.seal keeps who signed the image and what FILE must hold; on any machine,
 "mimeo-agent verify FILE --trust KEYFILE" checks the one with the other.
-Clonezilla's folders have none, and no --force: a folder is never written over.
+Folders have none, and no --force: one that is there is never written over.
 
 It needs the program mimeo-agent beside mimeo or in PATH.`,
 		Example: `  mimeo image export rocky9 rocky9.qcow2 --compress
@@ -53,7 +54,7 @@ It needs the program mimeo-agent beside mimeo or in PATH.`,
 		},
 	}
 	f := c.Flags()
-	f.StringVar(&format, "format", "", "raw, qcow2, vmdk, vhdx or clonezilla; by default that of FILE's ending")
+	f.StringVar(&format, "format", "", "raw, qcow2, vmdk, vhdx, clonezilla or mimeo; by default that of FILE's ending")
 	f.BoolVar(&compress, "compress", false, "compress what is in the file (qcow2)")
 	f.BoolVar(&noSeal, "no-seal", false, "write no FILE.seal")
 	f.BoolVar(&force, "force", false, "write over a file that is there")
@@ -77,6 +78,8 @@ disk. What the store has already is not sent.
   partimage   the first volume (NAME.000) of an image of partimage 0.6, likewise
   clonezilla  a folder of Clonezilla (savedisk): partclone and dd images
   fog         a folder of FOG
+  mimeo       a folder of "mimeo image export --format mimeo"; --image may be left out with
+              --format mimeo. It becomes the next revision, and is signed anew
 
 PATH is recognised by what it holds. All but raw is first written to a sparse file in
 --work-dir, which takes as much room as the disk has in use, and is gone afterwards.
@@ -89,7 +92,7 @@ It needs the program mimeo-agent beside mimeo or in PATH.`,
   mimeo image import /images/win11 --image win11     # of FOG`,
 		Args: cobra.ExactArgs(1),
 		RunE: func(cmd *cobra.Command, args []string) error {
-			if image == "" {
+			if image == "" && format != "mimeo" {
 				return &api.Error{Code: "bad_usage", Message: "--image NAME is missing: what should the image be called?"}
 			}
 			flags := []string{"--image=" + image}

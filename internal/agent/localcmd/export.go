@@ -52,7 +52,7 @@ type exported struct {
 
 // exportFormats are the formats by name, with the endings of files that mean them.
 var exportFormats = map[string][]string{
-	"raw": {".raw", ".img"}, "qcow2": {".qcow2"}, "vmdk": {".vmdk"}, "vhdx": {".vhdx"}, "clonezilla": {},
+	"raw": {".raw", ".img"}, "qcow2": {".qcow2"}, "vmdk": {".vmdk"}, "vhdx": {".vhdx"}, "clonezilla": {}, portable: {},
 }
 
 // ExportCmd returns "mimeo-agent export".
@@ -69,14 +69,15 @@ virtual machines and other programs read. What is not in use is not stored in it
   vmdk    for VMware, VirtualBox; needs qemu-img, and for a while room for two files
   vhdx    for Hyper-V; likewise
   clonezilla  FILE is a folder that Clonezilla restores: put it into /home/partimag
+  mimeo   FILE is a folder for "mimeo image import" elsewhere; it keeps the signatures
 
 The format is that of FILE's ending (.raw or .img, .qcow2, .vmdk, .vhdx), unless
 --format names it. FILE has its name only when it is whole and on the disk: every byte
 was checked against the image's hashes. One that is there is refused without --force.
 
 Of an image that is signed, FILE.seal keeps who signed it and what FILE must hold:
-"mimeo-agent verify" checks the one with the other, on any machine. Clonezilla's folders
-have none, and no --force: a folder is never written over.
+"mimeo-agent verify" checks the one with the other, on any machine. Folders have
+none, and no --force: one that is there is never written over.
 
 PLACE is dir:PATH, a store in a folder, or https://ADDRESS:PORT, that of a management
 node, with MIMEO_TOKEN and MIMEO_PIN, or the file that "mimeo login" made.
@@ -91,7 +92,7 @@ image or store; 4 refused: the file is there, or there is no room; 130 interrupt
 	}
 	fl := cmd.Flags()
 	fl.StringVar(&f.store, "store", "", "where the image is kept: dir:PATH, or https://ADDRESS:PORT")
-	fl.StringVar(&f.format, "format", "", "raw, qcow2, vmdk, vhdx or clonezilla; by default that of FILE's ending")
+	fl.StringVar(&f.format, "format", "", "raw, qcow2, vmdk, vhdx, clonezilla or mimeo; by default that of FILE's ending")
 	fl.BoolVar(&f.compress, "compress", false, "compress what is in the file (qcow2)")
 	fl.BoolVar(&f.force, "force", false, "write over a file that is there")
 	fl.BoolVar(&f.noSeal, "no-seal", false, "write no FILE.seal")
@@ -130,8 +131,8 @@ func runExport(cmd *cobra.Command, ref, path string, f exportFlags) error {
 		if err := roomFor(path, out.Used, format, f); err != nil {
 			return err
 		}
-		if format == "clonezilla" {
-			return exportClonezilla(cmd, d, rev, out, f.json, start, meter)
+		if format == "clonezilla" || format == portable {
+			return exportFolder(cmd, st, d, rev, out, f.json, start, meter)
 		}
 		if !f.noSeal && len(rev.Signatures) > 0 {
 			out.Seal = path + sealEnding
@@ -172,24 +173,19 @@ func runExport(cmd *cobra.Command, ref, path string, f exportFlags) error {
 	})
 }
 
-// exportClonezilla writes a folder for Clonezilla.
-func exportClonezilla(cmd *cobra.Command, d *view.Disk, rev store.Revision, out exported, asJSON bool, start time.Time, meter *meter) error {
-	err := export.Dir(out.Path, func(dir string) error {
-		res, err := clonezilla.Write(cmd.Context(), d, dir, clonezilla.Options{Progress: func(done, total int64) { meter.show("exporting", done, total) }})
-		if err != nil {
+// exportFolder writes a folder.
+func exportFolder(cmd *cobra.Command, st store.Reader, d *view.Disk, rev store.Revision, out exported, asJSON bool, start time.Time, meter *meter) error {
+	progress := func(done, total int64) { meter.show("exporting", done, total) }
+	var err error
+	if out.Format == portable {
+		err = exportPortable(cmd.Context(), st, rev, out.Path, progress)
+	} else {
+		err = export.Dir(out.Path, func(dir string) error {
+			res, err := clonezilla.Write(cmd.Context(), d, dir, clonezilla.Options{Progress: progress})
+			out.Result = &res
 			return err
-		}
-		out.Result = &res
-		names, err := os.ReadDir(dir)
-		for _, n := range names {
-			i, err := n.Info()
-			if err != nil {
-				return err
-			}
-			out.File += i.Size()
-		}
-		return err
-	})
+		})
+	}
 	switch {
 	case errors.Is(err, clonezilla.ErrNoVolumes):
 		return &api.Error{Code: "refused", Message: fmt.Sprintf("export %s: %v", rev, err), Hint: "export it as raw or qcow2"}
@@ -198,13 +194,28 @@ func exportClonezilla(cmd *cobra.Command, d *view.Disk, rev store.Revision, out 
 	case err != nil:
 		return exportError(rev, err)
 	}
+	err = filepath.WalkDir(out.Path, func(_ string, f fs.DirEntry, err error) error {
+		if err != nil || f.IsDir() {
+			return err
+		}
+		i, err := f.Info()
+		if err == nil {
+			out.File += i.Size()
+		}
+		return err
+	})
+	if err != nil {
+		return err
+	}
 	out.Seconds = time.Since(start).Seconds()
 	meter.close()
 	if asJSON {
 		return printJSON(cmd.OutOrStdout(), out)
 	}
-	for _, n := range out.Notes {
-		fmt.Fprintf(cmd.ErrOrStderr(), "mimeo-agent: %s\n", n)
+	if out.Result != nil {
+		for _, n := range out.Notes {
+			fmt.Fprintf(cmd.ErrOrStderr(), "mimeo-agent: %s\n", n)
+		}
 	}
 	fmt.Fprintf(cmd.OutOrStdout(), "%s is in %s (%s): a disk of %s in %s\n", rev, out.Path, out.Format, size(out.Size), size(out.File))
 	return nil
@@ -239,13 +250,13 @@ func exportFormat(path string, f exportFlags) (string, error) {
 	switch {
 	case format == "":
 		e := badUsage("%s: which format?", path)
-		e.Hint = "say --format raw, qcow2, vmdk, vhdx or clonezilla, or give the file such an ending"
+		e.Hint = "say --format raw, qcow2, vmdk, vhdx, clonezilla or mimeo, or give the file such an ending"
 		return "", e
 	case exportFormats[format] == nil:
-		return "", badUsage("--format %s: want raw, qcow2, vmdk, vhdx or clonezilla", format)
+		return "", badUsage("--format %s: want raw, qcow2, vmdk, vhdx, clonezilla or mimeo", format)
 	case f.compress && format != "qcow2":
 		return "", badUsage("--compress is for qcow2, not for %s", format)
-	case format == "clonezilla" && f.force:
+	case (format == "clonezilla" || format == portable) && f.force:
 		e := badUsage("--force: a folder is never written over")
 		e.Hint = "take it away first, or name another"
 		return "", e
@@ -264,7 +275,7 @@ func exportFormat(path string, f exportFlags) (string, error) {
 func roomFor(path string, used int64, format string, f exportFlags) error {
 	need := used
 	switch {
-	case f.compress, format == "clonezilla":
+	case f.compress, format == "clonezilla", format == portable:
 		need = used / 4
 	case format == "vmdk" || format == "vhdx":
 		need = 2 * used

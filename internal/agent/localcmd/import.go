@@ -51,6 +51,8 @@ blocks in use are found, cut at files and stored as those of a captured disk.
   partimage   the first volume (NAME.000) of an image of partimage 0.6, likewise
   clonezilla  a folder of Clonezilla (savedisk): partclone and dd images
   fog         a folder of FOG
+  mimeo       a folder of "export --format mimeo": in a folder, its revision keeps name, number
+              and signatures; a management node makes it the next one, and signs it anew
 
 PATH is recognised by what it holds. All but raw is first written to a sparse file in
 --work-dir, which takes as much room as the disk has in use, and is gone afterwards.
@@ -71,7 +73,7 @@ such file or store; 4 refused; 130 interrupted.`,
 	fl := cmd.Flags()
 	fl.StringVar(&f.store, "store", "", "where images are kept: dir:PATH, or https://ADDRESS:PORT")
 	fl.StringVar(&f.image, "image", "", "the image's `NAME`")
-	fl.StringVar(&f.format, "format", "", "what PATH is, where it is not recognised: "+strings.Join(foreign.Formats, ", "))
+	fl.StringVar(&f.format, "format", "", "what PATH is, where it is not recognised: "+strings.Join(foreign.Formats, ", ")+", "+portable)
 	fl.StringVar(&f.disk, "disk", "", "which disk of a folder with several: sda, d1")
 	fl.StringVar(&f.work, "work-dir", "", "folder for the sparse file; by default TMPDIR, or /var/tmp")
 	fl.BoolVar(&f.all, "keep-all", false, "keep what is in swap and hibernation files, too")
@@ -81,6 +83,9 @@ such file or store; 4 refused; 130 interrupted.`,
 
 func runImport(cmd *cobra.Command, path, version string, f importFlags) error {
 	start, ctx := time.Now(), cmd.Context()
+	if f.format == portable || f.format == "" && isPortable(path) {
+		return importPortable(cmd, path, f)
+	}
 	if f.image == "" {
 		return badUsage("--image NAME is missing: what should the image be called?")
 	}
