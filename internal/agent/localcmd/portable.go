@@ -14,6 +14,8 @@ import (
 
 	"mimeo/internal/cluster/api"
 	"mimeo/internal/cluster/client"
+	"mimeo/internal/imaging/capture"
+	"mimeo/internal/imaging/chunk"
 	"mimeo/internal/imaging/export"
 	"mimeo/internal/imaging/store"
 	"mimeo/internal/imaging/store/dir"
@@ -131,14 +133,24 @@ type newcomer struct {
 	remote
 	image string // to be called so; "" for its own name
 	named []string
+	grew  store.PutResult // by the revision under way
 }
 
 // Revisions has none: whatever their numbers are, they become others.
 func (n *newcomer) Revisions(context.Context, string) ([]store.Revision, error) { return nil, nil }
 
+// Put implements mirror.Target.
+func (n *newcomer) Put(ctx context.Context, chunks []chunk.Encoded) (store.PutResult, error) {
+	res, err := n.remote.Put(ctx, chunks)
+	n.grew.Add(res)
+	return res, err
+}
+
 // Adopt implements mirror.Target.
 func (n *newcomer) Adopt(ctx context.Context, r store.Revision) error {
-	rev, err := n.publish(ctx, cmp.Or(n.image, r.Image), r.ID)
+	res := capture.Result{ID: r.ID, Counts: capture.Counts{New: n.grew.NewRaw, Stored: n.grew.NewStored}}
+	n.grew = store.PutResult{}
+	rev, err := n.publish(ctx, cmp.Or(n.image, r.Image), &res)
 	if err == nil {
 		n.named = append(n.named, rev.String())
 	}
