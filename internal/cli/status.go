@@ -36,6 +36,9 @@ func statusCmd(t *terminal) *cobra.Command {
 			rows := [][]string{{"version", s.Version}, {"started", ago(s.Started)}, {"state", s.StateDir},
 				{"store", room},
 				{"nodes", fmt.Sprint(s.Nodes)}, {"active jobs", fmt.Sprint(s.ActiveJobs)}}
+			if s.Copy != nil {
+				rows = append(rows, []string{"copy", copyText(s.Copy)})
+			}
 			for _, i := range s.Interfaces {
 				rows = append(rows, []string{"interface", strings.TrimSpace(i.Name + " " + i.Addr + ", DHCP " + i.DHCP)})
 				for _, n := range i.Networks {
@@ -96,4 +99,24 @@ standard input unless MIMEO_TOKEN holds it.`,
 	}
 	c.Flags().StringVar(&a.Pin, "pin", "", "SHA-256 of the server's key")
 	return c
+}
+
+// copyText is how the copying to the second store stands, in a line.
+func copyText(c *api.StoreCopy) string {
+	text := c.To + ": " + c.State
+	switch {
+	case c.State == "copying" && c.Total > 0:
+		text += fmt.Sprintf(" %s, %d %%", c.Revision, 100*c.Done/c.Total)
+	case c.State == "done":
+		text += fmt.Sprintf(" %s, %d revisions", ago(c.Since), c.There)
+	case c.Error != nil:
+		text += " " + ago(c.Since) + ": " + c.Error.Message
+		if c.Error.Hint != "" {
+			text += " (" + c.Error.Hint + ")"
+		}
+	}
+	if n := len(c.Problems); n > 0 {
+		text += fmt.Sprintf("; %d cannot be copied, the first: %s", n, c.Problems[0])
+	}
+	return text
 }

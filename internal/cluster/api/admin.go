@@ -47,7 +47,21 @@ type ServerStatus struct {
 	Nodes      int               `json:"nodes"`
 	ActiveJobs int               `json:"active_jobs"`
 	StoreBytes int64             `json:"store_bytes"`
-	FreeBytes  int64             `json:"free_bytes"` // on the store's filesystem; 0 where that cannot be told, as in S3
+	FreeBytes  int64             `json:"free_bytes"`     // on the store's filesystem; 0 where that cannot be told, as in S3
+	Copy       *StoreCopy        `json:"copy,omitempty"` // left out where there is no second store
+}
+
+// StoreCopy says how the copying to the second store stands.
+type StoreCopy struct {
+	To       string    `json:"to"`                 // its place
+	State    string    `json:"state"`              // waiting (nothing was tried yet), copying, done, failed
+	Revision string    `json:"revision,omitempty"` // that is being copied, NAME@REV
+	Done     int64     `json:"done,omitempty"`     // bytes of its disk
+	Total    int64     `json:"total,omitempty"`
+	Since    time.Time `json:"since"`              // of this state
+	There    int       `json:"there"`              // revisions that it had when it was looked at last
+	Problems []string  `json:"problems,omitempty"` // revisions that cannot be copied, and why
+	Error    *Error    `json:"error,omitempty"`
 }
 
 // InterfaceStatus is one interface on which nodes are served.

@@ -55,6 +55,8 @@ func TestErrorsNameThePlace(t *testing.T) {
 		"nfs: :4443\n":                {"https", ":4443", "too"},
 		"store: s3:bucket\n":          {"c.yaml:1: store: "},
 		"store: s3://images/a\ns3:\n  cache: 1MiB\n":                                       {"c.yaml:3: s3.cache: ", "64 MiB"},
+		"copy:\n  to: dir:x\n":                                                             {"c.yaml:2: copy.to: ", "ABSOLUTE"},
+		"copy:\n  to: dir:/var/lib/mimeo/store\n":                                          {"c.yaml:2: copy.to: ", "itself"},
 		"s3:\n  region: x\n":                                                               {"c.yaml:2: s3: ", "of no use"},
 		"store: s3://images/a\ns3:\n  access_key: x\n":                                     {"c.yaml:1: store: ", "one of them is missing"},
 		"store: dir:relative\n":                                                            {"c.yaml:1: store: ", "ABSOLUTE"},
@@ -176,10 +178,10 @@ func TestAllKeysCanBeSet(t *testing.T) {
 	for _, typ := range []struct {
 		t      reflect.Type
 		prefix string
-	}{{reflect.TypeFor[Config](), ""}, {reflect.TypeFor[S3](), "s3."}, {reflect.TypeFor[Limits](), "limits."}, {reflect.TypeFor[Jobs](), "jobs."}, {reflect.TypeFor[History](), "history."}, {reflect.TypeFor[Power](), "power."}, {reflect.TypeFor[Console](), "console."}, {reflect.TypeFor[Hooks](), "hooks."}} {
+	}{{reflect.TypeFor[Config](), ""}, {reflect.TypeFor[S3](), "s3."}, {reflect.TypeFor[Copy](), "copy."}, {reflect.TypeFor[Limits](), "limits."}, {reflect.TypeFor[Jobs](), "jobs."}, {reflect.TypeFor[History](), "history."}, {reflect.TypeFor[Power](), "power."}, {reflect.TypeFor[Console](), "console."}, {reflect.TypeFor[Hooks](), "hooks."}} {
 		for i := range typ.t.NumField() {
 			key := typ.t.Field(i).Tag.Get("yaml")
-			if key != "" && key != "-" && key != "s3" && key != "console" && key != "hooks" && key != "web" && key != "accept" && key != "trust" && key != "limits" && typ.prefix+key != "jobs" && key != "history" && key != "power" && key != "exec" && have[typ.prefix+key] == nil {
+			if key != "" && key != "-" && key != "s3" && key != "copy" && key != "console" && key != "hooks" && key != "web" && key != "accept" && key != "trust" && key != "limits" && typ.prefix+key != "jobs" && key != "history" && key != "power" && key != "exec" && have[typ.prefix+key] == nil {
 				t.Errorf("%s%s cannot be set", typ.prefix, key)
 			}
 		}

@@ -25,6 +25,32 @@ type S3 struct {
 	CacheBytes int64 `yaml:"-"` // Cache
 }
 
+// Copy says where a copy of each revision goes: a second store.
+type Copy struct {
+	To              string `yaml:"to"` // dir:PATH or s3://BUCKET/PREFIX?endpoint=URL
+	CredentialsFile string `yaml:"credentials_file"`
+	Profile         string `yaml:"profile"`
+}
+
+// CopyBucket returns where the second store lies, and false where it is a folder, or there is none.
+func (c Config) CopyBucket(env func(string) string) (s3.Config, bool, error) {
+	if !strings.HasPrefix(c.Copy.To, "s3:") {
+		return s3.Config{}, false, nil
+	}
+	b, err := s3.Parse(c.Copy.To, env)
+	if err != nil {
+		return b, true, err
+	}
+	if c.Copy.CredentialsFile != "" {
+		b.CredentialsFile = c.Copy.CredentialsFile
+	}
+	if c.Copy.Profile != "" {
+		b.Profile = c.Copy.Profile
+	}
+	b.State = filepath.Join(c.State, "s3-copy")
+	return b, true, nil
+}
+
 // checkStore checks where the store is, and how to get at it.
 func (c *Config) checkStore() (err error) {
 	if _, ok, err := c.Bucket(os.Getenv); err != nil {
@@ -33,6 +59,16 @@ func (c *Config) checkStore() (err error) {
 		return c.wrong("store", "%q: want dir:/ABSOLUTE/PATH or s3://BUCKET/PREFIX", c.Store)
 	} else if !ok && c.S3 != (S3{}) {
 		return c.wrong("s3", "is of no use: the store is %s", c.Store)
+	}
+	if c.Copy != (Copy{}) {
+		_, ok, err := c.CopyBucket(os.Getenv)
+		if err != nil {
+			return c.wrong("copy.to", "%v", err)
+		} else if p, folder := strings.CutPrefix(c.Copy.To, "dir:"); !ok && (!folder || !filepath.IsAbs(p)) {
+			return c.wrong("copy.to", "%q: want dir:/ABSOLUTE/PATH or s3://BUCKET/PREFIX", c.Copy.To)
+		} else if c.Copy.To == c.Store {
+			return c.wrong("copy.to", "%s is the store itself", c.Copy.To)
+		}
 	}
 	if c.S3.CacheBytes, err = node.ParseSize(c.S3.Cache); err != nil {
 		return c.wrong("s3.cache", "%v", err)

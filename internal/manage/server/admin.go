@@ -274,6 +274,7 @@ func (s *Server) status(r *http.Request) (any, error) {
 		out.StoreBytes = st.PackBytes
 	}
 	out.FreeBytes = s.storeFree()
+	out.Copy = s.copyState()
 	for _, f := range s.ifaces {
 		out.Interfaces = append(out.Interfaces, api.InterfaceStatus{Name: f.Name, Addr: f.prefix.String(), DHCP: f.DHCP, Networks: s.dhcpNetworks(f, nodes)})
 	}

@@ -52,6 +52,7 @@ type Server struct {
 	store  *dir.Store
 	chunks *httpstore.Service // the store, as agents reach it
 	cache  *cache.Store       // before it; nil: none
+	copies copies             // to the second store
 	jobs   *job.Engine
 	counts *metrics.Metrics
 	hooks  *hook.Hooks
@@ -215,6 +216,7 @@ func (s *Server) Serve(ctx context.Context) error {
 	g.Go(func() error { return s.schedules.Run(ctx) })
 	g.Go(func() error { return s.hooks.Run(ctx) })
 	g.Go(func() error { return s.tidy(ctx) })
+	g.Go(func() error { return s.copyStore(ctx) })
 	g.Go(func() error { return s.forget(ctx) })
 	g.Go(func() error { return s.consoles.Run(ctx) })
 	api := &http.Server{Handler: s.apiHandler(), ReadHeaderTimeout: 20 * time.Second, IdleTimeout: 2 * time.Minute, ErrorLog: slog.NewLogLogger(s.log.Handler(), slog.LevelDebug),
