@@ -1,6 +1,7 @@
 package clonezilla
 
 import (
+	"encoding/binary"
 	"fmt"
 	"math/bits"
 	"strings"
@@ -20,8 +21,9 @@ func device(number int) string {
 	return fmt.Sprint(diskName, number)
 }
 
-// sfdisk is the table as "sfdisk --dump" prints it.
-func sfdisk(m *manifest.Manifest) string {
+// sfdisk is the table as "sfdisk --dump" prints it. header is the second sector of the disk, which of a GPT tells where
+// partitions may lie: UEFI Specification 2.10, table 5.5.
+func sfdisk(m *manifest.Manifest, header []byte) string {
 	var b strings.Builder
 	sector := int64(m.Disk.SectorSize)
 	kind, id := "dos", "0x"+m.Table.ID
@@ -31,7 +33,11 @@ func sfdisk(m *manifest.Manifest) string {
 	fmt.Fprintf(&b, "label: %s\nlabel-id: %s\ndevice: /dev/%s\nunit: sectors\n", kind, id, diskName)
 	if kind == "gpt" {
 		entries := 128*128/sector + 1
-		fmt.Fprintf(&b, "first-lba: %d\nlast-lba: %d\n", min(entries+1, firstSector(m)), m.Disk.Size/sector-entries-1)
+		first, last := min(entries+1, firstSector(m)), m.Disk.Size/sector-entries-1
+		if string(header[:8]) == "EFI PART" { // the first copy may be damaged
+			first, last = int64(binary.LittleEndian.Uint64(header[40:])), int64(binary.LittleEndian.Uint64(header[48:]))
+		}
+		fmt.Fprintf(&b, "first-lba: %d\nlast-lba: %d\n", first, last)
 	}
 	fmt.Fprintf(&b, "sector-size: %d\n\n", sector)
 	for _, p := range m.Table.Partitions {

@@ -317,7 +317,11 @@ func (w *writer) texts() error {
 		"clonezilla-img":    fmt.Sprintf("This image was written by Mimeo from a disk that was captured at %s.\n", w.m.Created.UTC().Format("2006-01-02 15:04:05 MST")),
 	}
 	if w.m.Table.Kind != "none" {
-		texts[diskName+"-pt.sf"] = sfdisk(w.m)
+		header := make([]byte, sector)
+		if _, err := w.d.ReadAt(header, sector); err != nil {
+			return err
+		}
+		texts[diskName+"-pt.sf"] = sfdisk(w.m, header)
 	}
 	for name, text := range texts {
 		if err := w.file(name, text); err != nil {
