@@ -134,8 +134,9 @@ func TestImportPartimage(t *testing.T) {
 
 // disks are what Clonezilla and FOG keep in a folder, by the programs that they run. $1 is the disk, $2 the folder.
 const (
-	// parts DISK NAME makes a loop device of each partition, at $T/NAME and its number; but not of an extended one.
-	parts = `T=$(mktemp -d); trap 'umount "$T"/m* 2>/dev/null || true; for l in "$T"/*[0-9]; do losetup -d "$(readlink "$l")"; done; rm -r "$T"' EXIT
+	// parts DISK NAME makes a loop device of each partition, at $T/NAME and its number; but not of an extended one. What
+	// was written to one is in the file only when it is flushed: a device that somebody else looks at is detached later.
+	parts = `T=$(mktemp -d); trap 'umount "$T"/m* 2>/dev/null || true; for l in "$T"/*[0-9]; do blockdev --flushbufs "$l"; losetup -d "$(readlink "$l")"; done; rm -r "$T"' EXIT
 		parts() { sfdisk -d "$1" | grep -v 'type=5' | sed -n 's/^[^:]*[^0-9]\([0-9]*\) : start= *\([0-9]*\), size= *\([0-9]*\),.*/\1 \2 \3/p' | while read i s n; do
 			ln -s "$(losetup -f --show -o $((s*512)) --sizelimit $((n*512)) "$1")" "$T/$2$i"; done; }
 		`

@@ -36,7 +36,7 @@ func made(t testing.TB, kind string, flags ...string) (volumes [][]byte, theirs 
 		fat) mkfs.vfat -F 32 fs >/dev/null; mcopy -i fs tree/* ::;;
 		ntfs) mkntfs -q -F -Q fs >/dev/null; for i in 1 2 3; do ntfscp -f -q fs tree/$i $i; done;;
 		esac
-		a=$(losetup -f --show fs); b=$(losetup -f --show other); trap 'losetup -d $a; losetup -d $b' EXIT
+		a=$(losetup -f --show fs); b=$(losetup -f --show other); trap 'blockdev --flushbufs $b; losetup -d $a; losetup -d $b' EXIT
 		shift 2
 		partimage "$@" -o -d -b -B gui=no -f3 save $a "$PWD/image" >log 2>&1
 		partimage -b -B gui=no -f3 restore $b "$PWD/image.000" >>log 2>&1`
