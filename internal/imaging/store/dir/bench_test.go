@@ -9,7 +9,7 @@ import (
 
 // BenchmarkPut stores new chunks of the default size in batches of 4 MiB.
 func BenchmarkPut(b *testing.B) {
-	s, err := Open(b.TempDir()+"/store", Options{Create: true})
+	s, err := openAs(b.TempDir()+"/store", Options{Create: true})
 	if err != nil {
 		b.Fatal(err)
 	}

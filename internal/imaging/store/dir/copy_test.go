@@ -25,10 +25,13 @@ func TestCopy(t *testing.T) {
 		}
 	}
 	cp(formatFile, imagesDir, manifestsDir)
+	if s.Encrypted() {
+		cp(keysDir)
+	}
 	publish(t, s, "b", 20, func(i int) uint64 { return uint64(500 + 3*i) })
 	cp(packsDir, indexDir)
 	for _, o := range []Options{{ReadOnly: true}, {}} {
-		c, err := Open(to, o)
+		c, err := openAs(to, o)
 		if err != nil {
 			t.Fatal(err)
 		}

@@ -102,7 +102,7 @@ func kept(t *testing.T, s *Store, p *promised) {
 
 func openFS(t *testing.T, f *crashFS) *Store {
 	t.Helper()
-	s, err := Open("store", Options{Create: true, PackSize: smallPack, FS: f})
+	s, err := openAs("store", Options{Create: true, PackSize: smallPack, FS: f})
 	if err != nil {
 		t.Fatalf("open: %v", err)
 	}
@@ -129,7 +129,7 @@ func TestPowerCut(t *testing.T) {
 				f := newCrashFS()
 				f.crashAt = crashAt
 				p := nothing()
-				s, err := Open("store", Options{Create: true, PackSize: smallPack, FS: f})
+				s, err := openAs("store", Options{Create: true, PackSize: smallPack, FS: f})
 				if err == nil {
 					if err = work(t.Context(), s, p, 1); err == nil {
 						err = s.Close()
@@ -151,9 +151,9 @@ func TestPowerCut(t *testing.T) {
 				s = openFS(t, after)
 				kept(t, s, p)
 				for number, pack := range s.packs {
-					if b, err := s.readFile(indexName(number), 1<<20); err != nil {
+					if b, err := s.readSealed(indexName(number), 1<<20); err != nil {
 						t.Error(err)
-					} else if _, _, err := parseIndex(b, number, pack.size); err != nil {
+					} else if _, _, err := s.form.parseIndex(b, number, pack.size); err != nil {
 						t.Errorf("index of pack %d: %v", number, err)
 					}
 				}
@@ -191,7 +191,7 @@ func TestPowerCut(t *testing.T) {
 func readOnly(t *testing.T, f *crashFS, p *promised) {
 	t.Helper()
 	before := f.ops
-	s, err := Open("store", Options{ReadOnly: true, FS: f})
+	s, err := openAs("store", Options{ReadOnly: true, FS: f})
 	if errors.Is(err, store.ErrNotFound) && len(p.revs) == 0 {
 		return
 	} else if err != nil {
@@ -261,7 +261,7 @@ func TestFull(t *testing.T) {
 // TestReserve leaves room for others.
 func TestReserve(t *testing.T) {
 	f := newCrashFS()
-	s, err := Open("store", Options{Create: true, Reserve: 50_000, FS: f})
+	s, err := openAs("store", Options{Create: true, Reserve: 50_000, FS: f})
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -20,7 +20,7 @@ import (
 func filled(t *testing.T) (path string, revs []store.Revision) {
 	t.Helper()
 	path = t.TempDir() + "/store"
-	s, err := Open(path, Options{Create: true, PackSize: smallPack})
+	s, err := openAs(path, Options{Create: true, PackSize: smallPack})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -131,7 +131,7 @@ func TestDamagedChunk(t *testing.T) {
 // TestHeal captures the same disk again after a chunk of it was damaged.
 func TestHeal(t *testing.T) {
 	path, revs := filled(t)
-	s, err := Open(path, Options{})
+	s, err := openAs(path, Options{})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -177,7 +177,7 @@ func TestHeal(t *testing.T) {
 		if err := s.Close(); err != nil {
 			t.Fatal(err)
 		}
-		if s, err = Open(path, Options{}); err != nil {
+		if s, err = openAs(path, Options{}); err != nil {
 			t.Fatal(err)
 		}
 	}
@@ -264,7 +264,7 @@ func TestIndexRebuilt(t *testing.T) {
 			}
 		}
 		for _, o := range []Options{{ReadOnly: true}, {}} {
-			s, err := Open(path, o)
+			s, err := openAs(path, o)
 			if err != nil {
 				t.Fatalf("%s: %v", name, err)
 			}
@@ -302,7 +302,7 @@ func TestTornPack(t *testing.T) {
 		t.Helper()
 		f.names[packName(1)].data = slices.Clone(data)
 		for _, o := range []Options{{ReadOnly: true, FS: f.killed()}, {FS: f.killed()}} {
-			s, err := Open("store", o)
+			s, err := openAs("store", o)
 			if err != nil {
 				t.Fatalf("%d bytes: %v", len(data), err)
 			}
@@ -363,18 +363,18 @@ func TestTornPack(t *testing.T) {
 // TestRecordInsideChunk captures a disk that holds a pack: what looks like a record in a chunk's data is none, unless
 // it is a chunk indeed.
 func TestRecordInsideChunk(t *testing.T) {
-	fake := appendRecord(nil, chunk.Encoded{ID: chunk.Sum([]byte("name of something else")), RawLen: 5, Data: []byte("virus")})
+	fake, _ := form{}.appendRecord(nil, chunk.Encoded{ID: chunk.Sum([]byte("name of something else")), RawLen: 5, Data: []byte("virus")})
 	raw := append(append(make([]byte, 100), fake...), storetest.Bytes(0, 300)...)
 	c := chunk.Encoded{ID: chunk.Sum(raw), RawLen: uint32(len(raw)), Data: raw}
-	pack := appendPackHead(nil, 1, uid{1}, uid{2})
+	pack := form{}.appendPackHead(nil, 1, uid{1}, uid{2})
 	at := len(pack)
-	pack = appendRecord(pack, c)
-	sc, err := scan(bytes.NewReader(pack), 1, int64(len(pack)))
+	pack, _ = form{}.appendRecord(pack, c)
+	sc, err := form{}.scan(bytes.NewReader(pack), 1, int64(len(pack)))
 	if err != nil || len(sc.items) != 1 || sc.items[0].id != c.ID {
 		t.Fatalf("whole: %+v, %v", sc, err)
 	}
 	pack[at+recordHead+250] ^= 1 // damages the chunk around it
-	sc, err = scan(bytes.NewReader(pack), 1, int64(len(pack)))
+	sc, err = form{}.scan(bytes.NewReader(pack), 1, int64(len(pack)))
 	if err != nil || len(sc.items) != 0 || len(sc.damaged) == 0 {
 		t.Errorf("damaged: %+v, %v", sc, err)
 	}
@@ -383,7 +383,7 @@ func TestRecordInsideChunk(t *testing.T) {
 func TestLock(t *testing.T) {
 	path, revs := filled(t)
 	s := open(t, path, Options{})
-	if _, err := Open(path, Options{}); !errors.Is(err, store.ErrLocked) {
+	if _, err := openAs(path, Options{}); !errors.Is(err, store.ErrLocked) {
 		t.Errorf("opened twice for writing: %v", err)
 	}
 	r := open(t, path, Options{ReadOnly: true})
@@ -419,16 +419,16 @@ func TestLock(t *testing.T) {
 
 func TestOpenRefuses(t *testing.T) {
 	home := t.TempDir()
-	if _, err := Open(home, Options{}); !errors.Is(err, store.ErrNotFound) {
+	if _, err := openAs(home, Options{}); !errors.Is(err, store.ErrNotFound) {
 		t.Errorf("no store: %v", err)
 	}
-	if _, err := Open(home+"/none", Options{ReadOnly: true, Create: true}); !errors.Is(err, store.ErrNotFound) {
+	if _, err := openAs(home+"/none", Options{ReadOnly: true, Create: true}); !errors.Is(err, store.ErrNotFound) {
 		t.Errorf("no folder: %v", err)
 	}
 	if err := os.WriteFile(home+"/thesis.txt", nil, 0o600); err != nil {
 		t.Fatal(err)
 	}
-	if _, err := Open(home, Options{Create: true}); err == nil || !strings.Contains(err.Error(), "thesis.txt") {
+	if _, err := openAs(home, Options{Create: true}); err == nil || !strings.Contains(err.Error(), "thesis.txt") {
 		t.Errorf("a folder with files: %v", err)
 	}
 	if list, err := os.ReadDir(home); err != nil || len(list) != 1 {
@@ -439,11 +439,11 @@ func TestOpenRefuses(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	for from, to := range map[string]string{`"version": 1`: `"version": 2`, "blake3": "sha256", "mimeo-store": "other"} {
+	for from, to := range map[string]string{`"version": `: `"version": 3`, "blake3": "sha256", "mimeo-store": "other"} {
 		if err := os.WriteFile(path+"/format.json", bytes.Replace(b, []byte(from), []byte(to), 1), 0o600); err != nil {
 			t.Fatal(err)
 		}
-		if _, err := Open(path, Options{}); err == nil {
+		if _, err := openAs(path, Options{}); err == nil {
 			t.Errorf("%s: opened", to)
 		}
 	}
@@ -474,15 +474,15 @@ func TestStats(t *testing.T) {
 }
 
 func FuzzScan(f *testing.F) {
-	pack := appendPackHead(nil, 1, uid{1}, uid{2})
+	pack := form{}.appendPackHead(nil, 1, uid{1}, uid{2})
 	for i := range uint64(3) {
 		c, _ := storetest.Chunk(i, 200)
-		pack = appendRecord(pack, c)
+		pack, _ = form{}.appendRecord(pack, c)
 	}
 	f.Add(pack)
 	f.Add(pack[:100])
 	f.Fuzz(func(t *testing.T, b []byte) {
-		s, err := scan(bytes.NewReader(b), 1, int64(len(b)))
+		s, err := form{}.scan(bytes.NewReader(b), 1, int64(len(b)))
 		if err != nil {
 			t.Fatal(err) // the file can be read, so nothing in it is a reason to stop
 		}
@@ -492,7 +492,7 @@ func FuzzScan(f *testing.F) {
 				t.Fatalf("chunk at %d to %d, after %d, of %d bytes", it.off, it.end(), end, len(b))
 			}
 			end = it.end()
-			if _, err := it.parse(b[it.off:it.end()]); err != nil {
+			if _, err := it.parse(form{}, b[it.off:it.end()], nil); err != nil {
 				t.Fatal(err)
 			}
 		}
@@ -506,7 +506,7 @@ func FuzzIndexFile(f *testing.F) {
 	c, _ := storetest.Chunk(1, 200)
 	f.Add(encodeIndex(1, uid{1}, 1000, []indexed{{c.ID, loc{pack: 1, off: 64, stored: 50, raw: 200, codec: chunk.Zstd}}}), int64(1000))
 	f.Fuzz(func(t *testing.T, b []byte, length int64) {
-		id, items, err := parseIndex(b, 1, length)
+		id, items, err := form{}.parseIndex(b, 1, length)
 		if err != nil {
 			// Give it a hash that matches, and look at what is behind that.
 			if len(b) < indexSum {
@@ -515,7 +515,7 @@ func FuzzIndexFile(f *testing.F) {
 			body := b[:len(b)-indexSum]
 			sum := chunk.Sum(body)
 			b = append(slices.Clone(body), sum[:]...)
-			if id, items, err = parseIndex(b, 1, length); err != nil {
+			if id, items, err = (form{}).parseIndex(b, 1, length); err != nil {
 				return
 			}
 		}
@@ -527,7 +527,7 @@ func FuzzIndexFile(f *testing.F) {
 			end = it.end()
 		}
 		again := encodeIndex(1, id, length, items)
-		if _, back, err := parseIndex(again, 1, length); err != nil || !slices.Equal(back, items) {
+		if _, back, err := (form{}).parseIndex(again, 1, length); err != nil || !slices.Equal(back, items) {
 			t.Fatalf("written and read again: %v", err)
 		}
 	})

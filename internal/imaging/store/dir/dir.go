@@ -19,10 +19,14 @@ import (
 	"mimeo/internal/imaging/chunk"
 	"mimeo/internal/imaging/manifest"
 	"mimeo/internal/imaging/store"
+	"mimeo/internal/imaging/store/keys"
 )
 
-// Version is the store format that this package writes.
-const Version = 1
+// Versions of the store format that this package knows.
+const (
+	Version       = 1 // of a plain store
+	SealedVersion = 2 // of an encrypted one
+)
 
 // Names in the store's folder.
 const (
@@ -32,6 +36,7 @@ const (
 	indexDir     = "index"
 	manifestsDir = "manifests"
 	imagesDir    = "images"
+	keysDir      = "keys"
 	tmpDir       = "tmp"
 )
 
@@ -41,6 +46,9 @@ type Options struct {
 	ReadOnly bool  // take no lock and change nothing; what another process publishes meanwhile is seen
 	PackSize int64 // bytes after which a pack is closed; 0 means DefaultPackSize
 	Reserve  int64 // bytes of the disk that chunks leave free, for others who write to it
+
+	// Key is what an encrypted store is opened with, or made. With one, a plain store is not opened.
+	Key keys.Secret
 
 	Sign func(store.Revision) store.Signature // signs what is published; nil: nobody does
 
@@ -58,6 +66,8 @@ type Store struct {
 	root     string // for people
 	fs       FS
 	id       uid
+	key      *keys.Key // nil: the store is not encrypted
+	form     form
 	readOnly bool
 	whole    bool // Options.Whole
 	packSize int64
@@ -107,14 +117,16 @@ type pack struct {
 type format struct {
 	Format  string    `json:"format"` // "mimeo-store"
 	Version int       `json:"version"`
-	ID      string    `json:"id"`   // 32 hexadecimal digits
-	Hash    string    `json:"hash"` // "blake3"
+	Cipher  string    `json:"cipher,omitempty"` // keys.Cipher, of an encrypted store
+	ID      string    `json:"id"`               // 32 hexadecimal digits
+	Hash    string    `json:"hash"`             // "blake3"
 	Created time.Time `json:"created"`
 }
 
 // Open opens the store in the folder at path. Unless it is ReadOnly it takes the store's lock, store.ErrLocked says
 // that another process has it, and repairs what a crash left behind: torn ends of packs, missing index files,
-// temporary files. A folder that is no store is store.ErrNotFound.
+// temporary files. A folder that is no store is store.ErrNotFound. An encrypted one needs Options.Key: ErrNoKey,
+// keys.ErrWrong and ErrPlain say what does not fit, before anything is changed.
 func Open(path string, o Options) (*Store, error) {
 	if o.FS == nil {
 		o.FS = osFS{path}
@@ -138,7 +150,7 @@ func Open(path string, o Options) (*Store, error) {
 }
 
 func (s *Store) open(o Options) error {
-	there, err := s.readFormat()
+	there, err := s.readFormat(o.Key)
 	if err != nil {
 		return err
 	}
@@ -155,11 +167,11 @@ func (s *Store) open(o Options) error {
 			return err
 		}
 		// Another process may have made it before we had the lock.
-		if there, err = s.readFormat(); err != nil {
+		if there, err = s.readFormat(o.Key); err != nil {
 			return err
 		}
 		if !there {
-			if err := s.create(); err != nil {
+			if err := s.create(o.Key); err != nil {
 				return err
 			}
 		}
@@ -185,8 +197,8 @@ func (s *Store) open(o Options) error {
 	return s.sweepIndex()
 }
 
-// readFormat tells whether there is a store, and refuses one that this program does not know.
-func (s *Store) readFormat() (bool, error) {
+// readFormat tells whether there is a store, refuses one that this program does not know, and opens its key.
+func (s *Store) readFormat(by keys.Secret) (bool, error) {
 	b, err := s.readFile(formatFile, 1<<16)
 	if errors.Is(err, fs.ErrNotExist) {
 		return false, nil
@@ -201,13 +213,21 @@ func (s *Store) readFormat() (bool, error) {
 	switch {
 	case f.Format != "mimeo-store" || err != nil || len(id) != len(s.id):
 		return false, fmt.Errorf("%s is not that of a store", formatFile)
-	case f.Version != Version:
-		return false, fmt.Errorf("store format %d is unknown: this program reads format %d", f.Version, Version)
+	case f.Version != Version && f.Version != SealedVersion:
+		return false, fmt.Errorf("store format %d is unknown: this program reads formats %d and %d", f.Version, Version, SealedVersion)
+	case f.Version == SealedVersion && f.Cipher != keys.Cipher:
+		return false, fmt.Errorf("the store is encrypted by %.40q, which is unknown", f.Cipher)
 	case f.Hash != "blake3":
 		return false, fmt.Errorf("store names chunks by %q, which is unknown", f.Hash)
 	}
 	s.id = uid(id)
-	return true, nil
+	switch {
+	case f.Version == Version && by.IsZero():
+		return true, nil
+	case f.Version == Version:
+		return false, ErrPlain
+	}
+	return true, s.unlock(by)
 }
 
 // mayCreate refuses to make a store among somebody else's files. What a creation that was cut off left is no obstacle.
@@ -216,7 +236,7 @@ func (s *Store) mayCreate() error {
 	if err != nil {
 		return err
 	}
-	ours := []string{lockFile, packsDir, indexDir, manifestsDir, imagesDir, tmpDir, "lost+found"}
+	ours := []string{lockFile, packsDir, indexDir, manifestsDir, imagesDir, keysDir, tmpDir, "lost+found"}
 	for _, e := range list {
 		if !slices.Contains(ours, e.Name) {
 			return fmt.Errorf("the folder is no store and not empty: it holds %s", e.Name)
@@ -225,7 +245,7 @@ func (s *Store) mayCreate() error {
 	return nil
 }
 
-func (s *Store) create() error {
+func (s *Store) create(by keys.Secret) error {
 	for _, d := range []string{packsDir, indexDir, manifestsDir, imagesDir, tmpDir} {
 		if err := s.fs.Mkdir(d); err != nil {
 			return err
@@ -234,7 +254,14 @@ func (s *Store) create() error {
 	if _, err := rand.Read(s.id[:]); err != nil {
 		return err
 	}
-	b, err := json.MarshalIndent(format{Format: "mimeo-store", Version: Version, ID: hex.EncodeToString(s.id[:]),
+	version, cipher := Version, ""
+	if !by.IsZero() {
+		if err := s.newKey(by); err != nil {
+			return fmt.Errorf("make a key: %w", err)
+		}
+		version, cipher = SealedVersion, keys.Cipher
+	}
+	b, err := json.MarshalIndent(format{Format: "mimeo-store", Version: version, Cipher: cipher, ID: hex.EncodeToString(s.id[:]),
 		Hash: "blake3", Created: time.Now().UTC().Truncate(time.Second)}, "", "  ")
 	if err != nil {
 		return err

@@ -8,7 +8,7 @@ import (
 
 func open(t *testing.T, path string, o Options) *Store {
 	t.Helper()
-	s, err := Open(path, o)
+	s, err := openAs(path, o)
 	if err != nil {
 		t.Fatal(err)
 	}

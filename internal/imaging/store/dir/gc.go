@@ -491,7 +491,7 @@ func (s *Store) relocate(chunks []moving) error {
 			continue
 		}
 		b.from[c.ID] = c.from.loc
-		if err := s.append(&b, &res, c.Encoded); err != nil {
+		if err := s.append(&b, &res, c.Encoded, nil); err != nil {
 			return err
 		}
 	}

@@ -106,7 +106,7 @@ func TestPowerCutGC(t *testing.T) {
 				f := base.cut(nil)
 				f.crashAt = crashAt
 				p := promises.clone()
-				s, err := Open("store", Options{PackSize: smallPack, FS: f})
+				s, err := openAs("store", Options{PackSize: smallPack, FS: f})
 				if err == nil {
 					if err = tidy(t.Context(), s, p); err == nil {
 						err = s.Close()

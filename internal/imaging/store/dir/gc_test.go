@@ -131,7 +131,7 @@ func TestGCFrees(t *testing.T) {
 // TestGCGrace keeps what a capture that was cut off has stored, also over a restart.
 func TestGCGrace(t *testing.T) {
 	path := t.TempDir() + "/store"
-	s, err := Open(path, Options{Create: true})
+	s, err := openAs(path, Options{Create: true})
 	if err != nil {
 		t.Fatal(err)
 	}

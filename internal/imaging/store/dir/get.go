@@ -122,7 +122,13 @@ func run(want []indexed) int {
 func (s *Store) read(want []indexed, buf []byte, fn func(indexed, chunk.Encoded, error) error) ([]byte, error) {
 	first := want[0]
 	off, end := int64(first.off), want[len(want)-1].end()
-	buf = slices.Grow(buf[:0], int(end-off))[:end-off]
+	size := int(end - off)
+	var plain []byte // what is sealed is opened elsewhere: the same chunk may be wanted twice
+	if s.key != nil {
+		buf = slices.Grow(buf[:0], 2*size)
+		plain = buf[size : 2*size]
+	}
+	buf = slices.Grow(buf[:0], size)[:size]
 	h, err := s.files.get(first.pack)
 	if errors.Is(err, fs.ErrNotExist) {
 		return buf, s.gone(want, err, fn)
@@ -146,7 +152,7 @@ func (s *Store) read(want []indexed, buf []byte, fn func(indexed, chunk.Encoded,
 		rec := buf[at : it.end()-off]
 		c, bad := chunk.Encoded{}, err
 		if it.end()-off <= int64(n) {
-			if c, bad = it.parse(rec); bad != nil {
+			if c, bad = it.parse(s.form, rec, part(plain, at, len(rec))); bad != nil {
 				s.markBad(it)
 			}
 		} else if bad == nil || bad == io.EOF {
@@ -160,6 +166,14 @@ func (s *Store) read(want []indexed, buf []byte, fn func(indexed, chunk.Encoded,
 		}
 	}
 	return buf, nil
+}
+
+// part returns n bytes of b at off, and none of nil.
+func part(b []byte, off int64, n int) []byte {
+	if b == nil {
+		return nil
+	}
+	return b[off:][:n:n]
 }
 
 // gone is read where the pack is not there. An errMoved says that the index has, or may have, another place.
@@ -185,16 +199,24 @@ func (s *Store) markBad(it indexed) {
 	}
 }
 
-// parse reads a record that should be it.
-func (it indexed) parse(b []byte) (chunk.Encoded, error) {
-	rec, err := parseRecord(b)
-	switch {
-	case err != nil:
-		return chunk.Encoded{}, err
-	case rec.id != it.id || rec.raw != it.raw || rec.stored != it.stored || rec.codec != it.codec:
-		return chunk.Encoded{}, fmt.Errorf("another record lies there, of chunk %s", rec.id)
-	case crc(b[recordHead:]) != rec.crc:
-		return chunk.Encoded{}, fmt.Errorf("checksum of the %d bytes of data does not match", rec.stored)
+// parse reads a record that should be it. The data of a sealed one lie in to, which has room for len(b) bytes.
+func (it indexed) parse(f form, b, to []byte) (chunk.Encoded, error) {
+	c, err := f.parse(b, to)
+	if err == nil && (c.ID != it.id || c.RawLen != it.raw || uint32(len(c.Data))+f.more() != it.stored || c.Codec != it.codec) {
+		return chunk.Encoded{}, fmt.Errorf("another record lies there, of chunk %s", c.ID)
 	}
-	return chunk.Encoded{ID: it.id, RawLen: it.raw, Codec: it.codec, Data: b[recordHead:]}, nil
+	return c, err
+}
+
+// same looks whether what lies at it is the head of its record; a sealed record has to be there whole.
+func (it indexed) same(f form, b, to []byte) error {
+	if f.box != nil {
+		_, err := it.parse(f, b, to)
+		return err
+	}
+	rec, err := parseRecord(b)
+	if err == nil && rec.id != it.id {
+		err = fmt.Errorf("chunk %s lies there", rec.id)
+	}
+	return err
 }

@@ -68,7 +68,7 @@ func holes(b *testing.B, path string, number *uint32, from, to uint64) {
 
 // makeLarge returns the number of chunks with image data.
 func makeLarge(b *testing.B, path string) uint64 {
-	s, err := Open(path, Options{Create: true})
+	s, err := openAs(path, Options{Create: true})
 	if err != nil {
 		b.Fatal(err)
 	}
@@ -99,7 +99,7 @@ func makeLarge(b *testing.B, path string) uint64 {
 		}
 		images = append(images, revs)
 	}
-	if s, err = Open(path, Options{}); err != nil {
+	if s, err = openAs(path, Options{}); err != nil {
 		b.Fatal(err)
 	}
 	enc := chunk.NewEncoder()
@@ -178,7 +178,7 @@ func BenchmarkLarge(b *testing.B) {
 	var s *Store
 	step("open", func() {
 		var err error
-		if s, err = Open(path, Options{}); err != nil {
+		if s, err = openAs(path, Options{}); err != nil {
 			b.Fatal(err)
 		}
 	})

@@ -68,7 +68,7 @@ func (s *Store) load() error {
 func (s *Store) reloadAll() error {
 	s.reload.Lock()
 	defer s.reload.Unlock()
-	fresh := &Store{root: s.root, fs: s.fs, readOnly: true, index: newIndex(), packs: make(map[uint32]*pack)}
+	fresh := &Store{root: s.root, fs: s.fs, readOnly: true, key: s.key, form: s.form, index: newIndex(), packs: make(map[uint32]*pack)}
 	if err := fresh.load(); err != nil {
 		return err
 	}
@@ -106,8 +106,8 @@ func (s *Store) sweepIndex() error {
 // A length of 0 says that there is no pack any more.
 func (s *Store) loadPack(number uint32, size int64) ([]indexed, int64, error) {
 	if size <= maxPack {
-		if b, err := s.readFile(indexName(number), size+indexHead+indexSum); err == nil {
-			if _, items, err := parseIndex(b, number, size); err == nil {
+		if b, err := s.readSealed(indexName(number), size+indexHead+indexSum); err == nil {
+			if _, items, err := s.form.parseIndex(b, number, size); err == nil {
 				return items, size, nil
 			}
 		}
@@ -117,7 +117,7 @@ func (s *Store) loadPack(number uint32, size int64) ([]indexed, int64, error) {
 		return nil, 0, err
 	}
 	defer f.Close()
-	sc, err := scan(f, number, size)
+	sc, err := s.form.scan(f, number, size)
 	if err != nil {
 		return nil, 0, err
 	}
@@ -163,5 +163,5 @@ func (s *Store) setAside(f File, number uint32, size int64) error {
 // writeIndex writes the index file of a pack. It is only a help for the next start, which reads the pack itself where
 // the index file is missing: so a failure is none of the caller's.
 func (s *Store) writeIndex(number uint32, id uid, size int64, items []indexed) {
-	_ = s.writeFile(indexName(number), encodeIndex(number, id, size, items), true)
+	_ = s.writeSealed(indexName(number), encodeIndex(number, id, size, items), true)
 }

@@ -41,14 +41,24 @@ func (s *Store) Put(ctx context.Context, chunks []chunk.Encoded) (store.PutResul
 			return res, fmt.Errorf("put: %w", err)
 		}
 	}
+	// Sealing takes time, which others need not wait for.
+	sealed := make([][]byte, len(chunks))
+	for i, c := range chunks {
+		if s.key != nil && !s.has(c.ID) {
+			var err error
+			if sealed[i], err = s.form.appendRecord(nil, c); err != nil {
+				return res, err
+			}
+		}
+	}
 	s.wmu.Lock()
 	defer s.wmu.Unlock()
 	batch := batch{inside: make(map[chunk.ID]bool, len(chunks))}
-	for _, c := range chunks {
+	for i, c := range chunks {
 		if s.has(c.ID) || batch.inside[c.ID] {
 			continue
 		}
-		if err := s.append(&batch, &res, c); err != nil {
+		if err := s.append(&batch, &res, c, sealed[i]); err != nil {
 			return res, err
 		}
 		batch.inside[c.ID] = true
@@ -56,13 +66,20 @@ func (s *Store) Put(ctx context.Context, chunks []chunk.Encoded) (store.PutResul
 	return res, s.write(&batch, &res)
 }
 
-// append puts a chunk's record into s.buf.
-func (s *Store) append(b *batch, res *store.PutResult, c chunk.Encoded) error {
-	if err := s.room(b, res, recordHead+int64(len(c.Data))); err != nil {
+// append puts a chunk's record into s.buf: the one that is given, or nil.
+func (s *Store) append(b *batch, res *store.PutResult, c chunk.Encoded, record []byte) error {
+	l := loc{stored: uint32(len(c.Data)) + s.form.more(), raw: c.RawLen, codec: c.Codec}
+	if err := s.room(b, res, l.end()); err != nil {
 		return err
 	}
-	l := loc{pack: s.cur.number, off: uint32(s.cur.size + int64(len(s.buf))), stored: uint32(len(c.Data)), raw: c.RawLen, codec: c.Codec}
-	s.buf = appendRecord(s.buf, c)
+	l.pack, l.off = s.cur.number, uint32(s.cur.size+int64(len(s.buf)))
+	if record != nil {
+		s.buf = append(s.buf, record...)
+	} else if buf, err := s.form.appendRecord(s.buf, c); err != nil {
+		return err
+	} else {
+		s.buf = buf
+	}
 	b.items = append(b.items, indexed{c.ID, l})
 	return nil
 }
@@ -174,7 +191,7 @@ func (s *Store) newPack() error {
 		p.file = f
 		break
 	}
-	head := appendPackHead(nil, p.number, p.uid, s.id)
+	head := s.form.appendPackHead(nil, p.number, p.uid, s.id)
 	if _, err := p.file.WriteAt(head, 0); err != nil {
 		return errors.Join(err, p.file.Close(), s.fs.Remove(packName(p.number)))
 	}

@@ -5,12 +5,14 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"slices"
 	"strings"
 	"testing"
 	"time"
 
 	"mimeo/internal/imaging/chunk"
 	"mimeo/internal/imaging/manifest"
+	"mimeo/internal/imaging/store/keys"
 	"mimeo/internal/imaging/store/storetest"
 )
 
@@ -18,7 +20,14 @@ import (
 // else: from a store as it is, without index files, with a torn pack and with damage that costs this disk nothing.
 func TestReadByOther(t *testing.T) {
 	path := t.TempDir() + "/store"
-	s, err := Open(path, Options{Create: true, PackSize: 60_000})
+	opens := ""
+	if !secret.IsZero() {
+		opens = filepath.Join(t.TempDir(), "passphrase")
+		if err := os.WriteFile(opens, []byte("correct horse battery\n"), 0o600); err != nil {
+			t.Fatal(err)
+		}
+	}
+	s, err := openAs(path, Options{Create: true, PackSize: 60_000})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -68,6 +77,15 @@ func TestReadByOther(t *testing.T) {
 	if _, err := s.Publish(t.Context(), "disk", id); err != nil {
 		t.Fatal(err)
 	}
+	if opens != "" { // beside the key file
+		by, err := keys.Read(opens)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if _, err := s.AddKey(t.Context(), by); err != nil {
+			t.Fatal(err)
+		}
+	}
 	// Two chunks more, the first of which gets damaged: what follows it counts only by its hash.
 	first := put(storetest.Bytes(100, 700), chunk.Raw)
 	put(storetest.Bytes(101, 700), chunk.Raw)
@@ -78,7 +96,7 @@ func TestReadByOther(t *testing.T) {
 	restore := func(what string) {
 		t.Helper()
 		out := filepath.Join(t.TempDir(), "disk.img")
-		if msg, err := exec.Command("python3", "testdata/restore.py", path, "disk", "1", out).CombinedOutput(); err != nil {
+		if msg, err := exec.Command("/usr/bin/python3", "-B", "testdata/restore.py", path, "disk", "1", out, opens).CombinedOutput(); err != nil {
 			t.Fatalf("%s: %v\n%s", what, err, msg)
 		}
 		got, err := os.ReadFile(out)
@@ -96,7 +114,7 @@ func TestReadByOther(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	if _, err := f.Write(append([]byte("MCK1"), make([]byte, 3000)...)); err != nil {
+	if _, err := f.Write(append(slices.Clone(s.form.magic()), make([]byte, 3000)...)); err != nil {
 		t.Fatal(err)
 	}
 	f.Close()

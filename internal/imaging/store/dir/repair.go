@@ -236,9 +236,9 @@ func (s *Store) indexAgain(c *checking, number uint32) error {
 	if err != nil {
 		return err
 	}
-	sc, err := scan(f, number, size)
+	sc, err := s.form.scan(f, number, size)
 	if err != nil || sc.end != size {
 		return err // what follows its last record is cut off when the store is opened next
 	}
-	return s.writeFile(indexName(number), encodeIndex(number, sc.uid, size, sc.items), true)
+	return s.writeSealed(indexName(number), encodeIndex(number, sc.uid, size, sc.items), true)
 }

@@ -37,7 +37,7 @@ func TestPowerCutRepair(t *testing.T) {
 	delete(base.durable, indexName(1))
 
 	work := func(f *crashFS) error {
-		s, err := Open("store", Options{PackSize: smallPack, FS: f})
+		s, err := openAs("store", Options{PackSize: smallPack, FS: f})
 		if err != nil {
 			return err
 		}

@@ -14,7 +14,7 @@ import (
 // TestRepair damages a store in every way at once, repairs it, and captures the same disks again.
 func TestRepair(t *testing.T) {
 	path := t.TempDir() + "/store"
-	s, err := Open(path, Options{Create: true, PackSize: smallPack})
+	s, err := openAs(path, Options{Create: true, PackSize: smallPack})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -27,7 +27,7 @@ func TestRepair(t *testing.T) {
 	if err := s.Close(); err != nil {
 		t.Fatal(err)
 	}
-	if s, err = Open(path, Options{PackSize: smallPack}); err != nil {
+	if s, err = openAs(path, Options{PackSize: smallPack}); err != nil {
 		t.Fatal(err)
 	}
 	packOf := func(image, piece int) (string, int64) {
@@ -100,7 +100,7 @@ func TestRepair(t *testing.T) {
 		if err := s.Close(); err != nil {
 			t.Fatal(err)
 		}
-		if s, err = Open(path, Options{}); err != nil {
+		if s, err = openAs(path, Options{}); err != nil {
 			t.Fatal(err)
 		}
 	}

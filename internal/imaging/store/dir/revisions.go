@@ -14,6 +14,7 @@ import (
 
 	"mimeo/internal/imaging/manifest"
 	"mimeo/internal/imaging/store"
+	"mimeo/internal/imaging/store/keys"
 )
 
 // revision is the content of images/NAME/REV.json.
@@ -41,7 +42,7 @@ func (s *Store) Manifest(ctx context.Context, id manifest.ID) (*manifest.Manifes
 	if err := ctx.Err(); err != nil {
 		return nil, err
 	}
-	b, err := s.readFile(manifestName(id), manifest.MaxSize)
+	b, err := s.readSealed(manifestName(id), manifest.MaxSize)
 	if errors.Is(err, fs.ErrNotExist) {
 		return nil, fmt.Errorf("manifest %s: %w", id, store.ErrNotFound)
 	} else if err != nil {
@@ -69,14 +70,14 @@ func (s *Store) Stage(ctx context.Context, m *manifest.Manifest) (manifest.ID, e
 	s.smu.Lock()
 	s.staged[id] = s.epochs.now() // before looking whether it is there: a clean-up may be about to remove it
 	s.smu.Unlock()
-	if old, err := s.readFile(manifestName(id), manifest.MaxSize); err == nil && bytes.Equal(old, b) {
+	if old, err := s.readSealed(manifestName(id), manifest.MaxSize); err == nil && bytes.Equal(old, b) {
 		// An earlier Stage may have failed after the rename.
 		if err := s.fs.SyncDir(manifestsDir); err != nil {
 			return id, fmt.Errorf("stage manifest: %w", full(err))
 		}
 		return id, nil
 	}
-	return id, s.writeFile(manifestName(id), b, true)
+	return id, s.writeSealed(manifestName(id), b, true)
 }
 
 // Images implements store.Reader.
@@ -167,7 +168,7 @@ func (s *Store) revision(image string, rev int) (store.Revision, error) {
 // record reads the record of a revision, or of one that was removed.
 func (s *Store) record(image string, rev int, ext string) (store.Revision, error) {
 	name := revName(image, rev, ext)
-	b, err := s.readFile(name, maxRev)
+	b, err := s.readSealed(name, maxRev)
 	if err != nil {
 		return store.Revision{}, fmt.Errorf("%s@%d: %w", image, rev, err)
 	}
@@ -286,7 +287,7 @@ func (s *Store) imageDir(image string) error {
 
 // free is fs.ErrExist where there is such a file.
 func (s *Store) free(name string) error {
-	_, err := s.readFile(name, maxRev)
+	_, err := s.readFile(name, maxRev+int64(keys.Over))
 	if errors.Is(err, fs.ErrNotExist) {
 		return nil
 	} else if err == nil {
@@ -303,7 +304,7 @@ func (s *Store) writeRecord(r store.Revision, replace bool) error {
 	if len(b) >= maxRev {
 		return fmt.Errorf("the record would have %d bytes, at most %d", len(b)+1, maxRev)
 	}
-	return s.writeFile(revName(r.Image, r.Rev, revExt), append(b, '\n'), replace)
+	return s.writeSealed(revName(r.Image, r.Rev, revExt), append(b, '\n'), replace)
 }
 
 // Sign adds the signature that Options.Sign makes to a published revision, after it has looked that every chunk which

@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"fmt"
 	"io"
+	"slices"
 
 	"mimeo/internal/imaging/chunk"
 )
@@ -20,7 +21,7 @@ type scanned struct {
 // scan reads a pack from its first byte to its last and returns the records that are whole. The index can be made of
 // nothing else. It trusts records whose checksums match up to the first damage; after that, a place that looks like
 // a record may be part of some chunk's data, and is believed only where the data's hash is its name.
-func scan(r io.ReaderAt, number uint32, size int64) (*scanned, error) {
+func (f form) scan(r io.ReaderAt, number uint32, size int64) (*scanned, error) {
 	size = min(size, maxPack)
 	s := new(scanned)
 	w := window{r: r, size: size}
@@ -29,23 +30,23 @@ func scan(r io.ReaderAt, number uint32, size int64) (*scanned, error) {
 		return nil, err
 	}
 	var pos int64
-	if s.uid, s.head = parsePackHead(head, number); s.head == nil {
+	if s.uid, s.head = f.parsePackHead(head, number); s.head == nil {
 		pos = packHead
 		s.end = packHead
 	}
 	doubt := s.head != nil
-	var raw []byte
+	var raw, plain []byte
 	for pos+recordHead < size {
 		head, err := w.at(pos, recordHead)
 		if err != nil {
 			return nil, err
 		}
-		rec, bad := parseRecord(head)
-		if bad == nil && int64(rec.stored) > size-pos-recordHead {
-			bad = fmt.Errorf("record of %d bytes reaches past the end of the pack", rec.stored)
+		n, bad := f.recordLen(head)
+		if bad == nil && n > size-pos {
+			bad = fmt.Errorf("record of %d bytes reaches past the end of the pack", n)
 		}
 		if bad != nil {
-			next, err := w.search(pos+1, recordMagic)
+			next, err := w.search(pos+1, f.magic())
 			if err != nil {
 				return nil, err
 			}
@@ -53,26 +54,28 @@ func scan(r io.ReaderAt, number uint32, size int64) (*scanned, error) {
 			doubt, pos = true, next
 			continue
 		}
-		data, err := w.at(pos+recordHead, int64(rec.stored))
+		rec, err := w.at(pos, n)
 		if err != nil {
 			return nil, err
 		}
-		if crc(data) != rec.crc {
-			bad = fmt.Errorf("checksum of chunk %s does not match", rec.id)
-		} else if doubt {
-			raw, bad = chunk.Decode(chunk.Encoded{ID: rec.id, RawLen: rec.raw, Codec: rec.codec, Data: data}, raw)
+		if f.box != nil {
+			plain = slices.Grow(plain[:0], len(rec))
+		}
+		c, bad := f.parse(rec, plain)
+		if bad == nil && doubt {
+			raw, bad = chunk.Decode(c, raw)
 		}
 		if bad != nil {
 			s.note(pos, bad)
 			doubt = true
 			// What its length says may be wrong as well: look for the next from here.
-			if pos, err = w.search(pos+1, recordMagic); err != nil {
+			if pos, err = w.search(pos+1, f.magic()); err != nil {
 				return nil, err
 			}
 			continue
 		}
-		l := loc{pack: number, off: uint32(pos), stored: rec.stored, raw: rec.raw, codec: rec.codec}
-		s.items = append(s.items, indexed{rec.id, l})
+		l := loc{pack: number, off: uint32(pos), stored: uint32(n - recordHead), raw: c.RawLen, codec: c.Codec}
+		s.items = append(s.items, indexed{c.ID, l})
 		pos = l.end()
 		s.end = pos
 	}

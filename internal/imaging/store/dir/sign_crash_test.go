@@ -15,7 +15,7 @@ import (
 func TestPowerCutWhileSigning(t *testing.T) {
 	mark := store.Signature{Key: "ours", Sig: "good"}
 	signing := func(f *crashFS) (*Store, error) {
-		return Open("store", Options{PackSize: smallPack, FS: f, Sign: func(store.Revision) store.Signature { return mark }})
+		return openAs("store", Options{PackSize: smallPack, FS: f, Sign: func(store.Revision) store.Signature { return mark }})
 	}
 	// all signs everything, until something fails, and returns what was signed.
 	all := func(t *testing.T, f *crashFS, p *promised) (done []int, err error) {

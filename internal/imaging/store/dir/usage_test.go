@@ -72,7 +72,7 @@ func TestUsage(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	if len(u.Images) != 3 || u.Revisions != 9 || u.DiskSize != 9*17*4096 || u.Unnamed != recordHead+int64(len(raw)) {
+	if len(u.Images) != 3 || u.Revisions != 9 || u.DiskSize != 9*17*4096 || u.Unnamed != recordHead+int64(len(raw))+int64(s.form.more()) {
 		t.Errorf("%+v", u)
 	}
 	for _, im := range u.Images {

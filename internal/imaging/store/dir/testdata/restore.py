@@ -1,7 +1,7 @@
-"""Writes a captured disk to a raw file, from the store's folder alone: restore.py STORE IMAGE REV FILE.
+"""Writes a captured disk to a raw file, from the store's folder alone: restore.py STORE IMAGE REV FILE [SECRET].
 
-It was written from docs/formats/store.md and manifest.md and shares no code with the rest. It needs Python 3 and the
-program zstd, holds one pack in memory, and is slow. What it cannot read in full, it refuses.
+SECRET is the file with the key or the passphrase of an encrypted store. It was written from docs/formats/store.md and
+manifest.md and shares no code with the rest. It needs Python 3, the program zstd and for encrypted stores PyNaCl, holds one pack in memory, and is slow. What it cannot read in full, it refuses.
 """
 import json, os, struct, subprocess, sys
 
@@ -155,13 +155,23 @@ def decoded(ident, codec, raw, data):
     return out if len(out) == raw and blake3(out) == ident else None
 
 
-def main(store, image, rev, target):
+def main(store, image, rev, target, secret=""):
     read = lambda *name: open(os.path.join(store, *name), "rb").read()
     form = json.loads(read("format.json"))
-    if (form["format"], form["version"], form["hash"]) != ("mimeo-store", 1, "blake3"):
+    sealed = form["version"] == 2 and form.get("cipher") == "xchacha20-poly1305"
+    if (form["format"], form["hash"]) != ("mimeo-store", "blake3") or form["version"] != 1 and not sealed:
         fail("a store of another format: %s" % form)
-    ident = json.loads(read("images", image, rev + ".json"))["id"]
+    record, of_chunks = read("images", image, rev + ".json"), records
+    if sealed:
+        from sealed import hkdf, sealed_file, sealed_records, store_key
+        key = store_key(store, form["id"], secret)
+        files, packs = hkdf(key, "mimeo-store-files"), hkdf(key, "mimeo-store-records")
+        record = sealed_file(record, "images/%s/%s" % (image, rev), files)
+        of_chunks = lambda pack, *_: sealed_records(pack, packs)
+    ident = json.loads(record)["id"]
     text = read("manifests", ident + ".json")
+    if sealed:
+        text = sealed_file(text, "manifests/" + ident, files)
     if blake3(text).hex() != ident:
         fail("the manifest is damaged")
     manifest = json.loads(text)
@@ -170,7 +180,7 @@ def main(store, image, rev, target):
     chunks = {}  # ID to what decodes it; for a disk larger than memory, this would be pack and offset
     for name in sorted(os.listdir(os.path.join(store, "packs"))):
         if name.endswith(".pack"):
-            for chunk, *rest in records(read("packs", name), int(name[:8], 16), bytes.fromhex(form["id"])):
+            for chunk, *rest in of_chunks(read("packs", name), int(name[:8], 16), bytes.fromhex(form["id"])):
                 chunks[chunk] = rest
 
     def get(chunk):
