@@ -23,7 +23,8 @@ import (
 
 // BootTestCmd returns "mimeo-agent boot-test".
 func BootTestCmd() *cobra.Command {
-	var place, expect, work string
+	var at storeAt
+	var expect, work string
 	var asJSON, console bool
 	o := trial.Options{CPUs: 2}
 	cmd := &cobra.Command{
@@ -69,7 +70,7 @@ be understood; 3 no such image or store; 4 this system cannot do it; 130 interru
 			if console {
 				o.Console = cmd.ErrOrStderr()
 			}
-			return withStore(cmd.Context(), place, func(st store.Reader) error {
+			return withStore(cmd.Context(), at, func(st store.Reader) error {
 				t, err := bootTest(cmd.Context(), st, args[0], work, o, say)
 				if err != nil {
 					return err
@@ -79,7 +80,7 @@ be understood; 3 no such image or store; 4 this system cannot do it; 130 interru
 		},
 	}
 	f := cmd.Flags()
-	f.StringVar(&place, "store", "", "where the image is kept: dir:PATH, s3://BUCKET/PREFIX, or https://ADDRESS:PORT")
+	at.flags(f, "where the image is kept: dir:PATH, s3://BUCKET/PREFIX, or https://ADDRESS:PORT")
 	f.StringVar(&o.Firmware, "firmware", "", "bios or uefi (default: what the image is for)")
 	f.StringVar(&o.Bus, "bus", api.BootTestBuses[0], "how the disk is attached: ahci, nvme or virtio")
 	f.StringVar(&expect, "expect", "", "what it must say on its serial console, a regular `EXPRESSION` (default: a login prompt)")

@@ -22,7 +22,7 @@ import (
 
 // captureFlags are what "mimeo-agent capture" can be told.
 type captureFlags struct {
-	store   string
+	store   storeAt
 	image   string
 	codec   string
 	chunk   int
@@ -88,7 +88,7 @@ Exit codes: 0 done; 1 failed; 2 the command line cannot be understood;
 		RunE: func(cmd *cobra.Command, args []string) error { return runCapture(cmd, args[0], version, f) },
 	}
 	fl := cmd.Flags()
-	fl.StringVar(&f.store, "store", "", "where the image is kept: dir:PATH or s3://BUCKET/PREFIX")
+	f.store.flags(fl, "where the image is kept: dir:PATH or s3://BUCKET/PREFIX")
 	fl.StringVar(&f.image, "image", "", "name of the image")
 	fl.StringVar(&f.codec, "codec", "zstd", "how chunks are compressed: zstd (smallest), s2 (fastest), auto")
 	fl.IntVar(&f.chunk, "chunk-size", chunk.DefaultSize>>10, "KiB of a chunk, a power of two; images share chunks of the same size only")

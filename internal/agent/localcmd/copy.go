@@ -16,7 +16,7 @@ import (
 )
 
 func storeCopyCmd() *cobra.Command {
-	var place, to string
+	var at, to storeAt
 	var dry, asJSON bool
 	cmd := &cobra.Command{
 		Use:   "copy [NAME[@REV] ...] --store PLACE --to PLACE",
@@ -38,12 +38,12 @@ command line cannot be understood; 3 no such store; 4 refused.`,
 			if err != nil {
 				return err
 			}
-			if to == "" || to == place {
+			if to.place == "" || to.place == at.place {
 				return badUsage("--to is missing: where shall the copy be?")
 			}
 			boundMemory()
 			ctx := cmd.Context()
-			from, err := openStore(ctx, place, false)
+			from, err := openStore(ctx, at, false)
 			if err != nil {
 				return err
 			}
@@ -63,7 +63,7 @@ command line cannot be understood; 3 no such store; 4 refused.`,
 				return err
 			}
 			if len(refs) > 0 && len(r.Copied)+len(r.Problems)+r.There == 0 {
-				return &api.Error{Code: "not_found", Message: fmt.Sprintf("nothing in %s is named %s", place, strings.Join(refs, " or ")), Hint: "look at what there is: mimeo-agent store check --store " + place}
+				return &api.Error{Code: "not_found", Message: fmt.Sprintf("nothing in %s is named %s", at.place, strings.Join(refs, " or ")), Hint: "look at what there is: mimeo-agent store check --store " + at.place}
 			}
 			if asJSON {
 				err = printJSON(cmd.OutOrStdout(), r)
@@ -71,14 +71,15 @@ command line cannot be understood; 3 no such store; 4 refused.`,
 				printCopy(cmd.OutOrStdout(), r, dry)
 			}
 			if err == nil && len(r.Problems) > 0 {
-				err = &api.Error{Code: "failed", Message: fmt.Sprintf("%d revisions could not be copied", len(r.Problems)), Hint: "look at the store: mimeo-agent store check --store " + place}
+				err = &api.Error{Code: "failed", Message: fmt.Sprintf("%d revisions could not be copied", len(r.Problems)), Hint: "look at the store: mimeo-agent store check --store " + at.place}
 			}
 			return err
 		},
 	}
 	f := cmd.Flags()
-	f.StringVar(&place, "store", "", "the store that is copied: dir:PATH or s3://BUCKET/PREFIX")
-	f.StringVar(&to, "to", "", "the other store: dir:PATH or s3://BUCKET/PREFIX")
+	at.flags(f, "the store that is copied: dir:PATH or s3://BUCKET/PREFIX")
+	f.StringVar(&to.place, "to", "", "the other store: dir:PATH or s3://BUCKET/PREFIX")
+	f.StringVar(&to.key, "to-key", "", "file with the key or passphrase of the other store, where that is, or shall be, encrypted")
 	f.BoolVar(&dry, "dry-run", false, "say what would be sent, and send nothing")
 	f.BoolVar(&asJSON, "json", false, "print JSON")
 	return cmd

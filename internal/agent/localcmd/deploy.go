@@ -21,7 +21,7 @@ import (
 
 // deployFlags are what "mimeo-agent deploy" can be told.
 type deployFlags struct {
-	store   string
+	store   storeAt
 	trust   string
 	grow    string
 	workers int
@@ -80,7 +80,7 @@ image; 4 refused, and the disk is as it was; 130 interrupted.`,
 		RunE: func(cmd *cobra.Command, args []string) error { return runDeploy(cmd, args[0], args[1], f) },
 	}
 	fl := cmd.Flags()
-	fl.StringVar(&f.store, "store", "", "where the image is kept: dir:PATH or s3://BUCKET/PREFIX")
+	f.store.flags(fl, "where the image is kept: dir:PATH or s3://BUCKET/PREFIX")
 	fl.StringVar(&f.trust, "trust", "", "write only what is signed by a key in this `FILE`, one a line, as \"mimeo key show\" prints it")
 	fl.StringVar(&f.grow, "grow", deploy.GrowLast, "on a larger disk: last (the last volume), none, or the `VOLUME` that grows")
 	fl.IntVar(&f.workers, "workers", 0, "goroutines that fetch and check (default two more than cores)")

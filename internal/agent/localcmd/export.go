@@ -26,7 +26,7 @@ import (
 
 // exportFlags are what "mimeo-agent export" can be told.
 type exportFlags struct {
-	store    string
+	store    storeAt
 	format   string
 	compress bool
 	force    bool
@@ -91,7 +91,7 @@ image or store; 4 refused: the file is there, or there is no room; 130 interrupt
 		RunE: func(cmd *cobra.Command, args []string) error { return runExport(cmd, args[0], args[1], f) },
 	}
 	fl := cmd.Flags()
-	fl.StringVar(&f.store, "store", "", "where the image is kept: dir:PATH, or https://ADDRESS:PORT")
+	f.store.flags(fl, "where the image is kept: dir:PATH, or https://ADDRESS:PORT")
 	fl.StringVar(&f.format, "format", "", "raw, qcow2, vmdk, vhdx, clonezilla or mimeo; by default that of FILE's ending")
 	fl.BoolVar(&f.compress, "compress", false, "compress what is in the file (qcow2)")
 	fl.BoolVar(&f.force, "force", false, "write over a file that is there")

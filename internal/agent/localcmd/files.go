@@ -21,7 +21,7 @@ import (
 
 // FilesCmd returns "mimeo-agent files".
 func FilesCmd() *cobra.Command {
-	var place string
+	var at storeAt
 	var partition int
 	var recursive, asJSON bool
 	cmd := &cobra.Command{
@@ -41,13 +41,13 @@ With --json, one object a line; the last has "finished": true.`,
 				name = args[1]
 			}
 			out := bufio.NewWriter(cmd.OutOrStdout())
-			return withVolume(cmd.Context(), place, args[0], partition, func(v *browse.Volume) error {
+			return withVolume(cmd.Context(), at, args[0], partition, func(v *browse.Volume) error {
 				return errors.Join(listFiles(out, v, name, recursive, asJSON), out.Flush())
 			})
 		},
 	}
 	f := cmd.Flags()
-	f.StringVar(&place, "store", "", "where the image is kept: dir:PATH or s3://BUCKET/PREFIX")
+	at.flags(f, "where the image is kept: dir:PATH or s3://BUCKET/PREFIX")
 	f.IntVar(&partition, "partition", 0, "number of the partition")
 	f.BoolVarP(&recursive, "recursive", "r", false, "with all below")
 	f.BoolVar(&asJSON, "json", false, "print JSON, one object a line")
@@ -56,7 +56,7 @@ With --json, one object a line; the last has "finished": true.`,
 
 // CatCmd returns "mimeo-agent cat".
 func CatCmd() *cobra.Command {
-	var place string
+	var at storeAt
 	var partition int
 	cmd := &cobra.Command{
 		Use:     "cat NAME[@REV] PATH --store dir:PATH",
@@ -65,7 +65,7 @@ func CatCmd() *cobra.Command {
 		Example: `  mimeo-agent cat rocky9 /etc/os-release --store dir:images`,
 		Args:    exactly(2),
 		RunE: func(cmd *cobra.Command, args []string) error {
-			return withVolume(cmd.Context(), place, args[0], partition, func(v *browse.Volume) error {
+			return withVolume(cmd.Context(), at, args[0], partition, func(v *browse.Volume) error {
 				f, err := tree.Lookup(v, args[1], true)
 				if err != nil {
 					return fileError(err)
@@ -84,14 +84,14 @@ func CatCmd() *cobra.Command {
 			})
 		},
 	}
-	cmd.Flags().StringVar(&place, "store", "", "where the image is kept: dir:PATH or s3://BUCKET/PREFIX")
+	at.flags(cmd.Flags(), "where the image is kept: dir:PATH or s3://BUCKET/PREFIX")
 	cmd.Flags().IntVar(&partition, "partition", 0, "number of the partition")
 	return cmd
 }
 
 // DiffCmd returns "mimeo-agent diff".
 func DiffCmd() *cobra.Command {
-	var place string
+	var at storeAt
 	var partition int
 	var asJSON bool
 	cmd := &cobra.Command{
@@ -106,25 +106,25 @@ With --json, one object a line; the last has "finished": true.`,
 		Args:    exactly(2),
 		RunE: func(cmd *cobra.Command, args []string) error {
 			out := bufio.NewWriter(cmd.OutOrStdout())
-			return withVolume(cmd.Context(), place, args[0], partition, func(a *browse.Volume) error {
-				return withVolume(cmd.Context(), place, args[1], partition, func(b *browse.Volume) error {
+			return withVolume(cmd.Context(), at, args[0], partition, func(a *browse.Volume) error {
+				return withVolume(cmd.Context(), at, args[1], partition, func(b *browse.Volume) error {
 					return errors.Join(diffFiles(out, a, b, asJSON), out.Flush())
 				})
 			})
 		},
 	}
 	f := cmd.Flags()
-	f.StringVar(&place, "store", "", "where the images are kept: dir:PATH or s3://BUCKET/PREFIX")
+	at.flags(f, "where the images are kept: dir:PATH or s3://BUCKET/PREFIX")
 	f.IntVar(&partition, "partition", 0, "number of the partition, of both")
 	f.BoolVar(&asJSON, "json", false, "print JSON, one object a line")
 	return cmd
 }
 
 // withVolume calls fn with a volume of a revision.
-func withVolume(ctx context.Context, place, ref string, partition int, fn func(*browse.Volume) error) (err error) {
+func withVolume(ctx context.Context, at storeAt, ref string, partition int, fn func(*browse.Volume) error) (err error) {
 	boundMemory()
 	var st *dir.Store
-	if st, err = openStore(ctx, place, false); err != nil {
+	if st, err = openStore(ctx, at, false); err != nil {
 		return err
 	}
 	defer func() { err = errors.Join(err, st.Close()) }()

@@ -25,7 +25,7 @@ import (
 
 // importFlags are what "mimeo-agent import" can be told.
 type importFlags struct {
-	store  string
+	store  storeAt
 	image  string
 	format string
 	disk   string
@@ -71,7 +71,7 @@ such file or store; 4 refused; 130 interrupted.`,
 		RunE: func(cmd *cobra.Command, args []string) error { return runImport(cmd, args[0], version, f) },
 	}
 	fl := cmd.Flags()
-	fl.StringVar(&f.store, "store", "", "where images are kept: dir:PATH, or https://ADDRESS:PORT")
+	f.store.flags(fl, "where images are kept: dir:PATH, or https://ADDRESS:PORT")
 	fl.StringVar(&f.image, "image", "", "the image's `NAME`")
 	fl.StringVar(&f.format, "format", "", "what PATH is, where it is not recognised: "+strings.Join(foreign.Formats, ", ")+", "+portable)
 	fl.StringVar(&f.disk, "disk", "", "which disk of a folder with several: sda, d1")
@@ -161,11 +161,11 @@ func importError(path string, err error) error {
 }
 
 // withTarget calls fn with a store that takes an image.
-func withTarget(ctx context.Context, place string, fn func(taker) error) error {
-	if strings.HasPrefix(place, "https://") {
-		return withServer(ctx, place, func(st *httpstore.Client, c *client.Client) error { return fn(remote{st, c}) })
+func withTarget(ctx context.Context, at storeAt, fn func(taker) error) error {
+	if strings.HasPrefix(at.place, "https://") {
+		return withServer(ctx, at.place, func(st *httpstore.Client, c *client.Client) error { return fn(remote{st, c}) })
 	}
-	st, err := openStore(ctx, place, true)
+	st, err := openStore(ctx, at, true)
 	if err != nil {
 		return err
 	}

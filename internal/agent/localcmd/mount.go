@@ -34,7 +34,7 @@ type mountedJSON struct {
 
 // MountCmd returns "mimeo-agent mount".
 func MountCmd() *cobra.Command {
-	var place string
+	var at storeAt
 	var others, asJSON bool
 	cmd := &cobra.Command{
 		Use:   "mount NAME[@REV] DIR --store PLACE",
@@ -63,7 +63,7 @@ image or store; 4 this system cannot mount, or not at DIR.`,
   mount -o loop,ro,norecovery /mnt/rocky9/volumes/3.img /mnt/3   # of a kind it has no files of`,
 		Args: exactly(2),
 		RunE: func(cmd *cobra.Command, args []string) error {
-			return withStore(cmd.Context(), place, func(st store.Reader) error {
+			return withStore(cmd.Context(), at, func(st store.Reader) error {
 				o := mount.Options{AllowOther: others, Log: func(format string, args ...any) {
 					fmt.Fprintf(cmd.ErrOrStderr(), "mimeo-agent: "+format+"\n", args...)
 				}}
@@ -79,7 +79,7 @@ image or store; 4 this system cannot mount, or not at DIR.`,
 		},
 	}
 	f := cmd.Flags()
-	f.StringVar(&place, "store", "", "where the image is kept: dir:PATH, s3://BUCKET/PREFIX, or https://ADDRESS:PORT")
+	at.flags(f, "where the image is kept: dir:PATH, s3://BUCKET/PREFIX, or https://ADDRESS:PORT")
 	f.BoolVar(&others, "allow-other", false, "let other users of this machine look, too")
 	f.BoolVar(&asJSON, "json", false, "print where everything is as JSON, on one line, when it is there")
 	return cmd
@@ -158,16 +158,16 @@ const (
 )
 
 // withStore calls fn with a store in a folder or behind a management node.
-func withStore(ctx context.Context, place string, fn func(store.Reader) error) error {
+func withStore(ctx context.Context, at storeAt, fn func(store.Reader) error) error {
 	boundMemory()
-	if !strings.HasPrefix(place, "https://") {
-		st, err := openStore(ctx, place, false)
+	if !strings.HasPrefix(at.place, "https://") {
+		st, err := openStore(ctx, at, false)
 		if err != nil {
 			return err
 		}
 		return errors.Join(fn(st), st.Close())
 	}
-	return withServer(ctx, place, func(st *httpstore.Client, _ *client.Client) error { return fn(st) })
+	return withServer(ctx, at.place, func(st *httpstore.Client, _ *client.Client) error { return fn(st) })
 }
 
 // withServer calls fn with a management node and its store.

@@ -88,8 +88,8 @@ func importPortable(cmd *cobra.Command, path string, f importFlags) (err error) 
 	defer meter.close()
 	o := mirror.Options{Progress: func(r store.Revision, done, total int64) { meter.show("importing "+r.String(), done, total) }}
 	var rep *mirror.Report
-	if strings.HasPrefix(f.store, "https://") {
-		err = withServer(ctx, f.store, func(st *httpstore.Client, c *client.Client) (err error) {
+	if strings.HasPrefix(f.store.place, "https://") {
+		err = withServer(ctx, f.store.place, func(st *httpstore.Client, c *client.Client) (err error) {
 			to := &newcomer{remote: remote{st, c}, image: f.image}
 			rep, err = mirror.Run(ctx, from, to, o)
 			rep.Copied = to.named

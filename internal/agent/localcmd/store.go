@@ -11,10 +11,12 @@ import (
 	"strings"
 
 	"github.com/spf13/cobra"
+	"github.com/spf13/pflag"
 
 	"mimeo/internal/cluster/api"
 	"mimeo/internal/imaging/store"
 	"mimeo/internal/imaging/store/dir"
+	"mimeo/internal/imaging/store/keys"
 	"mimeo/internal/imaging/store/s3"
 )
 
@@ -26,14 +28,50 @@ func boundMemory() {
 	debug.SetMemoryLimit(160 << 20)
 }
 
+// keyEnv names the file that --store-key names otherwise.
+const keyEnv = "MIMEO_STORE_KEY"
+
+// storeAt is where a store is, and what opens it.
+type storeAt struct {
+	place string // dir:PATH, s3://BUCKET/PREFIX or https://ADDRESS:PORT
+	key   string // file; empty: the store is not encrypted
+}
+
+// flags adds --store and --store-key.
+func (at *storeAt) flags(f *pflag.FlagSet, usage string) {
+	f.StringVar(&at.place, "store", "", usage)
+	f.StringVar(&at.key, "store-key", os.Getenv(keyEnv), "`FILE` with the key or passphrase of an encrypted store (else what "+keyEnv+" names)")
+	f.Lookup("store-key").DefValue = ""
+}
+
+// secret reads the file with the key.
+func (at storeAt) secret() (keys.Secret, error) {
+	if at.key == "" {
+		return keys.Secret{}, nil
+	}
+	s, err := keys.Read(at.key)
+	if errors.Is(err, os.ErrNotExist) {
+		return s, &api.Error{Code: "not_found", Message: "key of the store: " + err.Error(), Hint: "look at the path; \"mimeo-agent store key new FILE\" makes a key for a new store"}
+	} else if err != nil {
+		return s, &api.Error{Code: "failed", Message: "key of the store: " + err.Error(), Hint: "take the file from where you keep a copy of it"}
+	}
+	return s, nil
+}
+
 // openStore opens a store by its place, dir:PATH or s3://BUCKET/PREFIX, for writing (it is made where there is none) or for
 // reading.
-func openStore(ctx context.Context, place string, write bool) (*dir.Store, error) {
+func openStore(ctx context.Context, at storeAt, write bool) (*dir.Store, error) {
+	place := at.place
 	if place == "" {
 		return nil, badUsage("--store dir:PATH is missing: where are the images kept?")
 	}
+	key, err := at.secret()
+	if err != nil {
+		return nil, err
+	}
+	o := dir.Options{Create: write, ReadOnly: !write, Key: key}
 	if strings.HasPrefix(place, "s3:") {
-		return openS3(ctx, place, dir.Options{Create: write, ReadOnly: !write})
+		return openS3(ctx, place, o)
 	}
 	path, ok := strings.CutPrefix(place, "dir:")
 	if !ok || path == "" {
@@ -43,14 +81,22 @@ func openStore(ctx context.Context, place string, write bool) (*dir.Store, error
 		}
 		return nil, e
 	}
-	st, err := dir.Open(path, dir.Options{Create: write, ReadOnly: !write})
+	st, err := dir.Open(path, o)
 	switch {
 	case errors.Is(err, store.ErrNotFound):
 		return nil, &api.Error{Code: "not_found", Message: err.Error(), Hint: "look at the path after dir:"}
 	case errors.Is(err, store.ErrLocked):
 		return nil, &api.Error{Code: "refused", Message: err.Error(), Hint: "wait until the other program is done; the store of a running mimeod is reached through the server only"}
 	}
-	return st, err
+	return st, keyError(err)
+}
+
+// keyError says what to do where key and store do not fit.
+func keyError(err error) error {
+	if hint := dir.KeyHint(err); hint != "" {
+		return &api.Error{Code: "refused", Message: err.Error(), Hint: hint}
+	}
+	return err
 }
 
 // openS3 opens a store in a bucket. Where it is and how to get in is said as AWS's own tools are told.
@@ -62,6 +108,9 @@ func openS3(ctx context.Context, place string, o dir.Options) (*dir.Store, error
 	st, err := s3.Open(ctx, c, o)
 	if err == nil {
 		return st, nil
+	}
+	if kerr := keyError(err); kerr != err {
+		return nil, kerr
 	}
 	e := &api.Error{Code: "failed", Message: err.Error(), Hint: s3.Hint(err)}
 	switch {

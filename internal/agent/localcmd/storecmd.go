@@ -12,9 +12,9 @@ import (
 
 // StoreCmd returns "mimeo-agent store".
 func StoreCmd() *cobra.Command {
-	c := &cobra.Command{Use: "store", Short: "Check, repair or copy a store",
+	c := &cobra.Command{Use: "store", Short: "Check, repair or copy a store, and make its keys",
 		Long: `Looks after a store in a folder or in S3, without any server.`}
-	c.AddCommand(storeCheckCmd(), storeRepairCmd(), storeCopyCmd())
+	c.AddCommand(storeCheckCmd(), storeRepairCmd(), storeCopyCmd(), storeKeyCmd())
 	return c
 }
 
@@ -28,7 +28,7 @@ func message[T any](report any) (out T, err error) {
 }
 
 func storeCheckCmd() *cobra.Command {
-	var place string
+	var at storeAt
 	var readData, asJSON bool
 	cmd := &cobra.Command{
 		Use:   "check --store dir:PATH",
@@ -44,7 +44,7 @@ not go on; 2 the command line cannot be understood; 3 no such store.`,
   mimeo-agent store check --store dir:/mnt/usb/images --read-data`,
 		Args: exactly(0),
 		RunE: func(cmd *cobra.Command, _ []string) error {
-			st, err := openStore(cmd.Context(), place, false)
+			st, err := openStore(cmd.Context(), at, false)
 			if err != nil {
 				return err
 			}
@@ -70,18 +70,18 @@ not go on; 2 the command line cannot be understood; 3 no such store.`,
 			} else {
 				storetext.Check(cmd.OutOrStdout(), &c, readData)
 			}
-			return storetext.CheckError(&c, "mimeo-agent store repair --dry-run --store "+place)
+			return storetext.CheckError(&c, "mimeo-agent store repair --dry-run --store "+at.place)
 		},
 	}
 	f := cmd.Flags()
-	f.StringVar(&place, "store", "", "the store: dir:PATH or s3://BUCKET/PREFIX")
+	at.flags(f, "the store: dir:PATH or s3://BUCKET/PREFIX")
 	f.BoolVar(&readData, "read-data", false, "read every chunk, too")
 	f.BoolVar(&asJSON, "json", false, "print JSON")
 	return cmd
 }
 
 func storeRepairCmd() *cobra.Command {
-	var place string
+	var at storeAt
 	var dry, yes, asJSON bool
 	cmd := &cobra.Command{
 		Use:   "repair --store dir:PATH",
@@ -106,10 +106,10 @@ command line cannot be understood; 3 no such store; 4 refused.`,
 				e.Code, e.Hint = "refused", "look first with --dry-run; say --yes if that is what you want"
 				return e
 			}
-			st, err := openStore(cmd.Context(), place, false)
+			st, err := openStore(cmd.Context(), at, false)
 			if err == nil && !dry { // there is a store: opening one for writing would make it
 				if err = st.Close(); err == nil {
-					st, err = openStore(cmd.Context(), place, true)
+					st, err = openStore(cmd.Context(), at, true)
 				}
 			}
 			if err != nil {
@@ -140,7 +140,7 @@ command line cannot be understood; 3 no such store; 4 refused.`,
 		},
 	}
 	f := cmd.Flags()
-	f.StringVar(&place, "store", "", "the store: dir:PATH or s3://BUCKET/PREFIX")
+	at.flags(f, "the store: dir:PATH or s3://BUCKET/PREFIX")
 	f.BoolVar(&dry, "dry-run", false, "say what would be set aside, and change nothing")
 	f.BoolVarP(&yes, "yes", "y", false, "do it")
 	f.BoolVar(&asJSON, "json", false, "print JSON")

@@ -25,13 +25,14 @@ const DefaultFile = "/etc/mimeo/mimeod.yaml"
 
 // Config is the configuration of a management node. Zero values mean the defaults.
 type Config struct {
-	State      string      `yaml:"state"` // folder for all that mimeod keeps
-	Store      string      `yaml:"store"` // dir:PATH or s3://BUCKET/PREFIX; default: store in the state folder
-	S3         S3          `yaml:"s3"`    // how to get at the latter
-	Copy       Copy        `yaml:"copy"`  // where a copy of each revision goes
-	GC         string      `yaml:"gc"`    // when the store is cleaned up: "daily 03:30", "Sun 4:00", off
-	HTTP       string      `yaml:"http"`  // boot files
-	HTTPS      string      `yaml:"https"` // API
+	State      string      `yaml:"state"`     // folder for all that mimeod keeps
+	Store      string      `yaml:"store"`     // dir:PATH or s3://BUCKET/PREFIX; default: store in the state folder
+	StoreKey   string      `yaml:"store_key"` // file with what opens an encrypted store; a new one is made so
+	S3         S3          `yaml:"s3"`        // how to get at the latter
+	Copy       Copy        `yaml:"copy"`      // where a copy of each revision goes
+	GC         string      `yaml:"gc"`        // when the store is cleaned up: "daily 03:30", "Sun 4:00", off
+	HTTP       string      `yaml:"http"`      // boot files
+	HTTPS      string      `yaml:"https"`     // API
 	TFTP       string      `yaml:"tftp"`
 	NFS        string      `yaml:"nfs"`
 	Agent      string      `yaml:"agent"`     // folder of mimeo-agent-ARCH; default: the folder of mimeod

@@ -96,7 +96,7 @@ func TestInstalledFile(t *testing.T) {
 	all := write(text)
 	all.Power.Exec, all.Hooks.Web = nil, nil // what they name is not there
 	all.S3 = S3{}                            // the store is a folder
-	all.Copy = Copy{}                        // by default there is none
+	all.StoreKey, all.Copy = "", Copy{}      // by default there is none
 	if err := all.Complete(); err != nil {
 		t.Fatalf("with all settings: %v", err)
 	}

@@ -27,7 +27,8 @@ type S3 struct {
 
 // Copy says where a copy of each revision goes: a second store.
 type Copy struct {
-	To              string `yaml:"to"` // dir:PATH or s3://BUCKET/PREFIX?endpoint=URL
+	To              string `yaml:"to"`  // dir:PATH or s3://BUCKET/PREFIX?endpoint=URL
+	Key             string `yaml:"key"` // file with what opens it, where it is encrypted
 	CredentialsFile string `yaml:"credentials_file"`
 	Profile         string `yaml:"profile"`
 }
@@ -59,6 +60,11 @@ func (c *Config) checkStore() (err error) {
 		return c.wrong("store", "%q: want dir:/ABSOLUTE/PATH or s3://BUCKET/PREFIX", c.Store)
 	} else if !ok && c.S3 != (S3{}) {
 		return c.wrong("s3", "is of no use: the store is %s", c.Store)
+	}
+	for key, file := range map[string]string{"store_key": c.StoreKey, "copy.key": c.Copy.Key} {
+		if file != "" && !filepath.IsAbs(file) {
+			return c.wrong(key, "%q: want /ABSOLUTE/PATH", file)
+		}
 	}
 	if c.Copy != (Copy{}) {
 		_, ok, err := c.CopyBucket(os.Getenv)

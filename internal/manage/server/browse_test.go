@@ -15,6 +15,7 @@ import (
 	"testing"
 
 	"mimeo/internal/cluster/api"
+	"mimeo/internal/manage/config"
 )
 
 func sh(t *testing.T, script string, args ...string) {
@@ -24,7 +25,7 @@ func sh(t *testing.T, script string, args ...string) {
 	}
 }
 
-// TestImageFiles looks into images through the API, with the real agent beside the server.
+// TestImageFiles looks into images of an encrypted store through the API, with the real agent beside the server.
 func TestImageFiles(t *testing.T) {
 	t.Parallel()
 	state := t.TempDir()
@@ -34,14 +35,14 @@ func TestImageFiles(t *testing.T) {
 	if out, err := build.CombinedOutput(); err != nil {
 		t.Fatalf("%v\n%s", err, out)
 	}
-	sh(t, `cd "$1"; mkdir -p tree/etc; echo ID=debian >tree/etc/os-release; seq 200000 >tree/numbers
+	sh(t, `cd "$1"; bin/mimeo-agent store key new store.key; export MIMEO_STORE_KEY=store.key; mkdir -p tree/etc; echo ID=debian >tree/etc/os-release; seq 200000 >tree/numbers
 		mke2fs -q -F -t ext4 -d tree disk 32m
 		bin/mimeo-agent capture disk --store dir:store --image deb
 		debugfs -w -R "rm numbers" disk
 		bin/mimeo-agent capture disk --store dir:store --image deb
 		truncate -s 1M boots; { printf '\061\300\216\330\276\025\174\254\204\300\164\006\272\370\003\356\353\365\364\353\375'; printf 'deb login: \0'; } | dd of=boots conv=notrunc status=none
 		printf '\125\252' | dd of=boots bs=1 seek=510 conv=notrunc status=none; bin/mimeo-agent capture boots --store dir:store --image boots`, state)
-	r := startIn(t, state)
+	r := startWith(t, config.Config{State: state, StoreKey: filepath.Join(state, "store.key")})
 	r.cfg.Agent = filepath.Dir(agent)
 
 	files := func(path string) (list []api.ImageFiles) {

@@ -1,8 +1,10 @@
 package server
 
 import (
+	"cmp"
 	"context"
 	"errors"
+	"fmt"
 	"os"
 	"slices"
 	"strings"
@@ -74,7 +76,7 @@ func (s *Server) copyStore(ctx context.Context) error {
 		}
 		if err != nil {
 			wait = copyAgain
-			e := &api.Error{Code: "internal", Message: err.Error(), Hint: s3.Hint(err)}
+			e := &api.Error{Code: "internal", Message: err.Error(), Hint: cmp.Or(dir.KeyHint(err), s3.Hint(err))}
 			s.log.Warn("copy to the second store", "to", s.cfg.Copy.To, "err", err)
 			s.copies.set(func(c *api.StoreCopy) { c.State, c.Revision, c.Since, c.Error = "failed", "", time.Now(), e })
 			continue
@@ -109,8 +111,12 @@ func (s *Server) copyNow(ctx context.Context) (err error) {
 	if err != nil {
 		return err
 	}
+	key, err := storeKey(s.cfg.Copy.Key)
+	if err != nil {
+		return fmt.Errorf("copy.key: %w", err)
+	}
 	var to *dir.Store
-	if o := (dir.Options{Create: true}); inS3 {
+	if o := (dir.Options{Create: true, Key: key}); inS3 {
 		to, err = s3.Open(ctx, bucket, o)
 	} else {
 		to, err = dir.Open(strings.TrimPrefix(s.cfg.Copy.To, "dir:"), o)

@@ -1,11 +1,17 @@
 package server
 
 import (
+	"errors"
+	"io"
+	"log/slog"
+	"os"
 	"path/filepath"
+	"strings"
 	"testing"
 
 	"mimeo/internal/cluster/api"
 	"mimeo/internal/imaging/store/dir"
+	"mimeo/internal/imaging/store/keys"
 	"mimeo/internal/manage/config"
 )
 
@@ -33,6 +39,56 @@ func TestCopy(t *testing.T) {
 	c, err := to.Check(t.Context(), true, nil)
 	if err != nil || !c.OK() || len(c.Revisions) != 1 || c.Revisions[0].ID != rev.ID {
 		t.Errorf("the second store: %+v, %v", c, err)
+	}
+}
+
+// TestEncrypted has a store and a copy of it that are encrypted by different secrets, and starts again with what does
+// not open the store.
+func TestEncrypted(t *testing.T) {
+	t.Parallel()
+	folder := t.TempDir()
+	key, pass, second := filepath.Join(folder, "key"), filepath.Join(folder, "pass"), filepath.Join(folder, "second")
+	if err := errors.Join(keys.NewFile(key), os.WriteFile(pass, []byte("correct horse battery\n"), 0o600)); err != nil {
+		t.Fatal(err)
+	}
+	cfg := config.Config{State: filepath.Join(folder, "state"), StoreKey: key, Copy: config.Copy{To: "dir:" + second, Key: pass}}
+	if err := os.Mkdir(cfg.State, 0o700); err != nil {
+		t.Fatal(err)
+	}
+	r := startWith(t, cfg)
+	rev := r.published("golden", func(i int) uint64 { return uint64(i) })
+	r.until("the revision is copied", func() bool {
+		var st api.ServerStatus
+		r.must("GET", "/v1/status", nil, &st)
+		return st.Copy != nil && st.Copy.State == "done" && st.Copy.There == 1
+	})
+	if err := r.stop(); err != nil {
+		t.Fatal(err)
+	}
+	for place, file := range map[string]string{cfg.State + "/store": key, second: pass} {
+		by, err := keys.Read(file)
+		if err != nil {
+			t.Fatal(err)
+		}
+		st, err := dir.Open(place, dir.Options{ReadOnly: true, Key: by})
+		if err != nil {
+			t.Fatal(err)
+		}
+		c, err := st.Check(t.Context(), true, nil)
+		if err != nil || !c.OK() || len(c.Revisions) != 1 || c.Revisions[0].ID != rev.ID || !st.Encrypted() {
+			t.Errorf("%s: %+v, %v", place, c, err)
+		}
+		st.Close()
+	}
+	for _, wrong := range []string{"", pass} {
+		cfg := config.Config{State: cfg.State, StoreKey: wrong, HTTP: "127.0.0.1:0", HTTPS: "127.0.0.1:0"}
+		if err := cfg.Complete(); err != nil {
+			t.Fatal(err)
+		}
+		_, err := New(t.Context(), cfg, "test", slog.New(slog.DiscardHandler), io.Discard)
+		if e := (*api.Error)(nil); !errors.As(err, &e) || !strings.Contains(e.Hint, "key file") && !strings.Contains(e.Hint, "store_key") {
+			t.Errorf("started with %q: %v", wrong, err)
+		}
 	}
 }
 

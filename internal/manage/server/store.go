@@ -1,6 +1,7 @@
 package server
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -13,6 +14,7 @@ import (
 	"mimeo/internal/imaging/store"
 	"mimeo/internal/imaging/store/cache"
 	"mimeo/internal/imaging/store/dir"
+	"mimeo/internal/imaging/store/keys"
 	"mimeo/internal/imaging/store/s3"
 	"mimeo/internal/imaging/store/sign"
 )
@@ -23,6 +25,10 @@ const lockWait = time.Minute
 // openStore opens the store that the configuration names, and makes it where there is none.
 func (s *Server) openStore(ctx context.Context) (*dir.Store, error) {
 	o := dir.Options{Create: true, Sign: func(r store.Revision) store.Signature { return sign.Sign(s.key, r) }}
+	var err error
+	if o.Key, err = storeKey(s.cfg.StoreKey); err != nil {
+		return nil, fmt.Errorf("store_key: %w", err)
+	}
 	bucket, inS3, err := s.cfg.Bucket(os.Getenv)
 	if err != nil {
 		return nil, err
@@ -31,7 +37,9 @@ func (s *Server) openStore(ctx context.Context) (*dir.Store, error) {
 		path := strings.TrimPrefix(s.cfg.Store, "dir:")
 		o.Reserve = reserve(s.cfg.State, path)
 		st, err := dir.Open(path, o)
-		if err != nil {
+		if hint := dir.KeyHint(err); hint != "" {
+			return nil, &api.Error{Code: "internal", Message: err.Error(), Hint: hint}
+		} else if err != nil {
 			return nil, fmt.Errorf("open store %s: %w", path, err)
 		}
 		return st, nil
@@ -49,8 +57,16 @@ func (s *Server) openStore(ctx context.Context) (*dir.Store, error) {
 			case <-ctx.Done():
 			}
 		}
-		return nil, &api.Error{Code: "internal", Message: err.Error(), Hint: s3.Hint(err)}
+		return nil, &api.Error{Code: "internal", Message: err.Error(), Hint: cmp.Or(dir.KeyHint(err), s3.Hint(err))}
 	}
+}
+
+// storeKey reads the file with the key of a store; without a name there is none.
+func storeKey(path string) (keys.Secret, error) {
+	if path == "" {
+		return keys.Secret{}, nil
+	}
+	return keys.Read(path)
 }
 
 // nearStore returns the store as nodes read it: with a cache before it, where the configuration has one.
@@ -59,8 +75,11 @@ func (s *Server) nearStore() (store.Writer, error) {
 	if size == 0 {
 		return s.store, nil
 	}
-	var err error
-	if s.cache, err = cache.Open(s.store, filepath.Join(s.cfg.State, "s3", "cache"), size); err != nil {
+	seal, err := s.store.SealCopies()
+	if err != nil {
+		return nil, err
+	}
+	if s.cache, err = cache.Open(s.store, filepath.Join(s.cfg.State, "s3", "cache"), size, seal); err != nil {
 		return nil, err
 	}
 	return s.cache, nil
@@ -68,10 +87,13 @@ func (s *Server) nearStore() (store.Writer, error) {
 
 // storeArgs says to mimeo-agent where the store lies: what to put after --store, and what to add to its environment.
 func (s *Server) storeArgs() (place string, env []string) {
+	if s.cfg.StoreKey != "" {
+		env = append(env, "MIMEO_STORE_KEY="+s.cfg.StoreKey)
+	}
 	bucket, inS3, err := s.cfg.Bucket(os.Getenv)
 	if err != nil || !inS3 { // the former was refused at the start
-		return s.cfg.Store, nil
+		return s.cfg.Store, env
 	}
-	place, env = bucket.Environ()
-	return place, append(env, "XDG_CACHE_HOME="+filepath.Join(s.cfg.State, "s3", "readers"))
+	place, more := bucket.Environ()
+	return place, append(append(env, more...), "XDG_CACHE_HOME="+filepath.Join(s.cfg.State, "s3", "readers"))
 }

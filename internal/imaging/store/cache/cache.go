@@ -4,6 +4,7 @@ package cache
 import (
 	"container/list"
 	"context"
+	"crypto/rand"
 	"encoding/binary"
 	"errors"
 	"fmt"
@@ -15,10 +16,12 @@ import (
 	"sync"
 	"time"
 
+	"golang.org/x/crypto/chacha20poly1305"
 	"golang.org/x/sys/unix"
 
 	"mimeo/internal/imaging/chunk"
 	"mimeo/internal/imaging/store"
+	"mimeo/internal/imaging/store/keys"
 )
 
 // MinSize is the least room, in bytes, that a cache is of use with: some chunks of the greatest length.
@@ -29,19 +32,20 @@ const MinSize = 64 << 20
 type Store struct {
 	store.Writer
 	folder string
-	size   int64 // bytes that may be used
+	size   int64       // bytes that may be used
+	seal   *keys.Cache // nil: chunks lie there as they are
 	lock   *os.File
 
 	mu   sync.Mutex
-	at   map[chunk.ID]*list.Element
-	used *list.List // of *kept, what was asked for last in front
-	sum  int64      // bytes of all
+	at   map[chunk.ID]*list.Element // by the names of their files
+	used *list.List                 // of *kept, what was asked for last in front
+	sum  int64                      // bytes of all
 	told Stats
 }
 
 // kept is a chunk in the folder.
 type kept struct {
-	id      chunk.ID
+	id      chunk.ID  // name of its file
 	size    int64     // bytes that its file takes
 	touched time.Time // of the file's own time, by which it is sorted after a restart
 }
@@ -61,22 +65,37 @@ type Stats struct {
 //	4   4  codec
 //	8   4  raw length
 //	12  4  CRC-32C of bytes 0 to 11 and of the data
-const headLen = 16
+//
+// A cache of an encrypted store has instead
+//
+//	0   4   "MCS1"
+//	4   24  nonce
+//	28      the above, sealed with the chunk's ID as associated data
+//
+// under a name that does not tell the ID. Another program's keys do not open it: then it is fetched again.
+const (
+	headLen   = 16
+	sealStart = 4 + chacha20poly1305.NonceSizeX
+	sealOver  = sealStart + chacha20poly1305.Overhead
+)
 
-var magic = []byte("MCC1")
+var (
+	magic       = []byte("MCC1")
+	sealedMagic = []byte("MCS1")
+)
 
 var castagnoli = crc32.MakeTable(crc32.Castagnoli)
 
-// Open puts a cache of size bytes, at least MinSize, before a store. store.ErrLocked says that another process uses the
+// Open puts a cache of size bytes, at least MinSize, before a store, sealed where seal is not nil. store.ErrLocked says that another process uses the
 // folder. Close it before the store.
-func Open(w store.Writer, folder string, size int64) (_ *Store, err error) {
+func Open(w store.Writer, folder string, size int64, seal *keys.Cache) (_ *Store, err error) {
 	if size < MinSize {
 		return nil, fmt.Errorf("cache in %s: %d bytes are too few, at least %d", folder, size, MinSize)
 	}
 	if err := os.MkdirAll(folder, 0o700); err != nil {
 		return nil, fmt.Errorf("cache: %w", err)
 	}
-	s := &Store{Writer: w, folder: folder, size: size, at: make(map[chunk.ID]*list.Element), used: list.New()}
+	s := &Store{Writer: w, folder: folder, size: size, seal: seal, at: make(map[chunk.ID]*list.Element), used: list.New()}
 	if s.lock, err = os.OpenFile(filepath.Join(folder, "lock"), os.O_RDWR|os.O_CREATE, 0o600); err != nil {
 		return nil, fmt.Errorf("cache: %w", err)
 	}
@@ -126,6 +145,15 @@ func (s *Store) load() error {
 // onDisk is what a file of n bytes takes on most filesystems.
 func onDisk(n int64) int64 { return (n + 4095) &^ 4095 }
 
+// name returns what a chunk's file is called.
+func (s *Store) name(id chunk.ID) chunk.ID {
+	if s.seal == nil {
+		return id
+	}
+	return s.seal.Name(id)
+}
+
+// path returns the file of that name.
 func (s *Store) path(id chunk.ID) string {
 	name := id.String()
 	return filepath.Join(s.folder, name[:2], name)
@@ -177,8 +205,9 @@ func (s *Store) Get(ctx context.Context, ids []chunk.ID, fn func(chunk.Encoded) 
 
 // read returns a chunk from the folder. It uses and returns buf, in which the chunk's data is.
 func (s *Store) read(id chunk.ID, buf []byte) (chunk.Encoded, []byte, bool) {
+	name := s.name(id)
 	s.mu.Lock()
-	e := s.at[id]
+	e := s.at[name]
 	touch := false
 	if e == nil {
 		s.told.Misses++
@@ -190,12 +219,12 @@ func (s *Store) read(id chunk.ID, buf []byte) (chunk.Encoded, []byte, bool) {
 		k.touched, touch = time.Now(), true
 	}
 	s.mu.Unlock()
-	c, buf, err := readFile(s.path(id), id, buf)
+	c, buf, err := s.readFile(s.path(name), id, buf)
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	if err != nil {
 		s.told.Misses++
-		if s.at[id] == e {
+		if s.at[name] == e {
 			s.drop(e)
 			if !errors.Is(err, fs.ErrNotExist) {
 				s.told.Bad++
@@ -205,12 +234,12 @@ func (s *Store) read(id chunk.ID, buf []byte) (chunk.Encoded, []byte, bool) {
 	}
 	s.told.Hits++
 	if touch {
-		_ = os.Chtimes(s.path(id), time.Time{}, time.Now()) // only for the order after a restart
+		_ = os.Chtimes(s.path(name), time.Time{}, time.Now()) // only for the order after a restart
 	}
 	return c, buf, true
 }
 
-func readFile(path string, id chunk.ID, buf []byte) (chunk.Encoded, []byte, error) {
+func (s *Store) readFile(path string, id chunk.ID, buf []byte) (chunk.Encoded, []byte, error) {
 	f, err := os.Open(path)
 	if err != nil {
 		return chunk.Encoded{}, buf, err
@@ -221,14 +250,23 @@ func readFile(path string, id chunk.ID, buf []byte) (chunk.Encoded, []byte, erro
 		return chunk.Encoded{}, buf, err
 	}
 	n := info.Size()
-	if n <= headLen || n > headLen+chunk.MaxLen {
+	if n <= headLen || n > sealOver+headLen+chunk.MaxLen {
 		return chunk.Encoded{}, buf, errors.New("no chunk has this length")
 	}
 	buf = slices.Grow(buf[:0], int(n))[:n]
 	if _, err := f.ReadAt(buf, 0); err != nil {
 		return chunk.Encoded{}, buf, err
 	}
-	c, err := parse(id, buf)
+	b := buf
+	if s.seal != nil {
+		if n <= sealOver || string(b[:4]) != string(sealedMagic) {
+			return chunk.Encoded{}, buf, errors.New("not sealed")
+		}
+		if b, err = s.seal.Open(b[sealStart:sealStart], b[4:sealStart], b[sealStart:], id[:]); err != nil {
+			return chunk.Encoded{}, buf, err
+		}
+	}
+	c, err := parse(id, b)
 	return c, buf, err
 }
 
@@ -253,19 +291,28 @@ func sum(b []byte) uint32 {
 
 // keep puts a chunk into the folder. Where that fails, it is fetched again the next time.
 func (s *Store) keep(c chunk.Encoded) {
+	name := s.name(c.ID)
 	s.mu.Lock()
-	there := s.at[c.ID] != nil
+	there := s.at[name] != nil
 	s.mu.Unlock()
 	if there {
 		return
 	}
-	b := make([]byte, headLen, headLen+len(c.Data))
+	all := make([]byte, sealStart+headLen, sealOver+headLen+len(c.Data))
+	b := all[sealStart:]
 	copy(b, magic)
 	b[4] = byte(c.Codec)
 	binary.LittleEndian.PutUint32(b[8:], c.RawLen)
 	b = append(b, c.Data...)
 	binary.LittleEndian.PutUint32(b[12:], sum(b))
-	path := s.path(c.ID)
+	if s.seal != nil {
+		copy(all, sealedMagic)
+		if _, err := rand.Read(all[4:sealStart]); err != nil {
+			return
+		}
+		b = s.seal.Seal(all[:sealStart], all[4:sealStart], b, c.ID[:])
+	}
+	path := s.path(name)
 	f, err := os.CreateTemp(filepath.Dir(path), "new-*")
 	if err != nil {
 		return
@@ -277,12 +324,12 @@ func (s *Store) keep(c chunk.Encoded) {
 	}
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	if s.at[c.ID] != nil || os.Rename(f.Name(), path) != nil {
+	if s.at[name] != nil || os.Rename(f.Name(), path) != nil {
 		_ = os.Remove(f.Name())
 		return
 	}
-	k := &kept{c.ID, onDisk(int64(len(b))), time.Now()}
-	s.at[c.ID] = s.used.PushFront(k)
+	k := &kept{name, onDisk(int64(len(b))), time.Now()}
+	s.at[name] = s.used.PushFront(k)
 	s.sum += k.size
 	s.evict()
 }

@@ -4,11 +4,13 @@ import (
 	"bytes"
 	"context"
 	"errors"
+	"fmt"
 	"os"
 	"testing"
 
 	"mimeo/internal/imaging/chunk"
 	"mimeo/internal/imaging/store"
+	"mimeo/internal/imaging/store/keys"
 	"mimeo/internal/imaging/store/mem"
 	"mimeo/internal/imaging/store/storetest"
 )
@@ -36,9 +38,31 @@ func (c *counting) Get(ctx context.Context, ids []chunk.ID, fn func(chunk.Encode
 	})
 }
 
+// seal is nil in the first run of all tests, and seals in the second.
+var seal *keys.Cache
+
+func TestMain(m *testing.M) {
+	code := m.Run()
+	if code == 0 {
+		k, err := keys.New()
+		if err == nil {
+			var c keys.Cache
+			c, err = k.Cache()
+			seal = &c
+		}
+		if err != nil {
+			fmt.Fprintln(os.Stderr, err)
+			os.Exit(1)
+		}
+		fmt.Println("once more, with sealed files")
+		code = m.Run()
+	}
+	os.Exit(code)
+}
+
 func open(t *testing.T, w store.Writer, folder string, size int64) *Store {
 	t.Helper()
-	s, err := Open(w, folder, size)
+	s, err := Open(w, folder, size, seal)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -93,7 +117,7 @@ func TestKept(t *testing.T) {
 	if st := s.Stats(); far.got != 30 || st.Hits != 30 || st.Misses != 30 || st.Chunks != 30 || st.Bytes < 30*4096 {
 		t.Errorf("%d were fetched, %+v", far.got, st)
 	}
-	if _, err := Open(far, folder, MinSize); !errors.Is(err, store.ErrLocked) {
+	if _, err := Open(far, folder, MinSize, seal); !errors.Is(err, store.ErrLocked) {
 		t.Errorf("two processes in one folder: %v", err)
 	}
 	if err := s.Close(); err != nil {
@@ -104,12 +128,13 @@ func TestKept(t *testing.T) {
 	get(t, s, ids, raws)
 	far.away = false
 
-	b, err := os.ReadFile(s.path(ids[0]))
+	path := func(i int) string { return s.path(s.name(ids[i])) }
+	b, err := os.ReadFile(path(0))
 	if err != nil {
 		t.Fatal(err)
 	}
 	b[len(b)/2] ^= 1
-	if err := errors.Join(os.WriteFile(s.path(ids[0]), b, 0o600), os.Truncate(s.path(ids[1]), 100), os.Remove(s.path(ids[2])), os.Truncate(s.path(ids[3]), 0)); err != nil {
+	if err := errors.Join(os.WriteFile(path(0), b, 0o600), os.Truncate(path(1), 100), os.Remove(path(2)), os.Truncate(path(3), 0)); err != nil {
 		t.Fatal(err)
 	}
 	get(t, s, ids, raws)
@@ -152,7 +177,7 @@ func TestRoom(t *testing.T) {
 	if far.got != 0 {
 		t.Errorf("%d of those asked for last were fetched again", far.got)
 	}
-	if _, err := Open(far, t.TempDir(), MinSize-1); err == nil {
+	if _, err := Open(far, t.TempDir(), MinSize-1, nil); err == nil {
 		t.Error("too small a cache was opened")
 	}
 }

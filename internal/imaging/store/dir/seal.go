@@ -19,6 +19,19 @@ var (
 	ErrPlain = errors.New("the store is not encrypted, and a key was given")
 )
 
+// KeyHint says what to do about an error of Open that is about the key, and nothing about others.
+func KeyHint(err error) string {
+	switch {
+	case errors.Is(err, ErrNoKey):
+		return "name the file with its key or passphrase: --store-key FILE, or store_key in the configuration of mimeod"
+	case errors.Is(err, keys.ErrWrong):
+		return "take the key file or passphrase that the store was made with, or one that was added by \"mimeo-agent store key add\""
+	case errors.Is(err, ErrPlain):
+		return "leave the key out, or copy the store to a new one that is encrypted: mimeo-agent store copy --to PLACE --to-key FILE"
+	}
+	return ""
+}
+
 const maxKey = 1 << 14 // bytes of a file in keysDir
 
 func keyName(id string) string { return keysDir + "/" + id + ".json" }
@@ -127,6 +140,15 @@ type KeyInfo struct {
 
 // Encrypted tells whether the store is.
 func (s *Store) Encrypted() bool { return s.key != nil }
+
+// SealCopies returns what seals copies of chunks elsewhere, nil where the store is not encrypted.
+func (s *Store) SealCopies() (*keys.Cache, error) {
+	if s.key == nil {
+		return nil, nil
+	}
+	c, err := s.key.Cache()
+	return &c, err
+}
 
 // Keys lists what opens the store; by is what the store was opened with.
 func (s *Store) Keys(ctx context.Context, by keys.Secret) ([]KeyInfo, error) {

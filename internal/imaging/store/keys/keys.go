@@ -6,6 +6,7 @@ import (
 	"bytes"
 	"crypto/cipher"
 	"crypto/hkdf"
+	"crypto/hmac"
 	"crypto/rand"
 	"crypto/sha256"
 	"encoding/base64"
@@ -200,8 +201,27 @@ func (k *Key) derive(info string) (cipher.AEAD, error) {
 	return chacha20poly1305.NewX(b)
 }
 
-// Cache returns what seals copies of chunks that lie elsewhere than in the store.
-func (k *Key) Cache() (cipher.AEAD, error) { return k.derive("mimeo-store-cache") }
+// Cache seals copies of chunks that lie elsewhere than in the store.
+type Cache struct {
+	cipher.AEAD
+	names []byte
+}
+
+// Cache returns what seals copies of chunks.
+func (k *Key) Cache() (c Cache, err error) {
+	if c.AEAD, err = k.derive("mimeo-store-cache"); err == nil {
+		c.names, err = hkdf.Key(sha256.New, k.key, nil, "mimeo-store-cache-names", size)
+	}
+	return c, err
+}
+
+// Name returns what a copy of a chunk is called: it does not tell the chunk's ID.
+func (c Cache) Name(id [32]byte) (name [32]byte) {
+	h := hmac.New(sha256.New, c.names)
+	h.Write(id[:])
+	h.Sum(name[:0])
+	return name
+}
 
 // Seal seals the key by a secret, for the store and under the name id, and returns the file's content.
 func (k *Key) Seal(by Secret, store, id string) ([]byte, error) {
