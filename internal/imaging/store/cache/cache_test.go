@@ -191,3 +191,20 @@ func FuzzParse(f *testing.F) {
 		}
 	})
 }
+
+// TestFaults has a store behind the cache that fails now and then.
+func TestFaults(t *testing.T) {
+	place := func(t *testing.T, p *storetest.Plan) storetest.Place {
+		far, folder := &storetest.Flaky{Publisher: mem.New(), Plan: p}, t.TempDir()
+		var s *Store
+		return storetest.Place{
+			Open: func() (_ storetest.Pair, err error) {
+				s, err = Open(far, folder, MinSize, seal)
+				return storetest.Pair{Writer: s, Publisher: far}, err
+			},
+			Close: func() error { return s.Close() },
+		}
+	}
+	storetest.Faults(t, place, 1, 1, nil, storetest.Shorten)
+	storetest.Faults(t, place, 1, 4, nil, storetest.Refuse, storetest.Lose, storetest.Twice, storetest.Full)
+}

@@ -64,7 +64,7 @@ const DefaultPackSize = 128 << 20
 // Store is a store.Publisher in a folder. Its methods may be called from several goroutines, Close after all others.
 type Store struct {
 	root     string // for people
-	fs       FS
+	fs       steadyFS
 	id       uid
 	key      *keys.Key // nil: the store is not encrypted
 	form     form
@@ -139,7 +139,7 @@ func Open(path string, o Options) (*Store, error) {
 	if o.PackSize <= 0 {
 		o.PackSize = DefaultPackSize
 	}
-	s := &Store{root: path, fs: o.FS, readOnly: o.ReadOnly, whole: o.Whole, packSize: min(o.PackSize, maxPack/2), reserve: o.Reserve, signer: o.Sign,
+	s := &Store{root: path, fs: steadyFS{o.FS}, readOnly: o.ReadOnly, whole: o.Whole, packSize: min(o.PackSize, maxPack/2), reserve: o.Reserve, signer: o.Sign,
 		index: newIndex(), packs: make(map[uint32]*pack), bad: make(map[chunk.ID]bool), staged: make(map[manifest.ID]uint32)}
 	s.files = newHandles(s.fs)
 	s.epochs.begin()
@@ -298,9 +298,7 @@ func (s *Store) release() error {
 		err = errors.Join(err, s.lock.Close())
 		s.lock = nil
 	}
-	if c, ok := s.fs.(io.Closer); ok {
-		err = errors.Join(err, c.Close())
-	}
+	err = errors.Join(err, s.fs.Close())
 	return err
 }
 

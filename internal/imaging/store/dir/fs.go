@@ -174,3 +174,58 @@ func (f osFile) WriteBehind(off, n int64) {
 	// Only a hint: without it, the next Sync has more to do.
 	_ = unix.SyncFileRange(int(f.Fd()), off, n, unix.SYNC_FILE_RANGE_WRITE)
 }
+
+// steadyFS asks once more where something could not be read: a line to the disk that stutters is no damage, and nobody
+// shall set a pack aside for it.
+type steadyFS struct{ FS }
+
+// again tells whether another try may end better.
+func again(err error) bool {
+	return err != nil && err != io.EOF && !errors.Is(err, fs.ErrNotExist) && !errors.Is(err, store.ErrUnreachable)
+}
+
+func (f steadyFS) Open(name string, write bool) (File, error) {
+	h, err := f.FS.Open(name, write)
+	if again(err) {
+		h, err = f.FS.Open(name, write)
+	}
+	return steadyFile{h}, err
+}
+
+func (f steadyFS) Create(name string) (File, error) {
+	h, err := f.FS.Create(name)
+	return steadyFile{h}, err
+}
+
+func (f steadyFS) ReadDir(name string) ([]Entry, error) {
+	list, err := f.FS.ReadDir(name)
+	if again(err) {
+		list, err = f.FS.ReadDir(name)
+	}
+	return list, err
+}
+
+func (f steadyFS) Close() error {
+	if c, ok := f.FS.(io.Closer); ok {
+		return c.Close()
+	}
+	return nil
+}
+
+type steadyFile struct{ File }
+
+func (f steadyFile) ReadAt(b []byte, off int64) (int, error) {
+	n, err := f.File.ReadAt(b, off)
+	if again(err) {
+		n, err = f.File.ReadAt(b, off)
+	}
+	return n, err
+}
+
+func (f steadyFile) Size() (int64, error) {
+	n, err := f.File.Size()
+	if again(err) {
+		n, err = f.File.Size()
+	}
+	return n, err
+}

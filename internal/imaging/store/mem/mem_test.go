@@ -28,3 +28,15 @@ func TestFull(t *testing.T) {
 		t.Errorf("what is there already: %v", err)
 	}
 }
+
+// TestFaults has a store that fails now and then: the suite that others are held to holds for the one that it trusts.
+func TestFaults(t *testing.T) {
+	place := func(t *testing.T, p *storetest.Plan) storetest.Place {
+		s := &storetest.Flaky{Publisher: New(), Plan: p}
+		return storetest.Place{
+			Open:  func() (storetest.Pair, error) { return storetest.Pair{Writer: s, Publisher: s}, nil },
+			Close: func() error { return nil },
+		}
+	}
+	storetest.Faults(t, place, 1, 1, nil, storetest.Refuse, storetest.Lose, storetest.Shorten, storetest.Twice, storetest.Full)
+}

@@ -3,6 +3,7 @@ package mirror_test
 import (
 	"context"
 	"errors"
+	"fmt"
 	"os"
 	"path/filepath"
 	"strings"
@@ -168,4 +169,39 @@ func TestProblems(t *testing.T) {
 			t.Errorf("no %q in %q", want, r.Problems)
 		}
 	}
+}
+
+// target is a second store to which faults happen.
+type target struct {
+	storetest.Flaky
+	to *dir.Store
+}
+
+func (t *target) Adopt(ctx context.Context, r store.Revision) error {
+	return t.Do([]storetest.Fault{storetest.Refuse, storetest.Lose, storetest.Twice, storetest.Full}, func() error { return t.to.Adopt(ctx, r) })
+}
+
+// TestFaults lets all that is asked of either store fail in turn.
+func TestFaults(t *testing.T) {
+	place := func(t *testing.T, p *storetest.Plan) storetest.Place {
+		from, to := open(t, t.TempDir()+"/a"), open(t, t.TempDir()+"/b")
+		near, far := &storetest.Flaky{Publisher: from, Plan: p}, &target{storetest.Flaky{Publisher: to, Plan: p}, to}
+		copied := func(ctx context.Context) error {
+			r, err := mirror.Run(ctx, near, far, mirror.Options{})
+			if err == nil && len(r.Problems) > 0 {
+				err = fmt.Errorf("%q", r.Problems)
+			}
+			return err
+		}
+		return storetest.Place{
+			Open:  func() (storetest.Pair, error) { return storetest.Pair{Writer: near, Publisher: near}, nil },
+			Close: func() error { return nil },
+			Work:  func(ctx context.Context, _ string) error { return copied(ctx) },
+			Check: func(ctx context.Context) error {
+				whole(t, to, 3) // what was removed from the first is in the second still
+				return copied(ctx)
+			},
+		}
+	}
+	storetest.Faults(t, place, 1, 3, []string{"copy"}, storetest.Refuse, storetest.Shorten, storetest.Lose, storetest.Twice, storetest.Full)
 }

@@ -32,13 +32,13 @@ func TestReadAt(t *testing.T) {
 		}
 		return got, err
 	}
-	for _, kind := range []fault{none, shorten, cut} {
+	for _, kind := range []storetest.Fault{storetest.None, storetest.Shorten, storetest.Cut} {
 		n := 0
-		s.set(func(*http.Request) fault {
+		s.set(func(*http.Request) storetest.Fault {
 			if n++; n%2 == 1 {
 				return kind
 			}
-			return none
+			return storetest.None
 		})
 		for _, c := range []struct {
 			off  int64
@@ -52,11 +52,11 @@ func TestReadAt(t *testing.T) {
 		}
 	}
 	// What cannot be read at all is told by how much could be, from the start.
-	s.set(func(r *http.Request) fault {
+	s.set(func(r *http.Request) storetest.Fault {
 		if strings.HasPrefix(r.Header.Get("Range"), "bytes=1048576-") {
-			return refuse
+			return storetest.Refuse
 		}
-		return none
+		return storetest.None
 	})
 	if got, err := read(0, 3*partLen); got != partLen || err == nil {
 		t.Errorf("with a hole: %d, %v", got, err)

@@ -53,11 +53,11 @@ func TestLock(t *testing.T) {
 	if err := add(t, first, 1); err != nil {
 		t.Fatal(err)
 	}
-	s.set(func(r *http.Request) fault {
+	s.set(func(r *http.Request) storetest.Fault {
 		if strings.HasSuffix(r.URL.Path, "/lock") {
-			return cut
+			return storetest.Cut
 		}
-		return none
+		return storetest.None
 	})
 	seed := uint64(100)
 	until(t, "writing ends where the lock cannot be renewed", func() bool {
@@ -105,11 +105,11 @@ func TestKilled(t *testing.T) {
 	if _, err := Open(t.Context(), c, dir.Options{}); !errors.Is(err, store.ErrLocked) {
 		t.Errorf("two processes in one folder: %v", err)
 	}
-	s.set(func(r *http.Request) fault {
+	s.set(func(r *http.Request) storetest.Fault {
 		if r.Method == http.MethodDelete {
-			return cut
+			return storetest.Cut
 		}
-		return none
+		return storetest.None
 	})
 	if err := first.Close(); err == nil {
 		t.Fatal("the lock was given back")
@@ -130,7 +130,7 @@ func TestKilled(t *testing.T) {
 func TestConditions(t *testing.T) {
 	for _, header := range []string{"If-None-Match", "If-Match"} {
 		s := newService(t)
-		s.set(func(r *http.Request) fault { r.Header.Del(header); return none })
+		s.set(func(r *http.Request) storetest.Fault { r.Header.Del(header); return storetest.None })
 		_, err := Open(t.Context(), s.config(t), dir.Options{Create: true})
 		if !errors.Is(err, ErrNoConditions) || !strings.Contains(Hint(err), "at once") {
 			t.Errorf("without %s: %v", header, err)

@@ -67,11 +67,11 @@ func TestCleanUp(t *testing.T) {
 		}
 	}
 	n := 0
-	s.set(func(r *http.Request) fault {
+	s.set(func(r *http.Request) storetest.Fault {
 		if n++; n%3 != 1 {
-			return none
+			return storetest.None
 		}
-		return []fault{refuse, cut, lose, shorten}[n/3%4]
+		return []storetest.Fault{storetest.Refuse, storetest.Cut, storetest.Lose, storetest.Shorten}[n/3%4]
 	})
 	r, err := st.GC(t.Context(), dir.GCOptions{})
 	if err != nil || r.Freed == 0 || r.Manifests != 3 || len(r.Problems) > 0 {
@@ -146,11 +146,11 @@ func TestAway(t *testing.T) {
 	s := newService(t)
 	st := open(t, s.config(t), dir.Options{Create: true, PackSize: 20_000})
 	publish(t, st, "a", 40)
-	s.set(func(r *http.Request) fault {
+	s.set(func(r *http.Request) storetest.Fault {
 		if strings.Contains(r.URL.Path, "/packs/") {
-			return refuse
+			return storetest.Refuse
 		}
-		return none
+		return storetest.None
 	})
 	if r, err := st.Repair(t.Context(), false, nil); err == nil {
 		t.Errorf("repaired, while nothing could be read: %+v", r)

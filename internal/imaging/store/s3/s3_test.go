@@ -1,9 +1,9 @@
 package s3
 
 import (
+	"context"
 	"encoding/json"
 	"fmt"
-	"io"
 	"net/http"
 	"net/http/httptest"
 	"net/url"
@@ -18,6 +18,7 @@ import (
 	"go.uber.org/goleak"
 
 	"mimeo/internal/imaging/store/dir"
+	"mimeo/internal/imaging/store/keys"
 	"mimeo/internal/imaging/store/storetest"
 )
 
@@ -30,22 +31,14 @@ func TestMain(m *testing.M) {
 type service struct {
 	*httptest.Server
 	mu    sync.Mutex
-	fault func(r *http.Request) fault // nil: none
-	log   []string                    // method and path of each request
+	fault func(r *http.Request) storetest.Fault // nil: none
+	log   []string                              // method and path of each request
 	inner http.Handler
 	lists map[string]*httptest.ResponseRecorder // answers to lists that are repeated for ever; nil: none is
+
+	lag  func() int // how many changes lists lag behind; nil: none
+	past []map[string]*httptest.ResponseRecorder
 }
-
-// fault is what happens to a request.
-type fault int
-
-const (
-	none    fault = iota
-	refuse        // 503, nothing is done
-	cut           // the connection ends, nothing is done
-	lose          // it is done, and the connection ends before the answer
-	shorten       // it is done, and the answer ends in the middle
-)
 
 func newService(t *testing.T) *service {
 	back := s3mem.New()
@@ -57,69 +50,59 @@ func newService(t *testing.T) *service {
 	s.Server = httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		s.mu.Lock()
 		s.log = append(s.log, r.Method+" "+strings.TrimPrefix(r.URL.Path, "/images/"))
-		f := none
+		f := storetest.None
 		if s.fault != nil {
 			f = s.fault(r)
 		}
 		s.mu.Unlock()
-		switch f {
-		case none:
-			s.serve(w, r)
-			return
-		case refuse:
-			_, _ = io.Copy(io.Discard, r.Body)
-			w.WriteHeader(http.StatusServiceUnavailable)
-			_, _ = io.WriteString(w, `<?xml version="1.0"?><Error><Code>SlowDown</Code><Message>later</Message></Error>`)
-			return
-		case cut:
-			panic(http.ErrAbortHandler)
-		}
-		rec := httptest.NewRecorder()
-		inner.ServeHTTP(rec, r)
-		if f == lose {
-			panic(http.ErrAbortHandler)
-		}
-		for k, v := range rec.Header() {
-			w.Header()[k] = v
-		}
-		w.WriteHeader(rec.Code)
-		b := rec.Body.Bytes()
-		_, _ = w.Write(b[:len(b)/2])
-		if len(b) > 0 {
-			panic(http.ErrAbortHandler)
-		}
+		f.Serve(w, r, http.HandlerFunc(s.serve))
 	}))
 	t.Cleanup(s.Close)
 	return s
 }
 
-// serve answers, to lists as it did first after freeze.
+// serve answers, to lists as it did first after freeze, or some changes ago.
 func (s *service) serve(w http.ResponseWriter, r *http.Request) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	if s.lists == nil || !r.URL.Query().Has("list-type") {
+	lists := s.lists
+	if s.lag != nil {
+		if r.Method == http.MethodPut || r.Method == http.MethodDelete {
+			s.past = append(s.past, s.listed())
+		}
+		if n := s.lag(); n > 0 && len(s.past) > 0 {
+			lists = s.past[max(0, len(s.past)-n)]
+		}
+	}
+	if lists == nil || !r.URL.Query().Has("list-type") {
 		s.inner.ServeHTTP(w, r)
 		return
 	}
 	key := r.URL.Query().Get("prefix")
-	if s.lists[key] == nil {
-		s.lists[key] = httptest.NewRecorder()
-		s.inner.ServeHTTP(s.lists[key], r)
+	if lists[key] == nil {
+		lists[key] = httptest.NewRecorder()
+		s.inner.ServeHTTP(lists[key], r)
 	}
-	_, _ = w.Write(s.lists[key].Body.Bytes())
+	_, _ = w.Write(lists[key].Body.Bytes())
 }
 
 // freeze makes lists show what they show now, from now on.
 func (s *service) freeze() {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	s.lists = make(map[string]*httptest.ResponseRecorder)
-	for _, folder := range []string{"", "packs/", "index/", "manifests/", "images/", "images/a/"} {
+	s.lists = s.listed()
+}
+
+// listed returns what lists show.
+func (s *service) listed() map[string]*httptest.ResponseRecorder {
+	lists := make(map[string]*httptest.ResponseRecorder)
+	for _, folder := range []string{"", "packs/", "index/", "manifests/", "images/", "images/a/", "images/one/"} {
 		key := "site/a/" + folder
-		s.lists[key] = httptest.NewRecorder()
+		lists[key] = httptest.NewRecorder()
 		r := httptest.NewRequest(http.MethodGet, "/images/?delimiter=%2F&list-type=2&prefix="+url.QueryEscape(key), nil)
-		s.inner.ServeHTTP(s.lists[key], r)
+		s.inner.ServeHTTP(lists[key], r)
 	}
+	return lists
 }
 
 // direct returns the URL of a way to the service without faults.
@@ -130,7 +113,7 @@ func (s *service) direct(t *testing.T) string {
 }
 
 // set makes fn decide what happens to requests from now on.
-func (s *service) set(fn func(r *http.Request) fault) {
+func (s *service) set(fn func(r *http.Request) storetest.Fault) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	s.fault = fn
@@ -164,10 +147,15 @@ func open(t *testing.T, c Config, o dir.Options) *dir.Store {
 }
 
 func TestStore(t *testing.T) {
-	for name, size := range map[string]int64{"OnePack": 0, "ManyPacks": 10_000} {
+	by, err := keys.Parse("correct horse battery")
+	if err != nil {
+		t.Fatal(err)
+	}
+	for name, o := range map[string]dir.Options{"OnePack": {}, "ManyPacks": {PackSize: 10_000}, "Encrypted": {PackSize: 10_000, Key: by}} {
 		t.Run(name, func(t *testing.T) {
 			storetest.Run(t, func(t *testing.T) storetest.Pair {
-				s := open(t, newService(t).config(t), dir.Options{Create: true, PackSize: size})
+				o.Create = true
+				s := open(t, newService(t).config(t), o)
 				return storetest.Pair{Writer: s, Publisher: s}
 			})
 		})
@@ -176,22 +164,57 @@ func TestStore(t *testing.T) {
 
 // TestFaults runs the suite while requests fail in every way: each third or so, but never the same twice running.
 func TestFaults(t *testing.T) {
-	for name, kind := range map[string]fault{"Refused": refuse, "Cut": cut, "LostAnswer": lose, "ShortRead": shorten} {
+	for name, kind := range map[string]storetest.Fault{"Refused": storetest.Refuse, "Cut": storetest.Cut, "LostAnswer": storetest.Lose, "ShortRead": storetest.Shorten} {
 		t.Run(name, func(t *testing.T) {
 			storetest.Run(t, func(t *testing.T) storetest.Pair {
 				s := newService(t)
 				n := 0
-				s.set(func(*http.Request) fault {
+				s.set(func(*http.Request) storetest.Fault {
 					if n++; n%3 == 1 {
 						return kind
 					}
-					return none
+					return storetest.None
 				})
 				st := open(t, s.config(t), dir.Options{Create: true, PackSize: 10_000})
 				return storetest.Pair{Writer: st, Publisher: st}
 			})
 		})
 	}
+}
+
+// TestFaultsInTurn lets each request of a store's life fail: once, which nobody notices, and more often than it is tried.
+func TestFaultsInTurn(t *testing.T) {
+	faults := []storetest.Fault{storetest.Refuse, storetest.Cut, storetest.Lose, storetest.Shorten, storetest.Twice}
+	place := func(t *testing.T, p *storetest.Plan) storetest.Place {
+		s := newService(t)
+		s.set(func(*http.Request) storetest.Fault { return p.Next(faults...) })
+		s.lag = p.Lag
+		c := s.config(t)
+		var st *dir.Store
+		return storetest.Place{
+			Open: func() (_ storetest.Pair, err error) {
+				if st, err = Open(t.Context(), c, dir.Options{Create: true, PackSize: 10_000}); err != nil {
+					return storetest.Pair{}, err
+				}
+				return storetest.Pair{Writer: st, Publisher: st}, nil
+			},
+			Close: func() error { return st.Close() },
+			Work: func(ctx context.Context, _ string) error {
+				_, err := st.GC(ctx, dir.GCOptions{Grace: time.Nanosecond})
+				return err
+			},
+			Check: func(ctx context.Context) error {
+				r, err := st.Check(ctx, true, nil)
+				if err == nil && !r.OK() {
+					err = fmt.Errorf("%+v", r)
+				}
+				return err
+			},
+		}
+	}
+	storetest.Faults(t, place, 1, 5, []string{"gc"}, faults...)
+	storetest.Faults(t, place, maxTries+3, 11, []string{"gc"}, faults...)
+	storetest.Lagging(t, place, 8, []string{"gc"})
 }
 
 // printed returns the ways in which a Config may be shown.
