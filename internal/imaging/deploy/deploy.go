@@ -59,6 +59,7 @@ type Progress struct {
 type Counts struct {
 	Written   int64 `json:"written"`   // to the disk
 	Skipped   int64 `json:"skipped"`   // the disk had them already
+	Trusted   int64 `json:"trusted"`   // not read and not written: by Options.Last the disk has them already
 	Zeroed    int64 `json:"zeroed"`    // made to read as zeros
 	Fetched   int64 `json:"fetched"`   // read from the store, compressed
 	Discarded int64 `json:"discarded"` // given back, as no part of the image lies there
@@ -69,6 +70,7 @@ type Options struct {
 	Workers  int                         // goroutines that fetch, check and compare; 0 means two more than cores, at most 16
 	Memory   int64                       // bytes of all buffers; 0 means DefaultMemory
 	Compare  bool                        // read the disk first and write only what differs
+	Last     *manifest.Manifest          // with Compare: what the last deploy wrote; of that, files that nobody wrote to since are not read
 	Discard  bool                        // tell the disk which of its blocks the image leaves free
 	Verify   bool                        // read all back and compare it before the table is written
 	Grow     string                      // as manifest.Grows takes it; "" means GrowNone
@@ -84,6 +86,7 @@ type Result struct {
 	Counts
 	CannotDiscard bool           // Discard was asked for, and this disk cannot
 	Repaired      bool           // the GPT that was captured was damaged, and is not any more
+	Untrusted     []string       // with Options.Last: why something, or all, was read nonetheless
 	Touched       bool           // the disk was written to; without, it is as it was
 	Table         manifest.Table // as it is now on the disk; meaningful without an error only
 	// Image is the manifest with its volumes where they lie on the disk: behind one that grows they may have moved.
@@ -129,7 +132,7 @@ func Run(ctx context.Context, from store.Reader, m *manifest.Manifest, t Target,
 	}
 	image := *r.m
 	image.Disk = m.Disk
-	return &Result{Counts: r.counts(), Touched: r.touched.Load(), CannotDiscard: r.cannotDiscard, Repaired: r.repaired, Table: r.table, Image: &image}, err
+	return &Result{Counts: r.counts(), Touched: r.touched.Load(), CannotDiscard: r.cannotDiscard, Repaired: r.repaired, Untrusted: r.untrusted, Table: r.table, Image: &image}, err
 }
 
 func (r *run) all(ctx context.Context) error {
@@ -192,6 +195,9 @@ func (r *run) check(ctx context.Context) error {
 		return &SizeError{Need: need, Have: r.t.Size(), Why: sized.NeededBy()}
 	}
 	if err := r.checkGrow(ctx); err != nil {
+		return err
+	}
+	if err := r.trust(ctx); err != nil {
 		return err
 	}
 	const ask = 4096 // chunks in one question: 128 KiB

@@ -4,6 +4,7 @@ import (
 	"sync/atomic"
 	"time"
 
+	"mimeo/internal/imaging/extent"
 	"mimeo/internal/imaging/manifest"
 	"mimeo/internal/imaging/store"
 )
@@ -25,6 +26,9 @@ type run struct {
 	table      manifest.Table // as it is on the disk at the end
 	head, tail held           // kept back while all else is written
 
+	same      extent.List // what by the word of the filesystems is as the last deploy wrote it
+	untrusted []string
+
 	free  chan *job
 	fetch chan *job // to the workers
 	order chan *job // in the same order to the writer, which waits until each one is filled
@@ -33,6 +37,7 @@ type run struct {
 	phase                             atomic.Value // string
 	done                              atomic.Int64 // bytes of the phase
 	written, skipped, zeroed, fetched atomic.Int64
+	trustedBytes                      atomic.Int64
 	discarded                         atomic.Int64
 	cannotDiscard                     bool
 	repaired                          bool
@@ -53,7 +58,7 @@ func (r *run) enter(phase string) {
 }
 
 func (r *run) counts() Counts {
-	return Counts{Written: r.written.Load(), Skipped: r.skipped.Load(), Zeroed: r.zeroed.Load(), Fetched: r.fetched.Load(), Discarded: r.discarded.Load()}
+	return Counts{Written: r.written.Load(), Skipped: r.skipped.Load(), Trusted: r.trustedBytes.Load(), Zeroed: r.zeroed.Load(), Fetched: r.fetched.Load(), Discarded: r.discarded.Load()}
 }
 
 // report starts the calls of Progress; stop makes the last one and ends them.

@@ -30,6 +30,7 @@ type piece struct {
 	pos  int
 	keep bool // a part of it is kept back: it is not compared, as the wipe took what the disk had there
 	skip bool // the disk holds it already
+	last bool // as the last deploy wrote it: with skip, and not in the buffer
 }
 
 // job is a stretch of the image on its way to the disk.
@@ -72,7 +73,7 @@ func recv[T any](ctx context.Context, q <-chan T) (v T, ok bool, err error) {
 
 // plan reads the entries and packs them into jobs.
 func (r *run) plan(ctx context.Context) error {
-	entries := r.entries()
+	entries, trusted := r.entries(), r.trusted()
 	var j *job
 	pass := func() {
 		if j != nil && len(j.pieces) > 0 {
@@ -89,8 +90,12 @@ func (r *run) plan(ctx context.Context) error {
 		if err != nil {
 			return fmt.Errorf("read the image's contents: %w", err)
 		}
+		last, err := trusted.has(ctx, e)
+		if err != nil {
+			return err
+		}
 		n := 0
-		if !e.Zero {
+		if !e.Zero && !last {
 			n = int(e.Len)
 		}
 		if j != nil && (j.used+n > len(j.buf) || len(j.pieces) == maxPieces) {
@@ -102,7 +107,7 @@ func (r *run) plan(ctx context.Context) error {
 			}
 			j.pieces, j.used = j.pieces[:0], 0
 		}
-		j.pieces = append(j.pieces, piece{Entry: e, pos: j.used, keep: r.keeps(e)})
+		j.pieces = append(j.pieces, piece{Entry: e, pos: j.used, keep: r.keeps(e), skip: last, last: last})
 		j.used += n
 	}
 	pass()
@@ -135,7 +140,7 @@ func (r *run) match(j *job) error {
 	for first := 0; first < len(j.pieces); {
 		n, last := j.stretch(first)
 		p := &j.pieces[first]
-		if p.Zero || p.keep {
+		if p.Zero || p.keep || p.skip {
 			first = last
 			continue
 		}
@@ -254,6 +259,8 @@ func (r *run) writer(ctx context.Context) error {
 			n, last := j.stretch(first)
 			p := &j.pieces[first]
 			switch {
+			case p.last:
+				r.trustedBytes.Add(p.Len)
 			case p.skip:
 				r.skipped.Add(p.Len)
 			case p.Zero:
