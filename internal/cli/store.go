@@ -15,10 +15,10 @@ import (
 )
 
 func storeCmd(t *terminal) *cobra.Command {
-	c := &cobra.Command{Use: "store", Short: "Look after the store that keeps all images: check, stats, gc, repair",
+	c := &cobra.Command{Use: "store", Short: "Look after the store that keeps all images: check, stats, gc, repair, copy",
 		Long: `The store keeps the chunks of all images and revisions, each once. These commands
 look after it as a whole. Captures and deploys go on beside them.`}
-	c.AddCommand(storeCheckCmd(t), storeStatsCmd(t), storeGCCmd(t), storeRepairCmd(t))
+	c.AddCommand(storeCheckCmd(t), storeStatsCmd(t), storeGCCmd(t), storeRepairCmd(t), storeCopyCmd(t))
 	return c
 }
 
@@ -245,5 +245,47 @@ deploys go on. Exit code 1 says that some revisions are not whole.`,
 	}
 	c.Flags().BoolVar(&dry, "dry-run", false, "say what would be set aside, and change nothing")
 	c.Flags().BoolVarP(&yes, "yes", "y", false, "do not ask")
+	return c
+}
+
+func storeCopyCmd(t *terminal) *cobra.Command {
+	var dry bool
+	c := &cobra.Command{
+		Use: "copy", Short: "Send to the second store what it lacks, now",
+		Long: `Copies to the second store, which the configuration of mimeod names as copy.to, the
+revisions that it lacks, with their numbers and signatures. mimeod does so by itself
+soon after each capture ("mimeo status" shows how that stands); this does it at once,
+as after the second store was away, and waits for it. Ctrl-C stops it; what was sent
+by then is not sent again.
+
+Exit code 1 says that some revisions could not be copied.`,
+		Example: `  mimeo store copy --dry-run
+  mimeo store copy
+  mimeo store copy --json | jq .problems`,
+		Args: cobra.NoArgs,
+		RunE: func(cmd *cobra.Command, args []string) error {
+			method := http.MethodPost
+			if dry {
+				method = http.MethodGet
+			}
+			var r api.StoreCopied
+			if err := t.maintain(cmd.Context(), method, "/v1/maintenance/copy", "copying", &r); err != nil {
+				return err
+			}
+			if t.json {
+				if err := t.printJSON(r); err != nil {
+					return err
+				}
+			} else {
+				fmt.Fprintf(t.out, "to %s\n", r.To)
+				storetext.Copied(t.out, &r, dry)
+			}
+			if len(r.Problems) > 0 {
+				return &api.Error{Code: "failed", Message: fmt.Sprintf("%d revisions could not be copied", len(r.Problems)), Hint: "look at both stores: mimeo store check, mimeo-agent store check --store " + r.To}
+			}
+			return nil
+		},
+	}
+	c.Flags().BoolVar(&dry, "dry-run", false, "say what would be sent, and send nothing")
 	return c
 }

@@ -3,13 +3,13 @@ package localcmd
 import (
 	"errors"
 	"fmt"
-	"io"
 	"slices"
 	"strings"
 
 	"github.com/spf13/cobra"
 
 	"mimeo/internal/cluster/api"
+	"mimeo/internal/cluster/storetext"
 	"mimeo/internal/imaging/manifest"
 	"mimeo/internal/imaging/store"
 	"mimeo/internal/imaging/store/mirror"
@@ -68,7 +68,7 @@ command line cannot be understood; 3 no such store; 4 refused.`,
 			if asJSON {
 				err = printJSON(cmd.OutOrStdout(), r)
 			} else {
-				printCopy(cmd.OutOrStdout(), r, dry)
+				storetext.Copied(cmd.OutOrStdout(), &api.StoreCopied{Copied: r.Copied, There: r.There, Chunks: r.Chunks, Stored: r.Stored, Problems: r.Problems}, dry)
 			}
 			if err == nil && len(r.Problems) > 0 {
 				err = &api.Error{Code: "failed", Message: fmt.Sprintf("%d revisions could not be copied", len(r.Problems)), Hint: "look at the store: mimeo-agent store check --store " + at.place}
@@ -105,18 +105,4 @@ func wanted(refs []string) (func(store.Revision) bool, error) {
 	return func(r store.Revision) bool {
 		return slices.ContainsFunc(list, func(w ref) bool { return w.name == r.Image && (w.rev == 0 || w.rev == r.Rev) })
 	}, nil
-}
-
-func printCopy(w io.Writer, r *mirror.Report, dry bool) {
-	did := "copied"
-	if dry {
-		did = "would be copied"
-	}
-	if len(r.Copied) > 0 {
-		fmt.Fprintf(w, "%s: %s\n", did, strings.Join(r.Copied, " "))
-	}
-	fmt.Fprintf(w, "%d revisions %s, %d chunks, %.1f MiB; %d were there already\n", len(r.Copied), did, r.Chunks, float64(r.Stored)/(1<<20), r.There)
-	for _, p := range r.Problems {
-		fmt.Fprintf(w, "not copied: %s\n", p)
-	}
 }

@@ -13,6 +13,8 @@ import (
 //	DELETE /v1/maintenance/garbage?grace_ms=N → likewise, done
 //	GET    /v1/maintenance/repair             → text/event-stream of StoreProgress, with a StoreRepair: what PUT would do
 //	PUT    /v1/maintenance/repair             → likewise, done
+//	GET    /v1/maintenance/copy               → text/event-stream of StoreProgress, with a StoreCopied: what POST would do
+//	POST   /v1/maintenance/copy               → likewise, done
 
 // StoreProgress is how far the work on the store is.
 type StoreProgress struct {
@@ -145,4 +147,14 @@ type StoreRepair struct {
 	Records    []string             `json:"records"`     // files of revisions that were set aside
 	Problems   []string             `json:"problems"`    // what was found, one line each
 	Revisions  []StoreCheckRevision `json:"revisions"`   // those that are not whole now
+}
+
+// StoreCopied is what was copied to the second store, or would be.
+type StoreCopied struct {
+	To       string   `json:"to"`     // its place
+	Copied   []string `json:"copied"` // revisions, NAME@REV
+	There    int      `json:"there"`  // revisions that it had
+	Chunks   int      `json:"chunks"` // that it lacked
+	Stored   int64    `json:"stored"` // their bytes as they are stored
+	Problems []string `json:"problems"`
 }

@@ -4,6 +4,7 @@ package storetext
 import (
 	"fmt"
 	"io"
+	"strings"
 
 	"mimeo/internal/cluster/api"
 )
@@ -136,4 +137,19 @@ func RepairError(r *api.StoreRepair) error {
 		return nil
 	}
 	return &api.Error{Code: "damaged", Message: fmt.Sprintf("%d revisions are not whole", len(r.Revisions)), Hint: "capture the same disks again; what is not healed by that is lost"}
+}
+
+// Copied says what was copied to a second store, or would be.
+func Copied(w io.Writer, r *api.StoreCopied, dry bool) {
+	did := "copied"
+	if dry {
+		did = "would be copied"
+	}
+	if len(r.Copied) > 0 {
+		fmt.Fprintf(w, "%s: %s\n", did, strings.Join(r.Copied, " "))
+	}
+	fmt.Fprintf(w, "%d revisions %s, %d chunks, %s; %d were there already\n", len(r.Copied), did, r.Chunks, Size(r.Stored), r.There)
+	for _, p := range r.Problems {
+		fmt.Fprintf(w, "not copied: %s\n", p)
+	}
 }

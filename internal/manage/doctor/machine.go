@@ -16,6 +16,9 @@ import (
 
 	"golang.org/x/sys/unix"
 
+	"mimeo/internal/imaging/store"
+	"mimeo/internal/imaging/store/dir"
+	"mimeo/internal/imaging/store/keys"
 	"mimeo/internal/imaging/store/s3"
 	"mimeo/internal/manage/stateless"
 )
@@ -26,7 +29,54 @@ const (
 	littleStore = 20 << 30
 )
 
-// folders looks at the disks that the state folder and the store lie on.
+// stores looks whether the keys of encrypted stores open them, and can be read by nobody else.
+func (d *doctor) stores() {
+	d.key("store", d.Config.Store, d.Config.StoreKey)
+	if d.Config.Copy.To != "" {
+		d.key("second store", d.Config.Copy.To, d.Config.Copy.Key)
+	}
+}
+
+// key looks at a store in a folder and its key.
+func (d *doctor) key(name, place, file string) {
+	var by keys.Secret
+	if file != "" {
+		var err error
+		if by, err = keys.Read(file); err != nil {
+			hint := "take the file from where a copy of it is kept"
+			if errors.Is(err, fs.ErrNotExist) {
+				hint = "make one for a new store (mimeo-agent store key new " + file + "), or put back the store's"
+			}
+			d.add(Bad, name, hint, "key of the store: %v", err)
+			return
+		}
+		info, err := os.Stat(file)
+		owner := d.owner(file)
+		switch {
+		case err != nil:
+			d.add(Bad, name, "", "key of the store: %v", err)
+			return
+		case owner != "":
+			d.add(Bad, name, fmt.Sprintf("chown %s: %s", d.User, file), "the key %s belongs to %s, mimeod runs as %s", file, owner, d.User)
+		case info.Mode()&0o077 != 0:
+			d.add(Warn, name, "chmod 600 "+file, "the key %s can be read by others", file)
+		}
+	}
+	path, ok := strings.CutPrefix(place, "dir:")
+	if !ok {
+		return
+	}
+	err := dir.Try(path, dir.Options{Key: by})
+	switch {
+	case errors.Is(err, store.ErrNotFound):
+	case err != nil:
+		d.add(Bad, name, dir.KeyHint(err), "%s: %v", path, err)
+	case file != "":
+		d.add(OK, name, "", "%s opens %s", file, path)
+	}
+}
+
+// folders looks at the disks that the state folder and the stores lie on.
 func (d *doctor) folders() {
 	type folder struct {
 		name, path string
@@ -35,6 +85,9 @@ func (d *doctor) folders() {
 	all := []folder{{"state folder", d.Config.State, littleState}}
 	if path, ok := strings.CutPrefix(d.Config.Store, "dir:"); ok {
 		all = append(all, folder{"store", path, littleStore})
+	}
+	if path, ok := strings.CutPrefix(d.Config.Copy.To, "dir:"); ok {
+		all = append(all, folder{"second store", path, littleStore})
 	}
 	for _, f := range all {
 		name := f.name
@@ -73,12 +126,19 @@ func (d *doctor) folders() {
 	}
 }
 
-// bucket looks whether a store in S3 can be reached and written.
-func (d *doctor) bucket(ctx context.Context) {
+// buckets looks whether stores in S3 can be reached and written.
+func (d *doctor) buckets(ctx context.Context) {
 	b, ok, err := d.Config.Bucket(os.Getenv)
-	if !ok {
-		return
+	if ok {
+		d.bucket(ctx, "store", b, err)
 	}
+	b, ok, err = d.Config.CopyBucket(os.Getenv)
+	if ok {
+		d.bucket(ctx, "second store", b, err)
+	}
+}
+
+func (d *doctor) bucket(ctx context.Context, name string, b s3.Config, err error) {
 	if err == nil {
 		ctx, cancel := context.WithTimeout(ctx, bucketWait)
 		defer cancel()
@@ -88,10 +148,10 @@ func (d *doctor) bucket(ctx context.Context) {
 		}
 	}
 	if err != nil {
-		d.add(Bad, "store", s3.Hint(err), "%v", err)
+		d.add(Bad, name, s3.Hint(err), "%v", err)
 		return
 	}
-	d.add(OK, "store", "", "%s can be listed and written, and the service knows conditional PUT", b.Place())
+	d.add(OK, name, "", "%s can be listed and written, and the service knows conditional PUT", b.Place())
 }
 
 // bucketWait is how long the service of a bucket is given.

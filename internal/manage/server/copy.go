@@ -5,6 +5,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"net/http"
 	"os"
 	"slices"
 	"strings"
@@ -69,14 +70,16 @@ func (s *Server) copyStore(ctx context.Context) error {
 			continue
 		}
 		if err == nil {
+			s.copying.Lock()
 			err = s.copyNow(ctx)
+			s.copying.Unlock()
 		}
 		if ctx.Err() != nil {
 			return nil
 		}
 		if err != nil {
 			wait = copyAgain
-			e := &api.Error{Code: "internal", Message: err.Error(), Hint: cmp.Or(dir.KeyHint(err), s3.Hint(err))}
+			e := copyError(err)
 			s.log.Warn("copy to the second store", "to", s.cfg.Copy.To, "err", err)
 			s.copies.set(func(c *api.StoreCopy) { c.State, c.Revision, c.Since, c.Error = "failed", "", time.Now(), e })
 			continue
@@ -104,30 +107,13 @@ func (s *Server) allRevisions(ctx context.Context) ([]string, error) {
 	return all, nil
 }
 
-// copyNow copies once. The second store is open, and locked, only meanwhile.
-func (s *Server) copyNow(ctx context.Context) (err error) {
+// copyNow copies once, and tells the status of it.
+func (s *Server) copyNow(ctx context.Context) error {
 	s.copies.set(func(c *api.StoreCopy) { c.State, c.Since, c.Error = "copying", time.Now(), nil })
-	bucket, inS3, err := s.cfg.CopyBucket(os.Getenv)
-	if err != nil {
-		return err
-	}
-	key, err := storeKey(s.cfg.Copy.Key)
-	if err != nil {
-		return fmt.Errorf("copy.key: %w", err)
-	}
-	var to *dir.Store
-	if o := (dir.Options{Create: true, Key: key}); inS3 {
-		to, err = s3.Open(ctx, bucket, o)
-	} else {
-		to, err = dir.Open(strings.TrimPrefix(s.cfg.Copy.To, "dir:"), o)
-	}
-	if err != nil {
-		return err
-	}
-	r, err := mirror.Run(ctx, s.store, to, mirror.Options{Progress: func(r store.Revision, done, total int64) {
+	r, err := s.copyOnce(ctx, false, func(r store.Revision, done, total int64) {
 		s.copies.set(func(c *api.StoreCopy) { c.Revision, c.Done, c.Total = r.String(), done, total })
-	}})
-	if err = errors.Join(err, to.Close()); err != nil {
+	})
+	if err != nil {
 		return err
 	}
 	if len(r.Copied) > 0 || len(r.Problems) > 0 {
@@ -137,4 +123,58 @@ func (s *Server) copyNow(ctx context.Context) (err error) {
 		*c = api.StoreCopy{To: c.To, State: "done", Since: time.Now(), There: r.There + len(r.Copied), Problems: r.Problems}
 	})
 	return nil
+}
+
+// copyOnce copies once. The second store is open, and locked, only meanwhile.
+func (s *Server) copyOnce(ctx context.Context, dry bool, progress func(r store.Revision, done, total int64)) (_ *mirror.Report, err error) {
+	key, err := storeKey(s.cfg.Copy.Key)
+	if err != nil {
+		return nil, fmt.Errorf("copy.key: %w", err)
+	}
+	bucket, inS3, err := s.cfg.CopyBucket(os.Getenv)
+	if err != nil {
+		return nil, err
+	}
+	var to *dir.Store
+	if o := (dir.Options{Create: !dry, ReadOnly: dry, Key: key}); inS3 {
+		to, err = s3.Open(ctx, bucket, o)
+	} else {
+		to, err = dir.Open(strings.TrimPrefix(s.cfg.Copy.To, "dir:"), o)
+	}
+	if err != nil {
+		return nil, err
+	}
+	r, err := mirror.Run(ctx, s.store, to, mirror.Options{DryRun: dry, Progress: progress})
+	return r, errors.Join(err, to.Close())
+}
+
+// copyOnDemand copies when an admin says so, or says what would be copied.
+func (s *Server) copyOnDemand(ctx context.Context, r *http.Request, progress func(done, total int64)) (any, error) {
+	if s.cfg.Copy.To == "" {
+		return nil, &api.Error{Code: "bad_request", Message: "there is no second store", Hint: "name one in the configuration of mimeod, as copy.to"}
+	}
+	dry := r.Method == http.MethodGet
+	if !dry {
+		if !s.copying.TryLock() {
+			return nil, &api.Error{Code: "busy", Message: "the second store is being copied to already", Hint: "mimeo status shows how far it is"}
+		}
+		defer s.copying.Unlock()
+	}
+	report, err := s.copyOnce(ctx, dry, func(_ store.Revision, done, total int64) { progress(done, total) })
+	if err != nil {
+		return nil, copyError(err)
+	}
+	return api.StoreCopied{To: s.cfg.Copy.To, Copied: report.Copied, There: report.There, Chunks: report.Chunks, Stored: report.Stored, Problems: report.Problems}, nil
+}
+
+// copyError says what to do about an error of the second store.
+func copyError(err error) *api.Error {
+	e := &api.Error{Code: "failed", Message: "second store: " + err.Error(), Hint: cmp.Or(dir.KeyHint(err), s3.Hint(err))}
+	switch {
+	case errors.Is(err, store.ErrNotFound):
+		e.Code, e.Hint = "not_found", "it is made by the first copy"
+	case errors.Is(err, store.ErrLocked):
+		e.Code, e.Hint = "busy", cmp.Or(e.Hint, "end the other program that writes to it")
+	}
+	return e
 }

@@ -1,6 +1,7 @@
 package server
 
 import (
+	"encoding/json"
 	"errors"
 	"io"
 	"log/slog"
@@ -28,6 +29,11 @@ func TestCopy(t *testing.T) {
 		r.must("GET", "/v1/status", nil, &st)
 		return st.Copy != nil && st.Copy.State == "done" && st.Copy.There == 1
 	})
+	for _, method := range []string{"GET", "POST"} {
+		if c := copied(t, r, method); c.Error != nil || c.Result.There != 1 || len(c.Result.Copied) != 0 || c.Result.To != cfg.Copy.To {
+			t.Errorf("%s: %+v", method, c)
+		}
+	}
 	if err := r.stop(); err != nil {
 		t.Fatal(err)
 	}
@@ -39,6 +45,59 @@ func TestCopy(t *testing.T) {
 	c, err := to.Check(t.Context(), true, nil)
 	if err != nil || !c.OK() || len(c.Revisions) != 1 || c.Revisions[0].ID != rev.ID {
 		t.Errorf("the second store: %+v, %v", c, err)
+	}
+}
+
+// copyDone is the last that comes of a copy on demand.
+type copyDone struct {
+	Finished bool            `json:"finished"`
+	Result   api.StoreCopied `json:"result"`
+	Error    *api.Error      `json:"error"`
+}
+
+func copied(t *testing.T, r *rig, method string) (last copyDone) {
+	t.Helper()
+	if err := r.admin.Stream(t.Context(), method, "/v1/maintenance/copy", nil, func(b []byte) error {
+		last = copyDone{}
+		return json.Unmarshal(b, &last)
+	}); err != nil {
+		t.Fatal(err)
+	}
+	if !last.Finished {
+		t.Error("it broke off")
+	}
+	return last
+}
+
+// TestCopyOnDemand has no second store, one that another program writes to, and one that is made only then.
+func TestCopyOnDemand(t *testing.T) {
+	t.Parallel()
+	r := startIn(t, t.TempDir())
+	if c := copied(t, r, "POST"); c.Error == nil || !strings.Contains(c.Error.Hint, "copy.to") {
+		t.Errorf("without one: %+v", c)
+	}
+	second := filepath.Join(t.TempDir(), "second")
+	r = startIn(t, t.TempDir())
+	r.published("golden", func(i int) uint64 { return uint64(i) })
+	r.cfg.Copy.To = "dir:" + second // whoever copies in the background did not know of it at the start
+	if c := copied(t, r, "GET"); c.Error == nil || c.Error.Code != "not_found" || !strings.Contains(c.Error.Hint, "first copy") {
+		t.Errorf("before it is made: %+v", c)
+	}
+	other, err := dir.Open(second, dir.Options{Create: true})
+	if err != nil {
+		t.Fatal(err)
+	}
+	if c := copied(t, r, "POST"); c.Error == nil || c.Error.Code != "busy" {
+		t.Errorf("while another has it: %+v", c)
+	}
+	if c := copied(t, r, "GET"); c.Error != nil || len(c.Result.Copied) != 1 || c.Result.Copied[0] != "golden@1" {
+		t.Errorf("what would be copied: %+v", c)
+	}
+	if err := other.Close(); err != nil {
+		t.Fatal(err)
+	}
+	if c := copied(t, r, "POST"); c.Error != nil || len(c.Result.Copied) != 1 || c.Result.Stored == 0 {
+		t.Errorf("copied: %+v", c)
 	}
 }
 

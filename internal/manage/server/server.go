@@ -48,20 +48,21 @@ type Server struct {
 	log     *slog.Logger
 	started time.Time
 
-	db     *inventory.DB
-	store  *dir.Store
-	chunks *httpstore.Service // the store, as agents reach it
-	cache  *cache.Store       // before it; nil: none
-	copies copies             // to the second store
-	jobs   *job.Engine
-	counts *metrics.Metrics
-	hooks  *hook.Hooks
-	power  *power.Pool
-	secret []byte             // makes the nodes' tokens
-	key    ed25519.PrivateKey // signs certificates of wipes, and revisions
-	trust  sign.Keys          // whose signatures of revisions count
-	cert   tls.Certificate
-	pin    string
+	db      *inventory.DB
+	store   *dir.Store
+	chunks  *httpstore.Service // the store, as agents reach it
+	cache   *cache.Store       // before it; nil: none
+	copies  copies             // to the second store
+	copying sync.Mutex         // while somebody copies to it
+	jobs    *job.Engine
+	counts  *metrics.Metrics
+	hooks   *hook.Hooks
+	power   *power.Pool
+	secret  []byte             // makes the nodes' tokens
+	key     ed25519.PrivateKey // signs certificates of wipes, and revisions
+	trust   sign.Keys          // whose signatures of revisions count
+	cert    tls.Certificate
+	pin     string
 
 	ifaces []iface
 	https  net.Listener

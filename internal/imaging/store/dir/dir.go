@@ -149,6 +149,17 @@ func Open(path string, o Options) (*Store, error) {
 	return s, nil
 }
 
+// Try tells whether there is a store in the folder at path that o.Key opens, without reading what it holds:
+// store.ErrNotFound where there is none.
+func Try(path string, o Options) error {
+	s := &Store{root: path, fs: steadyFS{osFS{path}}}
+	there, err := s.readFormat(o.Key)
+	if err == nil && !there {
+		err = store.ErrNotFound
+	}
+	return err
+}
+
 func (s *Store) open(o Options) error {
 	there, err := s.readFormat(o.Key)
 	if err != nil {
