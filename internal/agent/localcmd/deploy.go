@@ -23,6 +23,7 @@ import (
 type deployFlags struct {
 	store   storeAt
 	trust   string
+	last    string
 	grow    string
 	workers int
 	force   bool
@@ -40,11 +41,14 @@ type deployed struct {
 	Used      int64   `json:"used"` // bytes of the disk that the image holds
 	Written   int64   `json:"written"`
 	Skipped   int64   `json:"skipped"` // the disk had them already
+	Trusted   int64   `json:"trusted"` // not read and not written: as the last deploy left it, by --trust-last
 	Zeroed    int64   `json:"zeroed"`
 	Fetched   int64   `json:"fetched"`             // read from the store, compressed
 	Discarded int64   `json:"discarded,omitempty"` // given back
 	Grown     string  `json:"grown,omitempty"`
 	Seconds   float64 `json:"seconds"`
+
+	Untrusted []string `json:"untrusted,omitempty"` // with --trust-last: why something, or all, was read nonetheless
 }
 
 // DeployCmd returns "mimeo-agent deploy".
@@ -67,6 +71,14 @@ volume, and the only logical volume with a filesystem. --grow names another one,
 its partition's number, name or UUID, by its label or UUID, or as GROUP/VOLUME; with
 a GPT, partitions behind it then lie at the end of the disk.
 
+With --trust-last, the disk is known to hold the revision that is named, and files that
+nobody wrote to since are neither read nor written, where both revisions have the same
+there. That is told by the disk's own metadata, which is read: of ext2, ext3, ext4 and
+XFS, after a clean shutdown; all else is read as ever. It does not see what
+was written past the filesystem (dd, a boot loader, bit rot), by a clock set back to the
+very moment, or what a power cut kept from the metadata. --verify leaves out what was
+trusted, and the report says how much that was.
+
 With --trust, a revision that is not signed by a key of that file is refused: whoever
 can write to the store could have changed it.
 
@@ -75,6 +87,7 @@ image; 4 refused, and the disk is as it was; 130 interrupted.`,
 		Example: `  mimeo-agent deploy rocky9 /dev/sda --store dir:/mnt/images
   mimeo-agent deploy golden@2 copy.img --store dir:images --verify
   mimeo-agent deploy rocky9 /dev/sda --store dir:/mnt/images --grow rl/home
+  mimeo-agent deploy rocky9@5 /dev/sda --store dir:/mnt/images --force --trust-last rocky9@4
   mimeo-agent deploy rocky9 /dev/sda --store dir:/mnt/images --trust site-a.key`,
 		Args: exactly(2),
 		RunE: func(cmd *cobra.Command, args []string) error { return runDeploy(cmd, args[0], args[1], f) },
@@ -82,6 +95,7 @@ image; 4 refused, and the disk is as it was; 130 interrupted.`,
 	fl := cmd.Flags()
 	f.store.flags(fl, "where the image is kept: dir:PATH or s3://BUCKET/PREFIX")
 	fl.StringVar(&f.trust, "trust", "", "write only what is signed by a key in this `FILE`, one a line, as \"mimeo key show\" prints it")
+	fl.StringVar(&f.last, "trust-last", "", "do not read what files hold that nobody wrote to since `NAME@REV` was written to this disk")
 	fl.StringVar(&f.grow, "grow", deploy.GrowLast, "on a larger disk: last (the last volume), none, or the `VOLUME` that grows")
 	fl.IntVar(&f.workers, "workers", 0, "goroutines that fetch and check (default two more than cores)")
 	fl.BoolVar(&f.force, "force", false, "write onto a disk that is not empty; all that it holds is lost")
@@ -111,6 +125,10 @@ func runDeploy(cmd *cobra.Command, ref, path string, f deployFlags) (err error) 
 	if err != nil {
 		return fmt.Errorf("read the contents of %s: %w", rev, err)
 	}
+	last, err := findLast(ctx, st, f)
+	if err != nil {
+		return err
+	}
 	if _, _, _, err := m.Grows(f.grow); err != nil {
 		return deployError(path, &deploy.Result{}, err)
 	}
@@ -130,7 +148,7 @@ func runDeploy(cmd *cobra.Command, ref, path string, f deployFlags) (err error) 
 	bar := newMeter(cmd.ErrOrStderr())
 	defer bar.close()
 	res, err := deploy.Run(ctx, st, m, t, deploy.Options{
-		Workers: f.workers, Compare: !f.whole && !t.fresh, Verify: f.verify, Grow: f.grow, Discard: f.discard,
+		Workers: f.workers, Compare: !f.whole && !t.fresh, Verify: f.verify, Grow: f.grow, Discard: f.discard, Last: last,
 		Progress: func(p deploy.Progress) { bar.show(p.Phase, p.Done, p.Total) },
 	})
 	if err != nil {
@@ -144,7 +162,10 @@ func runDeploy(cmd *cobra.Command, ref, path string, f deployFlags) (err error) 
 	}
 	out := deployed{
 		Image: rev.Image, Rev: rev.Rev, ID: rev.ID.String(), Used: m.Content.Used, Written: res.Written, Skipped: res.Skipped,
-		Zeroed: res.Zeroed, Fetched: res.Fetched, Discarded: res.Discarded,
+		Trusted: res.Trusted, Zeroed: res.Zeroed, Fetched: res.Fetched, Discarded: res.Discarded, Untrusted: res.Untrusted,
+	}
+	for _, why := range res.Untrusted {
+		fmt.Fprintln(cmd.ErrOrStderr(), "mimeo-agent: note: trust-last:", why)
 	}
 	if res.Repaired {
 		fmt.Fprintln(cmd.ErrOrStderr(), "mimeo-agent: note: the captured GPT was damaged: both copies and the protective MBR are made anew")
@@ -163,8 +184,34 @@ func runDeploy(cmd *cobra.Command, ref, path string, f deployFlags) (err error) 
 	if f.json {
 		return printJSON(cmd.OutOrStdout(), out)
 	}
-	fmt.Fprintf(cmd.OutOrStdout(), "%s on %s: %s written, %s there already, in %s\n", rev, path, size(out.Written), size(out.Skipped), span(time.Since(start)))
+	trusted := ""
+	if last != nil {
+		trusted = size(out.Trusted) + " trusted, not read, "
+	}
+	fmt.Fprintf(cmd.OutOrStdout(), "%s on %s: %s written, %s there already, %sin %s\n", rev, path, size(out.Written), size(out.Skipped), trusted, span(time.Since(start)))
 	return nil
+}
+
+// findLast returns what the disk was last written with, nil where that is not to be trusted.
+func findLast(ctx context.Context, st store.Reader, f deployFlags) (*manifest.Manifest, error) {
+	if f.last == "" {
+		return nil, nil
+	}
+	if f.whole {
+		return nil, &api.Error{Code: "bad_usage", Message: "--whole writes all, and --trust-last as little as can be", Hint: "leave one of them out"}
+	}
+	rev, err := findRevision(ctx, st, f.last)
+	if err != nil {
+		return nil, err
+	}
+	if err := mustBeSigned(f.trust, rev); err != nil {
+		return nil, err
+	}
+	m, err := st.Manifest(ctx, rev.ID)
+	if err != nil {
+		return nil, fmt.Errorf("read the contents of %s: %w", rev, err)
+	}
+	return m, nil
 }
 
 // mustBeSigned refuses a revision that no key in file has signed; "" asks for no signature.

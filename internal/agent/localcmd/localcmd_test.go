@@ -101,7 +101,9 @@ type deployed struct {
 	Image, ID, Grown                        string
 	Rev                                     int
 	Used, Written, Skipped, Zeroed, Fetched int64
+	Trusted                                 int64
 	Seconds                                 float64
+	Untrusted                               []string
 }
 
 func tool(t *testing.T, stdin, name string, args ...string) string {

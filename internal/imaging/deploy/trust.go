@@ -2,7 +2,6 @@ package deploy
 
 import (
 	"context"
-	"errors"
 	"fmt"
 	"io"
 
@@ -75,10 +74,12 @@ func (r *run) trust(ctx context.Context) error {
 	return nil
 }
 
-// distrust notes why something is read.
+// distrust notes why something is read, all of the disk where what is "".
 func (r *run) distrust(what, why string) {
-	if what != "" {
-		why = what + ": " + why
+	if what == "" {
+		why = "reads everything, because " + why
+	} else {
+		why = "reads " + what + ", because " + why
 	}
 	r.untrusted = append(r.untrusted, why)
 }
@@ -121,19 +122,17 @@ func (r *run) trusted() *trusted {
 }
 
 // has tells whether e is believed to be on the disk: the last deploy wrote the same chunk there, and all of it is known
-// to be unchanged. Entries are asked for in ascending order.
-func (t *trusted) has(ctx context.Context, e manifest.Entry) (bool, error) {
+// to be unchanged. Entries are asked for in ascending order. Once the image of the last deploy cannot be read, nothing is.
+func (t *trusted) has(ctx context.Context, e manifest.Entry) bool {
 	if t.end || e.Zero || t.r.keeps(e) || !t.r.same.ContainsAll(extent.Extent{Off: e.Off, Len: e.Len}) {
-		return false, nil
+		return false
 	}
 	for t.have.Len == 0 || t.have.Off < e.Off {
 		var err error
-		if t.have, err = t.last.Next(ctx); errors.Is(err, io.EOF) {
+		if t.have, err = t.last.Next(ctx); err != nil {
 			t.end = true
-			return false, nil
-		} else if err != nil {
-			return false, fmt.Errorf("read the contents of the image of the last deploy: %w", err)
+			return false
 		}
 	}
-	return t.have == e, nil
+	return t.have == e
 }

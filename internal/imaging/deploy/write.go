@@ -90,10 +90,7 @@ func (r *run) plan(ctx context.Context) error {
 		if err != nil {
 			return fmt.Errorf("read the image's contents: %w", err)
 		}
-		last, err := trusted.has(ctx, e)
-		if err != nil {
-			return err
-		}
+		last := trusted.has(ctx, e)
 		n := 0
 		if !e.Zero && !last {
 			n = int(e.Len)
