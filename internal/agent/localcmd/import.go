@@ -179,13 +179,17 @@ type remote struct {
 }
 
 func (r remote) publish(ctx context.Context, image string, res *capture.Result) (store.Revision, error) {
+	return r.make(ctx, image, api.RevisionNew{ID: res.ID.String(), New: res.Counts.New, Stored: res.Counts.Stored})
+}
+
+// make makes a staged manifest a revision.
+func (r remote) make(ctx context.Context, image string, q api.RevisionNew) (store.Revision, error) {
 	var rev api.Revision
-	q := api.RevisionNew{ID: res.ID.String(), New: res.Counts.New, Stored: res.Counts.Stored}
 	if err := r.api.Do(ctx, http.MethodPost, "/v1/images/"+image+"/revisions", q, &rev); err != nil {
 		return store.Revision{}, err
 	}
 	got, err := chunk.ParseID(rev.ID)
-	if err != nil || got != res.ID {
+	if err != nil || got.String() != q.ID {
 		return store.Revision{}, fmt.Errorf("the management node published %s", rev.ID)
 	}
 	return store.Revision{Image: rev.Image, Rev: rev.Rev, ID: got}, nil

@@ -14,7 +14,6 @@ import (
 
 	"mimeo/internal/cluster/api"
 	"mimeo/internal/cluster/client"
-	"mimeo/internal/imaging/capture"
 	"mimeo/internal/imaging/chunk"
 	"mimeo/internal/imaging/export"
 	"mimeo/internal/imaging/store"
@@ -72,7 +71,8 @@ type imported struct {
 }
 
 // importPortable copies all revisions of a store in a folder, every chunk checked against its name. Into a folder they go
-// as they are; a management node gives them its next number and its own signature.
+// as they are, and to a management node likewise, which signs them, too; where a number is another revision's there, or they
+// shall have another name, they become the next revisions, with its signature alone.
 func importPortable(cmd *cobra.Command, path string, f importFlags) (err error) {
 	start, ctx := time.Now(), cmd.Context()
 	boundMemory()
@@ -90,7 +90,10 @@ func importPortable(cmd *cobra.Command, path string, f importFlags) (err error) 
 	var rep *mirror.Report
 	if strings.HasPrefix(f.store.place, "https://") {
 		err = withServer(ctx, f.store.place, func(st *httpstore.Client, c *client.Client) (err error) {
-			to := &newcomer{remote: remote{st, c}, image: f.image}
+			to := &newcomer{remote: remote{st, c}, image: f.image, say: func(text string) {
+				meter.close()
+				fmt.Fprintln(cmd.ErrOrStderr(), text)
+			}}
 			rep, err = mirror.Run(ctx, from, to, o)
 			rep.Copied = to.named
 			return err
@@ -132,6 +135,7 @@ func importPortable(cmd *cobra.Command, path string, f importFlags) (err error) 
 type newcomer struct {
 	remote
 	image string // to be called so; "" for its own name
+	say   func(string)
 	named []string
 	grew  store.PutResult // by the revision under way
 }
@@ -148,9 +152,23 @@ func (n *newcomer) Put(ctx context.Context, chunks []chunk.Encoded) (store.PutRe
 
 // Adopt implements mirror.Target.
 func (n *newcomer) Adopt(ctx context.Context, r store.Revision) error {
-	res := capture.Result{ID: r.ID, Counts: capture.Counts{New: n.grew.NewRaw, Stored: n.grew.NewStored}}
+	q := api.RevisionNew{ID: r.ID.String(), New: n.grew.NewRaw, Stored: n.grew.NewStored}
 	n.grew = store.PutResult{}
-	rev, err := n.publish(ctx, cmp.Or(n.image, r.Image), &res)
+	image := cmp.Or(n.image, r.Image)
+	as := q
+	if image == r.Image {
+		as.Rev, as.Published = r.Rev, r.Published
+		for _, s := range r.Signatures {
+			as.Signatures = append(as.Signatures, api.RevisionNewSign{Key: s.Key, Sig: s.Sig})
+		}
+	}
+	rev, err := n.make(ctx, image, as)
+	var e *api.Error
+	if errors.As(err, &e) && e.Code == "conflict" && as.Rev > 0 {
+		if rev, err = n.make(ctx, image, q); err == nil {
+			n.say(fmt.Sprintf("%s is another revision there, or was: %s is imported as %s, without the signatures that it had", r, r, rev))
+		}
+	}
 	if err == nil {
 		n.named = append(n.named, rev.String())
 	}

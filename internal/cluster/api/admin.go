@@ -180,6 +180,17 @@ type RevisionNew struct {
 	ID     string `json:"id"`     // of the manifest
 	New    int64  `json:"new"`    // bytes of the disk in chunks that the store did not hold
 	Stored int64  `json:"stored"` // bytes that the store grew by
+
+	// Of a revision of another store, which keeps its number and its signatures.
+	Rev        int               `json:"rev,omitempty"` // 0: the image's next
+	Published  time.Time         `json:"published,omitzero"`
+	Signatures []RevisionNewSign `json:"signatures,omitempty"`
+}
+
+// RevisionNewSign is a signature that a revision has in another store.
+type RevisionNewSign struct {
+	Key string `json:"key"`
+	Sig string `json:"sig"`
 }
 
 // TrustedKey is a public key whose signatures of revisions count.

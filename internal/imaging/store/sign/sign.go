@@ -108,6 +108,17 @@ func (k Keys) Look(r store.Revision) []Found {
 	return out
 }
 
+// Right returns the signatures of a revision that are right, whosever they are.
+func Right(r store.Revision) []store.Signature {
+	var right []store.Signature
+	for i, f := range Keys(nil).Look(r) {
+		if f.State != Wrong {
+			right = append(right, r.Signatures[i])
+		}
+	}
+	return right
+}
+
 // Check returns nil where a key that is trusted has signed the revision, else an *Error.
 func (k Keys) Check(r store.Revision) error {
 	found := k.Look(r)
