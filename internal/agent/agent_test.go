@@ -6,6 +6,7 @@ import (
 	"crypto/ed25519"
 	"crypto/sha256"
 	"errors"
+	"fmt"
 	"io"
 	"maps"
 	"net/http"
@@ -177,6 +178,34 @@ func TestCaptureAndDeploy(t *testing.T) {
 		t.Errorf("second deploy: %+v, first wrote %d", d.Counts, first)
 	}
 	checkDeployed(t, target)
+
+	// And again without reading what nobody wrote to since; onto a disk that is another, or of which nothing is known, all is read.
+	last := &api.LastDeploy{Image: "golden", Rev: 1, Manifest: id, Disk: d.Disk, Job: "j3"}
+	other := *last
+	other.Disk.Serial = "another"
+	for i, c := range []struct {
+		last *api.LastDeploy
+		why  string
+	}{{last, ""}, {&other, "onto another disk"}, {nil, "reads everything, because of no deploy"}} {
+		task.Job, task.Last = fmt.Sprint("j", 4+i), &api.TrustLast{Deploy: c.last}
+		s.mu.Lock()
+		s.tasks, s.progress = []api.Task{task}, nil
+		s.mu.Unlock()
+		if _, err := Run(t.Context(), s.config(t, target)); err != nil {
+			t.Fatal(err)
+		}
+		if d = s.last(t); !d.OK || (d.Counts["trusted"] > 0) != (c.why == "") || d.Counts["trusted"]+d.Counts["skipped"] < 5_000_000 {
+			t.Errorf("deploy that trusts (%s): %+v: %+v", c.why, d.Counts, d.Error)
+		}
+		said := slices.Clone(d.Log)
+		for _, p := range s.progress {
+			said = append(said, p.Log...)
+		}
+		if text := strings.Join(said, "\n"); !strings.Contains(text, c.why) || strings.Contains(text, "reads everything") != (c.why != "") {
+			t.Errorf("want %q, said is:\n%s", c.why, text)
+		}
+		checkDeployed(t, target)
+	}
 	if loops, _ := exec.Command("sh", "-c", "grep -l "+filepath.Dir(target)+" /sys/block/loop*/loop/backing_file").Output(); len(loops) > 0 {
 		t.Errorf("loop devices are left: %s", loops)
 	}

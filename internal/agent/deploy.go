@@ -86,6 +86,9 @@ func (j *job) write(ctx context.Context, m *manifest.Manifest) (image *manifest.
 		// The server knows before the first write: from then on a cancel leaves half an image, and says so.
 		Commit: func(ctx context.Context) error { return j.report.told(ctx, api.PhaseWriting) },
 	}
+	if opts.Last, err = j.last(ctx); err != nil {
+		return nil, err
+	}
 	res, err := deploy.Run(ctx, j.store, m, d, opts)
 	if res != nil {
 		j.touched = res.Touched
@@ -95,6 +98,9 @@ func (j *job) write(ctx context.Context, m *manifest.Manifest) (image *manifest.
 		return nil, j.deployError(err)
 	}
 	j.table = res.Table
+	for _, why := range res.Untrusted {
+		j.report.say("trust-last: " + why)
+	}
 	if res.Repaired {
 		j.report.say("the captured GPT was damaged: both copies and the protective MBR are made anew")
 	}
@@ -102,6 +108,33 @@ func (j *job) write(ctx context.Context, m *manifest.Manifest) (image *manifest.
 		j.report.say(fmt.Sprintf("disk %s cannot discard: blocks that the image leaves free stay as they were", j.disk.Name))
 	}
 	return res.Image, nil
+}
+
+// last returns what the last deploy left on the disk; nil where that is not asked for or not known, which it says.
+func (j *job) last(ctx context.Context) (*manifest.Manifest, error) {
+	if j.task.Last == nil {
+		return nil, nil
+	}
+	d := j.task.Last.Deploy
+	why := ""
+	switch {
+	case d == nil:
+		why = "of no deploy onto this node is known that all of it is still there"
+	case d.Disk.Size != j.disk.Size || d.Disk.Serial != j.disk.Serial || d.Disk.WWN != j.disk.WWN:
+		why = fmt.Sprintf("the last deploy was onto another disk, %s of %d bytes with the serial number %q", d.Disk.Name, d.Disk.Size, d.Disk.Serial)
+	default:
+		id, err := chunk.ParseID(d.Manifest)
+		if err != nil {
+			return nil, fmt.Errorf("the task's manifest of the last deploy: %w", err)
+		}
+		m, err := j.store.Manifest(ctx, id)
+		if err == nil || ctx.Err() != nil {
+			return m, ctx.Err()
+		}
+		why = fmt.Sprintf("%s@%d, the image of the last deploy, cannot be read: %v", d.Image, d.Rev, err)
+	}
+	j.report.say("trust-last: reads everything, because " + why)
+	return nil, nil
 }
 
 // mustBeEmpty refuses a disk whose first MiB is not all zero: partition tables and filesystems leave something there.
@@ -120,6 +153,9 @@ func mustBeEmpty(r io.ReaderAt, d hwinfo.Disk) error {
 // written passes the numbers on.
 func (j *job) written(c deploy.Counts, m *manifest.Manifest, done, total int64) {
 	counts := map[string]int64{"used": m.Content.Used, "written": c.Written, "skipped": c.Skipped, "zeroed": c.Zeroed, "fetched": c.Fetched}
+	if j.task.Last != nil {
+		counts["trusted"] = c.Trusted
+	}
 	if j.task.Discard {
 		counts["discarded"] = c.Discarded
 	}

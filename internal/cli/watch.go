@@ -134,7 +134,11 @@ func summary(j api.Job) string {
 	case api.TaskCapture:
 		return fmt.Sprintf("%s: captured %s in %s: %s in use, %s new, stored as %s", j.Node, imageRev(j), took(j), size(n["used"]), size(n["new"]), size(n["stored"]))
 	case api.TaskDeploy:
-		return fmt.Sprintf("%s: deployed %s in %s: %s in the image, %s written, %s were there already", j.Node, imageRev(j), took(j), size(n["used"]), size(n["written"]), size(n["skipped"]))
+		text := fmt.Sprintf("%s: deployed %s in %s: %s in the image, %s written, %s were there already", j.Node, imageRev(j), took(j), size(n["used"]), size(n["written"]), size(n["skipped"]))
+		if trusted, asked := n["trusted"]; asked {
+			text += fmt.Sprintf(", %s trusted, not read", size(trusted))
+		}
+		return text
 	}
 	if j.Kind == api.TaskWipe {
 		return fmt.Sprintf("%s: wiped %s in %s; its certificate: mimeo job certificate %s", j.Node, size(n["wiped"]), took(j), j.ID)

@@ -145,21 +145,22 @@ type Task struct {
 	Node     node.Name         `json:"node"`
 	Disk     node.DiskRule     `json:"disk"`
 	Image    string            `json:"image,omitempty"`
-	Manifest string            `json:"manifest,omitempty"`  // deploy: manifest.ID as text
-	Rev      int               `json:"rev,omitempty"`       // deploy: revision number
-	Trust    []TrustedKey      `json:"trust,omitempty"`     // deploy: keys, by one of which the revision must be signed
-	Hostname string            `json:"hostname,omitempty"`  // deploy: the node's own
-	Force    bool              `json:"force,omitempty"`     // deploy: onto a disk that is not empty; the server sets it, as the job names the node
-	Grow     string            `json:"grow,omitempty"`      // deploy: "last" (default), "none", or the name of a volume
-	LeaveOut []string          `json:"leave_out,omitempty"` // capture: files to take as zeros
-	KeepAll  bool              `json:"keep_all,omitempty"`  // capture: swap, page and hibernation files, too
-	Shrink   bool              `json:"shrink,omitempty"`    // capture: as a smaller disk, its filesystems just large enough
-	Method   string            `json:"method,omitempty"`    // wipe: one of WipeMethods
-	AllDisks bool              `json:"all_disks,omitempty"` // wipe: every fixed disk, whatever Disk says
-	Discard  bool              `json:"discard,omitempty"`   // deploy: tell the disk which blocks the image leaves free
-	NoNVRAM  bool              `json:"no_nvram,omitempty"`  // deploy: leave the firmware's boot entries as they are
-	Compare  bool              `json:"compare"`             // deploy: read the disk first and write only what differs
-	Attrs    map[string]string `json:"attrs,omitempty"`     // environment of the postscripts
+	Manifest string            `json:"manifest,omitempty"`   // deploy: manifest.ID as text
+	Rev      int               `json:"rev,omitempty"`        // deploy: revision number
+	Trust    []TrustedKey      `json:"trust,omitempty"`      // deploy: keys, by one of which the revision must be signed
+	Hostname string            `json:"hostname,omitempty"`   // deploy: the node's own
+	Force    bool              `json:"force,omitempty"`      // deploy: onto a disk that is not empty; the server sets it, as the job names the node
+	Grow     string            `json:"grow,omitempty"`       // deploy: "last" (default), "none", or the name of a volume
+	LeaveOut []string          `json:"leave_out,omitempty"`  // capture: files to take as zeros
+	KeepAll  bool              `json:"keep_all,omitempty"`   // capture: swap, page and hibernation files, too
+	Shrink   bool              `json:"shrink,omitempty"`     // capture: as a smaller disk, its filesystems just large enough
+	Method   string            `json:"method,omitempty"`     // wipe: one of WipeMethods
+	AllDisks bool              `json:"all_disks,omitempty"`  // wipe: every fixed disk, whatever Disk says
+	Discard  bool              `json:"discard,omitempty"`    // deploy: tell the disk which blocks the image leaves free
+	NoNVRAM  bool              `json:"no_nvram,omitempty"`   // deploy: leave the firmware's boot entries as they are
+	Compare  bool              `json:"compare"`              // deploy: read the disk first and write only what differs
+	Last     *TrustLast        `json:"trust_last,omitempty"` // deploy: with Compare, do not read files that nobody wrote to since
+	Attrs    map[string]string `json:"attrs,omitempty"`      // environment of the postscripts
 	Mounts   []Mount           `json:"mounts,omitempty"`
 	Pre      []Postscript      `json:"pre,omitempty"`      // before the task, in the stateless image
 	Post     []Postscript      `json:"post,omitempty"`     // after it, in the stateless image
@@ -171,6 +172,21 @@ type Task struct {
 	HostKey  string            `json:"host_key,omitempty"` // stateless: the node's SSH host key (Ed25519), in OpenSSH's format
 	Say      string            `json:"say,omitempty"`      // none: for the person at the console
 	RetryMS  int64             `json:"retry_ms,omitempty"`
+}
+
+// TrustLast asks for a deploy that does not read what the last one wrote and nobody has written to since.
+type TrustLast struct {
+	Deploy *LastDeploy `json:"deploy,omitempty"` // nil where nothing is known of it: then all is read
+}
+
+// LastDeploy is what a deploy left on a disk.
+type LastDeploy struct {
+	Image    string    `json:"image"`
+	Rev      int       `json:"rev"`
+	Manifest string    `json:"manifest"` // manifest.ID as text
+	Disk     Disk      `json:"disk"`     // size, serial number and WWN tell whether it is the same
+	Job      string    `json:"job"`
+	Time     time.Time `json:"time"`
 }
 
 // Mount is an NFS mount of the profile.

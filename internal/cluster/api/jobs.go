@@ -32,21 +32,22 @@ type JobNew struct {
 	Key      string   `json:"key"`  // made by the client; the same key twice gives the same jobs
 	Kind     TaskKind `json:"kind"` // capture, deploy, wipe
 	Range    string   `json:"range"`
-	Image    string   `json:"image"`               // NAME; for deploy NAME or NAME@REV (the newest where left out)
-	Grow     string   `json:"grow,omitempty"`      // deploy: "last" (default), "none", or the name of a volume
-	Tries    int      `json:"tries,omitempty"`     // netboots before giving up; 0 means 3
-	Full     bool     `json:"full,omitempty"`      // deploy: write all, do not compare first
-	Discard  bool     `json:"discard,omitempty"`   // deploy: tell the disk which blocks the image leaves free
-	Verify   bool     `json:"verify,omitempty"`    // capture: read every chunk back before publishing
-	LeaveOut []string `json:"leave_out,omitempty"` // capture: files to take as zeros
-	KeepAll  bool     `json:"keep_all,omitempty"`  // capture: swap, page and hibernation files, too
-	Shrink   bool     `json:"shrink,omitempty"`    // capture: as a smaller disk
-	Method   string   `json:"method,omitempty"`    // wipe: one of WipeMethods; empty means auto
-	AllDisks bool     `json:"all_disks,omitempty"` // wipe: every fixed disk, not the one that the disk rule names
-	Max      int      `json:"max,omitempty"`       // so many of them at a time; 0 means all
-	WithinMS int64    `json:"within_ms,omitempty"` // a job that has not begun by then fails; 0 means that it waits for its turn
-	FailFast bool     `json:"fail_fast,omitempty"` // with the first that fails, those fail that have not begun
-	Skip     bool     `json:"skip,omitempty"`      // nodes that cannot take it get a job that has failed already; without it, they refuse the whole
+	Image    string   `json:"image"`                // NAME; for deploy NAME or NAME@REV (the newest where left out)
+	Grow     string   `json:"grow,omitempty"`       // deploy: "last" (default), "none", or the name of a volume
+	Tries    int      `json:"tries,omitempty"`      // netboots before giving up; 0 means 3
+	Full     bool     `json:"full,omitempty"`       // deploy: write all, do not compare first
+	Trust    bool     `json:"trust_last,omitempty"` // deploy: do not read files that nobody wrote to since the last one
+	Discard  bool     `json:"discard,omitempty"`    // deploy: tell the disk which blocks the image leaves free
+	Verify   bool     `json:"verify,omitempty"`     // capture: read every chunk back before publishing
+	LeaveOut []string `json:"leave_out,omitempty"`  // capture: files to take as zeros
+	KeepAll  bool     `json:"keep_all,omitempty"`   // capture: swap, page and hibernation files, too
+	Shrink   bool     `json:"shrink,omitempty"`     // capture: as a smaller disk
+	Method   string   `json:"method,omitempty"`     // wipe: one of WipeMethods; empty means auto
+	AllDisks bool     `json:"all_disks,omitempty"`  // wipe: every fixed disk, not the one that the disk rule names
+	Max      int      `json:"max,omitempty"`        // so many of them at a time; 0 means all
+	WithinMS int64    `json:"within_ms,omitempty"`  // a job that has not begun by then fails; 0 means that it waits for its turn
+	FailFast bool     `json:"fail_fast,omitempty"`  // with the first that fails, those fail that have not begun
+	Skip     bool     `json:"skip,omitempty"`       // nodes that cannot take it get a job that has failed already; without it, they refuse the whole
 }
 
 // Job is work on one node.

@@ -243,6 +243,10 @@ func check(t *testing.T, d *DB, form int64) {
 		pins, err := d.Pins(ctx, "web")
 		fine("a pin", err, pins[1])
 	}
+	if form >= 13 {
+		last, err := d.Deployed(ctx, "n01")
+		fine("what the last deploy left", err, last != nil && last.Rev == 1 && last.Disk.Serial == "S1")
+	}
 	if form >= 12 {
 		set, err := d.ImageSet(ctx, "web")
 		fine("what was said of an image", err, set["postscripts.root"] == "motd")

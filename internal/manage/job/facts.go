@@ -180,7 +180,11 @@ func (e *Engine) Progress(ctx context.Context, id string, p api.Progress) (api.P
 	}
 	// Numbers alone are not worth a write: after a restart the next message brings them again.
 	if p.Phase != r.Phase || len(outputs) > len(r.Outputs) || touched && !r.Touched {
-		err := e.change(ctx, r, func(r *Record) (string, error) {
+		var also func(*inventory.Tx, *Record) error
+		if touched && !r.Touched {
+			also = forget
+		}
+		err := e.changeWith(ctx, r, func(r *Record) (string, error) {
 			r.setPhase(p.Phase, now)
 			r.Outputs = outputs
 			r.Touched = r.Touched || touched
@@ -189,7 +193,7 @@ func (e *Engine) Progress(ctx context.Context, id string, p api.Progress) (api.P
 				return "its agent is heard again, and goes on", nil
 			}
 			return "", nil
-		})
+		}, also)
 		if err != nil {
 			return api.ProgressReply{}, err
 		}
@@ -199,6 +203,9 @@ func (e *Engine) Progress(ctx context.Context, id string, p api.Progress) (api.P
 	}
 	return api.ProgressReply{}, e.logLines(ctx, r, p.Log)
 }
+
+// forget is for when a job begins to write to a disk of its node: what the last deploy left there is not known any more.
+func forget(t *inventory.Tx, r *Record) error { return t.ForgetDeployed(r.Node) }
 
 // logLines keeps lines of an agent as events, in one transaction.
 func (e *Engine) logLines(ctx context.Context, r *Record, lines []string) error {
@@ -283,7 +290,11 @@ func (e *Engine) Done(ctx context.Context, id string, d api.Done) (api.DoneReply
 		return api.DoneReply{}, err
 	}
 	now := e.now()
-	err := e.change(ctx, r, func(r *Record) (string, error) {
+	var also func(*inventory.Tx, *Record) error
+	if writes(r.Kind) && d.Touched && !r.Touched {
+		also = forget
+	}
+	err := e.changeWith(ctx, r, func(r *Record) (string, error) {
 		r.Touched, r.Tasked = r.Touched || d.Touched, false
 		r.Counts = counts(r.Counts, d.Counts)
 		r.Outputs = merge(r.Outputs, d.Outputs)
@@ -302,7 +313,7 @@ func (e *Engine) Done(ctx context.Context, id string, d api.Done) (api.DoneReply
 			why = &api.Error{Code: "internal", Message: "the agent failed and did not say why"}
 		}
 		return e.fail(r, why), nil
-	})
+	}, also)
 	if err != nil {
 		return api.DoneReply{}, err
 	}

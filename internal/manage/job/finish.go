@@ -25,7 +25,12 @@ func (e *Engine) finish(ctx context.Context, id string) {
 	e.mu.Unlock()
 
 	rev, err := e.publish(ctx, c)
-	also := facts
+	also := func(t *inventory.Tx, r *Record) error {
+		if err := facts(t, r); err != nil || r.Kind != api.TaskDeploy {
+			return err
+		}
+		return t.PutDeployed(r.Node, api.LastDeploy{Image: r.Image, Rev: r.Rev, Manifest: r.Manifest.String(), Disk: c.DoneMsg.Disk, Job: r.ID, Time: c.DoneMsg.Time})
+	}
 	if err == nil && c.Kind == api.TaskWipe {
 		also, err = e.certify(ctx, c)
 	}

@@ -85,7 +85,7 @@ func (m *Metrics) Ended(j api.Job) {
 }
 
 // counted are the counts of jobs that are bytes. An agent may send others: what comes from outside makes no new labels.
-var counted = map[string]bool{"used": true, "read": true, "new": true, "sent": true, "stored": true, "written": true, "skipped": true, "zeroed": true, "fetched": true, "discarded": true}
+var counted = map[string]bool{"used": true, "read": true, "new": true, "sent": true, "stored": true, "written": true, "skipped": true, "trusted": true, "zeroed": true, "fetched": true, "discarded": true}
 
 // state collects what is looked up.
 type state struct {

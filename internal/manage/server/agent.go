@@ -182,6 +182,7 @@ func (s *Server) bootTask(ctx context.Context, n node.Node, boot node.BootState,
 			return t, err
 		}
 		t.Kind, t.SSHKeys = api.TaskShell, f.SSHKeys
+		return t, s.forgetDeployed(ctx, n.Name)
 	case node.BootStateless:
 		f, err := s.db.Facts(ctx, n.Name)
 		if err != nil {
@@ -191,6 +192,9 @@ func (s *Server) bootTask(ctx context.Context, n node.Node, boot node.BootState,
 		if t.HostKey, err = s.hostKey(n); err != nil {
 			return t, err
 		}
+		if err := s.forgetDeployed(ctx, n.Name); err != nil {
+			return t, err
+		}
 		return t, s.furnish(ctx, &t, n, master)
 	case node.BootDiscover:
 		if n.Boot != node.BootDisk { // else it was for once, and hello has kept what it reported
@@ -198,6 +202,14 @@ func (s *Server) bootTask(ctx context.Context, n node.Node, boot node.BootState,
 		}
 	}
 	return t, nil
+}
+
+// forgetDeployed is for a node on which people or postscripts may write to the disk past its filesystems.
+func (s *Server) forgetDeployed(ctx context.Context, n node.Name) error {
+	if last, err := s.db.Deployed(ctx, n); err != nil || last == nil {
+		return err
+	}
+	return s.db.Update(ctx, func(t *inventory.Tx) error { return t.ForgetDeployed(n) })
 }
 
 // maxBootOutput bounds what one event keeps of a postscript's output, in bytes.
@@ -276,6 +288,13 @@ func (s *Server) jobTask(ctx context.Context, n node.Node, r job.Record, master 
 	if r.Kind == api.TaskDeploy {
 		t.Trust = s.apiKeys()
 		t.Manifest, t.Force, t.Grow, t.NoNVRAM = r.Manifest.String(), true, r.Request.Grow, n.Knobs.NVRAM == "off"
+		if r.Request.Trust {
+			last, err := s.db.Deployed(ctx, n.Name)
+			if err != nil {
+				return t, err
+			}
+			t.Last = &api.TrustLast{Deploy: last}
+		}
 	}
 	if r.Kind == api.TaskCapture {
 		t.LeaveOut, t.KeepAll, t.Shrink = r.Request.LeaveOut, r.Request.KeepAll, r.Request.Shrink

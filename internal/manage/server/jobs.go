@@ -136,6 +136,8 @@ func (s *Server) plan(ctx context.Context, req api.JobNew) (p plan, err error) {
 		return bad("max: want 1 to %d", maxBatch)
 	case req.WithinMS < 0 || req.WithinMS > maxWithin.Milliseconds():
 		return bad("within_ms: want more than 0, and at most 30 days")
+	case req.Trust && (req.Kind != api.TaskDeploy || req.Full):
+		return bad("trust_last is for a deploy that reads the disk first: leave out trust_last, or full")
 	}
 	if req.Kind == api.TaskWipe {
 		if err := checkWipe(req); err != nil {
