@@ -177,6 +177,7 @@ func TestTrust(t *testing.T) {
 		{"ext4", "mke2fs -q -F -t ext4", "rw"},
 		{"ext2", "mke2fs -q -F -t ext2 -I 128", "rw"},
 		{"xfs", "mkfs.xfs -q", "rw"},
+		{"btrfs", "mkfs.btrfs -q", "rw"},
 	} {
 		t.Run(fs.name, func(t *testing.T) { testTrust(t, fs.name, fs.mkfs, fs.mount) })
 	}
@@ -198,6 +199,10 @@ func testTrust(t *testing.T, kind, mkfs, mount string) {
 		must(t, os.Mkdir(filepath.Join(dir, "small"), 0o755))
 		for i := range 200 {
 			must(t, os.WriteFile(filepath.Join(dir, "small", fmt.Sprint(i)), garbage(rng, 100+rng.IntN(20000)), 0o644))
+		}
+		if kind == "btrfs" {
+			command(t, "", "sh", "-euc", `: >"$1"; chattr +C "$1"`, "sh", filepath.Join(dir, "nocow"))
+			overwrite(t, filepath.Join(dir, "nocow"), 0, garbage(rng, mib))
 		}
 		if reflink {
 			command(t, "", "cp", "--reflink=always", filepath.Join(dir, "big"), filepath.Join(dir, "linked"))
@@ -251,6 +256,12 @@ func testTrust(t *testing.T, kind, mkfs, mount string) {
 			overwrite(t, dir+"/linked", 2*mib, []byte("changed"))
 			must(t, os.Remove(dir+"/big"))
 			overwrite(t, dir+"/linked", 5*mib, []byte("changed"))
+		}},
+		{name: "written in its place", options: mount, only: "btrfs", change: func(t *testing.T, dir string) {
+			st, err := os.Stat(dir + "/nocow")
+			must(t, err)
+			overwrite(t, dir+"/nocow", 300_000, []byte("changed"))
+			must(t, os.Chtimes(dir+"/nocow", st.ModTime(), st.ModTime()))
 		}},
 		{name: "all gone", options: mount, change: func(t *testing.T, dir string) {
 			command(t, "", "sh", "-c", "rm -rf "+dir+"/*")
