@@ -86,8 +86,8 @@ disk; with an MBR there must be room behind it.
 
 With --trust-last, files that nobody wrote to since the last deploy onto this disk
 are neither read nor written, where both revisions have the same there. That is told
-by the disk's own metadata, which is read: of ext2, ext3, ext4, XFS and btrfs, after a
-clean shutdown; all else, or all where nothing is known, is read as ever, and the job's
+by the disk's own metadata, which is read: of ext2, ext3, ext4, XFS, btrfs and NTFS, after
+a clean shutdown; all else, or all where nothing is known, is read as ever, and the job's
 log says why. It does not see what was written past the filesystem (dd, a boot loader,
 bit rot), by a clock set back to the very moment, or what a power cut kept from the
 metadata. The job tells how many bytes were trusted and not read.

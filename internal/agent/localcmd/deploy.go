@@ -73,8 +73,8 @@ a GPT, partitions behind it then lie at the end of the disk.
 
 With --trust-last, the disk is known to hold the revision that is named, and files that
 nobody wrote to since are neither read nor written, where both revisions have the same
-there. That is told by the disk's own metadata, which is read: of ext2, ext3, ext4, XFS
-and btrfs, after a clean shutdown; all else is read as ever. It does not see what
+there. That is told by the disk's own metadata, which is read: of ext2, ext3, ext4, XFS,
+btrfs and NTFS, after a clean shutdown; all else is read as ever. It does not see what
 was written past the filesystem (dd, a boot loader, bit rot), by a clock set back to the
 very moment, or what a power cut kept from the metadata. --verify leaves out what was
 trusted, and the report says how much that was.

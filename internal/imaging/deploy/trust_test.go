@@ -178,6 +178,7 @@ func TestTrust(t *testing.T) {
 		{"ext2", "mke2fs -q -F -t ext2 -I 128", "rw"},
 		{"xfs", "mkfs.xfs -q", "rw"},
 		{"btrfs", "mkfs.btrfs -q", "rw"},
+		{"ntfs", "mkntfs -q -Q -F -C", "ntfs"},
 	} {
 		t.Run(fs.name, func(t *testing.T) { testTrust(t, fs.name, fs.mkfs, fs.mount) })
 	}

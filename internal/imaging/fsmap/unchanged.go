@@ -11,6 +11,7 @@ import (
 	"mimeo/internal/imaging/fsmap/btrfs"
 	"mimeo/internal/imaging/fsmap/ext4"
 	"mimeo/internal/imaging/fsmap/fact"
+	"mimeo/internal/imaging/fsmap/ntfs"
 	"mimeo/internal/imaging/fsmap/swap"
 	"mimeo/internal/imaging/fsmap/xfs"
 	"mimeo/internal/imaging/manifest"
@@ -22,7 +23,7 @@ import (
 type walk func(r io.ReaderAt, size int64, file func(fact.File) error, other func(extent.Extent)) (why string, err error)
 
 // marks are the filesystems of which is known what a write to a file leaves behind, by type.
-var marks = map[string]walk{"ext2": ext4.Files, "ext3": ext4.Files, "ext4": ext4.Files, "xfs": xfs.Files, "btrfs": btrfs.Files}
+var marks = map[string]walk{"ext2": ext4.Files, "ext3": ext4.Files, "ext4": ext4.Files, "xfs": xfs.Files, "btrfs": btrfs.Files, "ntfs": ntfs.Files}
 
 // State is a volume at one time.
 type State struct {

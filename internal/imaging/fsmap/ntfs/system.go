@@ -132,7 +132,7 @@ func (v *volume) readVolume() error {
 			if flags&volumeChkdsk != 0 {
 				return damaged("chkdsk is at work on it")
 			}
-			if flags&volumeDirty != 0 {
+			if v.dirty = flags&volumeDirty != 0; v.dirty {
 				v.note("it is marked as dirty: Windows will run chkdsk at the next start")
 			}
 		}

@@ -51,6 +51,7 @@ type volume struct {
 	mft     stream // the records
 	records bitmap // which records are in use
 	marked  bitmap // which clusters are in use: $Bitmap
+	dirty   bool   // Windows will look at it at the next start
 }
 
 func (v *volume) used() (extent.List, error) {
