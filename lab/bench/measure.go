@@ -21,7 +21,7 @@ type sample struct {
 	wall, cpu time.Duration
 	rss       int64 // bytes, of the process that took most
 	size      int64 // bytes of the image or new in the store; 0 where nothing is kept
-	fresh     int64 // bytes of the disk, raw, that the store did not have
+	fresh     int64 // bytes of the disk, raw, that the store did not have; of a deploy, that were trusted and not read
 	used      int64 // bytes of the disk that are in use
 }
 
@@ -57,6 +57,7 @@ const (
 	ourDeploy     = "mimeo-agent deploy"
 	ourSecond     = "mimeo-agent capture, 1 % of files changed"
 	ourSecondOver = "mimeo-agent deploy, that onto the first"
+	ourTrusted    = "mimeo-agent deploy --trust-last, that onto the first"
 	ourFresh      = "mimeo-agent capture, the same files on a fresh filesystem"
 )
 
@@ -207,18 +208,25 @@ func (b *session) deploy() error {
 
 func (b *session) deployOver() error {
 	target := b.path("target.img")
-	if _, err := b.ours(&struct{}{}, "deploy", "bench@1", target, "--store", "dir:"+b.path("again"), "--force", "--json"); err != nil {
-		return err
+	for _, way := range []struct {
+		name string
+		args []string
+	}{{ourSecondOver, nil}, {ourTrusted, []string{"--trust-last", "bench@1"}}} {
+		if _, err := b.ours(&struct{}{}, "deploy", "bench@1", target, "--store", "dir:"+b.path("again"), "--force", "--json"); err != nil {
+			return err
+		}
+		var res struct {
+			Written int64 `json:"written"`
+			Skipped int64 `json:"skipped"`
+			Trusted int64 `json:"trusted"`
+		}
+		s, err := b.ours(&res, append([]string{"deploy", "bench", target, "--store", "dir:" + b.path("again"), "--force", "--json"}, way.args...)...)
+		if err != nil {
+			return err
+		}
+		s.size, s.fresh, s.used = res.Written, res.Trusted, res.Written+res.Skipped+res.Trusted
+		b.add(way.name, s)
 	}
-	var res struct {
-		Written int64 `json:"written"`
-	}
-	s, err := b.ours(&res, "deploy", "bench", target, "--store", "dir:"+b.path("again"), "--force", "--json")
-	if err != nil {
-		return err
-	}
-	s.size = res.Written
-	b.add(ourSecondOver, s)
 	return nil
 }
 
@@ -320,7 +328,7 @@ func (b *session) print(w io.Writer) (missed int) {
 	fmt.Fprintf(w, "| what | wall s | ratio | cpu s | ratio | MiB kept | ratio | peak MiB |\n|---|---|---|---|---|---|---|---|\n")
 	for _, row := range []struct{ name, peer string }{
 		{peerCapture, peerCapture}, {peerNoSum, peerCapture}, {ourCapture, peerCapture}, {ourFast, peerCapture}, {ourSecond, peerCapture}, {ourFresh, peerCapture},
-		{peerRestore, peerRestore}, {ourDeploy, peerRestore}, {ourSecondOver, peerRestore},
+		{peerRestore, peerRestore}, {ourDeploy, peerRestore}, {ourSecondOver, peerRestore}, {ourTrusted, peerRestore},
 	} {
 		s, p := b.median(row.name), b.median(row.peer)
 		kept := ""
@@ -328,8 +336,8 @@ func (b *session) print(w io.Writer) (missed int) {
 			kept = fmt.Sprintf("%.0f", float64(s.size)/(1<<20))
 		}
 		sizes := ratio(float64(s.size), float64(p.size))
-		if row.name == ourSecondOver {
-			sizes, kept = "", kept+" written"
+		if row.name == ourSecondOver || row.name == ourTrusted {
+			sizes, kept = "", fmt.Sprintf("%s written, %d of %d not read", kept, s.fresh>>20, s.used>>20)
 		}
 		fmt.Fprintf(w, "| `%s` | %.2f | %s | %.2f | %s | %s | %s | %d |\n", strings.ReplaceAll(row.name, "FS", b.fs.name), s.wall.Seconds(), ratio(s.wall.Seconds(), p.wall.Seconds()),
 			s.cpu.Seconds(), ratio(s.cpu.Seconds(), p.cpu.Seconds()), kept, sizes, s.rss>>20)
@@ -353,9 +361,10 @@ func (b *session) print(w io.Writer) (missed int) {
 	goal("the same files on a fresh filesystem, new data of the bytes used", 0.06, float64(b.median(ourFresh).fresh)/float64(b.median(ourFresh).used), "×")
 	goal("deploy, wall", 0.6, wall(ourDeploy, peerRestore), "×")
 	goal("deploy onto the first revision, wall", 0.2, wall(ourSecondOver, peerRestore), "×")
+	goal("deploy onto the first revision with --trust-last, read of what is there", 0.1, 1-float64(b.median(ourTrusted).fresh)/float64(b.median(ourTrusted).used), "×")
 	goal("deploy onto the first revision, written of the bytes changed", 1.3, float64(b.median(ourSecondOver).size)/float64(b.changed), "×")
 	most := int64(0)
-	for _, name := range []string{ourCapture, ourFast, ourSecond, ourFresh, ourDeploy, ourSecondOver} {
+	for _, name := range []string{ourCapture, ourFast, ourSecond, ourFresh, ourDeploy, ourSecondOver, ourTrusted} {
 		for _, s := range b.samples[name] {
 			most = max(most, s.rss)
 		}

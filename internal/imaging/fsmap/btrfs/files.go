@@ -61,6 +61,7 @@ func (fs *filesystem) files(file func(fact.File) error, other func(extent.Extent
 	defer stop()
 	s := &sumReader{next: next, size: sumSizes[fs.sumKind], sector: fs.sector}
 	var f fact.File
+	end := uint64(0)
 	return fs.walkTree("extent", treeExtent, roots[treeExtent], func(k key, data []byte) error {
 		if k.typ != itemExtent && k.typ != itemMetadata {
 			return nil
@@ -73,8 +74,15 @@ func (fs *filesystem) files(file func(fact.File) error, other func(extent.Extent
 		if len(data) < 24 || c == nil || n == 0 || n > c.end()-k.obj || n%fs.sector != 0 {
 			return damaged("an extent of %d bytes is not within a chunk", n)
 		}
+		if k.obj < end {
+			return damaged("it lies on the extent before, which ends at %d", end)
+		}
+		end = k.obj + n
 		f = fact.File{Nr: k.obj, Mark: f.Mark[:0], Extents: f.Extents[:0]}
 		c.place(k.obj-c.start, k.obj-c.start+n, func(e extent.Extent) { f.Extents = append(f.Extents, e) })
+		if len(f.Extents) == 0 {
+			return nil // on another device
+		}
 		f.Mark = le.AppendUint64(f.Mark, n)
 		f.Mark = append(f.Mark, data[8:16]...) // its generation
 		for _, e := range f.Extents {

@@ -9,6 +9,8 @@ import (
 	"testing"
 
 	"mimeo/internal/imaging/extent"
+
+	"mimeo/internal/imaging/fsmap/maptest"
 )
 
 // reseal makes the checksum of a superblock or tree block good again.
@@ -199,6 +201,7 @@ func FuzzUsed(f *testing.F) {
 		for _, block := range b.blocks {
 			reseal(fs.sumKind, block)
 		}
+		maptest.Files(t, Files, b, int64(len(base)))
 		facts, used, err := Used(b, int64(len(base)))
 		if err != nil {
 			t.Fatal(err)

@@ -9,6 +9,8 @@ import (
 	"testing"
 
 	"mimeo/internal/imaging/extent"
+
+	"mimeo/internal/imaging/fsmap/maptest"
 )
 
 // TestFlippedBits damages metadata bit by bit. Whatever the damage, nothing that is in use may be left out: the answer
@@ -145,6 +147,7 @@ func FuzzUsed(f *testing.F) {
 		b := make([]byte, int(kib)<<10)
 		copy(b[min(len(b), superOff):], super)
 		copy(b[min(len(b), 2048):], rest)
+		maptest.Files(t, Files, bytes.NewReader(b), int64(len(b)))
 		facts, used, err := Used(bytes.NewReader(b), int64(len(b)))
 		if err != nil {
 			t.Fatal(err)

@@ -8,6 +8,8 @@ import (
 	"testing"
 
 	"mimeo/internal/imaging/extent"
+
+	"mimeo/internal/imaging/fsmap/maptest"
 )
 
 // metadata is where the boot sector, the MFT, its mirror, both bitmaps, the head of the log and the backup lie.
@@ -154,6 +156,7 @@ func FuzzUsed(f *testing.F) {
 			at := (int(patch[0])<<16 | int(patch[1])<<8 | int(patch[2])) % (len(places) - 1)
 			b[places[at]], b[places[at+1]] = patch[3], patch[4]
 		}
+		maptest.Files(t, Files, bytes.NewReader(b), int64(len(b)))
 		facts, used, err := Used(bytes.NewReader(b), int64(len(b)))
 		if err != nil {
 			t.Fatal(err)

@@ -8,6 +8,8 @@ import (
 	"testing"
 
 	"mimeo/internal/imaging/extent"
+
+	"mimeo/internal/imaging/fsmap/maptest"
 )
 
 // part is a piece of metadata with a checksum of its own, at sum; none where that is negative.
@@ -147,6 +149,7 @@ func FuzzUsed(f *testing.F) {
 				seal(b, at.sum)
 			}
 		}
+		maptest.Files(t, Files, p, int64(len(p.base)))
 		facts, used, err := Used(p, int64(len(p.base)))
 		if err != nil {
 			t.Fatal(err)
