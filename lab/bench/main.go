@@ -35,9 +35,14 @@ func bench(ctx context.Context) (err error) {
 		kind  = flag.String("fs", "ext4", "the `filesystem` on it: ext4, xfs, btrfs or ntfs")
 		keep  = flag.Bool("keep", false, "leave the disk and the images there, and say where")
 		days  = flag.Int("days", 0, "instead: capture on so many `days`, 2 % of the files changed each day, next to restic and casync")
+		huge  = flag.Int("huge", 0, "instead: look at 1 TiB with so many `million` files; takes minutes, and 0.5 GiB for each million")
+		look  = flag.String("plan", "", "what -huge runs: plan the capture of `DISK`")
 		check = flag.Bool("check", false, "fail where a goal is missed")
 	)
 	flag.Parse()
+	if *look != "" {
+		return plan(*look)
+	}
 	fs, ok := filesystems[*kind]
 	if !ok {
 		return fmt.Errorf("-fs %s: want ext4, xfs, btrfs or ntfs", *kind)
@@ -52,6 +57,9 @@ func bench(ctx context.Context) (err error) {
 		}
 	}
 	usedBytes := int64(*used * (1 << 30))
+	if *huge > 0 {
+		usedBytes = int64(*huge) << 27
+	}
 	base, err := place(*dir, usedBytes)
 	if err != nil {
 		return err
@@ -67,6 +75,9 @@ func bench(ctx context.Context) (err error) {
 	}
 	b := &session{ctx: ctx, work: work, agent: *agent, runs: *runs, fs: fs,
 		disk: filepath.Join(work, "disk.img"), size: *disk << 30, tree: tree{used: usedBytes, seed: 1}}
+	if *huge > 0 {
+		return b.huge(os.Stdout, *huge)
+	}
 	b.logf("making a disk of %d GiB, %s with %.1f GiB of files, in %s", *disk, fs.name, *used, work)
 	if err := makeDisk(ctx, fs, fs.make, b.disk, b.size, b.tree); err != nil {
 		return err
