@@ -13,9 +13,15 @@ type Encoder struct {
 }
 
 // NewEncoder returns an Encoder, which holds about 1 MiB.
-func NewEncoder() *Encoder {
+func NewEncoder() *Encoder { return newEncoder(zstd.SpeedFastest) }
+
+// NewPacker returns an Encoder that takes time to make chunks small: it compresses as Zstandard does with about that level,
+// from 1 to 22. It holds some 100 MiB with the highest.
+func NewPacker(level int) *Encoder { return newEncoder(zstd.EncoderLevelFromZstd(level)) }
+
+func newEncoder(level zstd.EncoderLevel) *Encoder {
 	// No CRC: the chunk's name is checked. One thread: the caller runs as many encoders as it wants.
-	z, err := zstd.NewWriter(nil, zstd.WithEncoderLevel(zstd.SpeedFastest), zstd.WithEncoderConcurrency(1),
+	z, err := zstd.NewWriter(nil, zstd.WithEncoderLevel(level), zstd.WithWindowSize(MaxLen), zstd.WithEncoderConcurrency(1),
 		zstd.WithEncoderCRC(false), zstd.WithZeroFrames(true))
 	if err != nil {
 		panic(fmt.Sprintf("zstd encoder: %v", err)) // only for options out of range, and these are constants

@@ -366,7 +366,7 @@ func TestRecordInsideChunk(t *testing.T) {
 	fake, _ := form{}.appendRecord(nil, chunk.Encoded{ID: chunk.Sum([]byte("name of something else")), RawLen: 5, Data: []byte("virus")})
 	raw := append(append(make([]byte, 100), fake...), storetest.Bytes(0, 300)...)
 	c := chunk.Encoded{ID: chunk.Sum(raw), RawLen: uint32(len(raw)), Data: raw}
-	pack := form{}.appendPackHead(nil, 1, uid{1}, uid{2})
+	pack := form{}.appendPackHead(nil, 1, uid{1}, uid{2}, 0)
 	at := len(pack)
 	pack, _ = form{}.appendRecord(pack, c)
 	sc, err := form{}.scan(bytes.NewReader(pack), 1, int64(len(pack)))
@@ -474,7 +474,7 @@ func TestStats(t *testing.T) {
 }
 
 func FuzzScan(f *testing.F) {
-	pack := form{}.appendPackHead(nil, 1, uid{1}, uid{2})
+	pack := form{}.appendPackHead(nil, 1, uid{1}, uid{2}, 0)
 	for i := range uint64(3) {
 		c, _ := storetest.Chunk(i, 200)
 		pack, _ = form{}.appendRecord(pack, c)
@@ -504,7 +504,7 @@ func FuzzScan(f *testing.F) {
 
 func FuzzIndexFile(f *testing.F) {
 	c, _ := storetest.Chunk(1, 200)
-	f.Add(encodeIndex(1, uid{1}, 1000, []indexed{{c.ID, loc{pack: 1, off: 64, stored: 50, raw: 200, codec: chunk.Zstd}}}), int64(1000))
+	f.Add(encodeIndex(1, uid{1}, 1000, 0, []indexed{{c.ID, loc{pack: 1, off: 64, stored: 50, raw: 200, codec: chunk.Zstd}}}), int64(1000))
 	f.Fuzz(func(t *testing.T, b []byte, length int64) {
 		id, items, err := form{}.parseIndex(b, 1, length)
 		if err != nil {
@@ -526,7 +526,7 @@ func FuzzIndexFile(f *testing.F) {
 			}
 			end = it.end()
 		}
-		again := encodeIndex(1, id, length, items)
+		again := encodeIndex(1, id, length, indexEffort(b), items)
 		if _, back, err := (form{}).parseIndex(again, 1, length); err != nil || !slices.Equal(back, items) {
 			t.Fatalf("written and read again: %v", err)
 		}

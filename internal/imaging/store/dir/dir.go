@@ -102,6 +102,7 @@ type pack struct {
 	number  uint32
 	size    int64     // bytes, without a torn end
 	written time.Time // last, by an earlier process; zero where this one began it
+	effort  uint8     // level with which all records were tried by Repack; 0: none
 
 	// Of the pack that takes new chunks; under wmu.
 	uid    uid

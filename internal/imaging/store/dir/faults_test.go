@@ -145,9 +145,9 @@ func TestFaults(t *testing.T) {
 		}
 	}
 	all := []storetest.Fault{storetest.Refuse, storetest.Shorten, storetest.Lose, storetest.Full}
-	storetest.Faults(t, place, 1, 1, []string{"gc", "repair"}, all...)
+	storetest.Faults(t, place, 1, 1, []string{"gc", "repair", "repack"}, all...)
 	// What cannot be read again and again is damaged: a repair sets it aside.
-	storetest.Faults(t, place, 4, 1, []string{"gc"}, all...)
+	storetest.Faults(t, place, 4, 1, []string{"gc", "repack"}, all...)
 }
 
 // work1 goes over the whole store.
@@ -155,6 +155,12 @@ func work1(ctx context.Context, s *Store, name string) error {
 	switch name {
 	case "gc":
 		r, err := s.GC(ctx, GCOptions{Grace: time.Nanosecond})
+		if err == nil && len(r.Problems) > 0 {
+			err = fmt.Errorf("%q", r.Problems)
+		}
+		return err
+	case "repack":
+		r, err := s.Repack(ctx, RepackOptions{Level: 1})
 		if err == nil && len(r.Problems) > 0 {
 			err = fmt.Errorf("%q", r.Problems)
 		}

@@ -78,16 +78,20 @@ func (f form) more() uint32 {
 	return 0
 }
 
-func (f form) appendPackHead(b []byte, number uint32, pack, store uid) []byte {
+func (f form) appendPackHead(b []byte, number uint32, pack, store uid, effort uint8) []byte {
 	start := len(b)
 	b = append(b, packMagic...)
 	b = binary.LittleEndian.AppendUint32(b, f.version())
 	b = binary.LittleEndian.AppendUint32(b, number)
 	b = append(b, pack[:]...)
 	b = append(b, store[:]...)
-	b = append(b, make([]byte, 12)...)
+	b = append(b, effort)
+	b = append(b, make([]byte, 11)...)
 	return binary.LittleEndian.AppendUint32(b, crc(b[start:]))
 }
+
+// effortAt is where a pack's head says with which level all its records were tried.
+const effortAt = 48
 
 // parsePackHead reads the first packHead bytes of a pack. The uid is what stands there even where there is an error.
 func (f form) parsePackHead(b []byte, number uint32) (uid, error) {
@@ -219,7 +223,7 @@ type indexed struct {
 }
 
 // encodeIndex returns the index file of a pack whose first length bytes hold items, in ascending order.
-func encodeIndex(number uint32, pack uid, length int64, items []indexed) []byte {
+func encodeIndex(number uint32, pack uid, length int64, effort uint8, items []indexed) []byte {
 	b := make([]byte, 0, indexHead+len(items)*indexItem+indexSum)
 	b = append(b, indexMagic...)
 	b = binary.LittleEndian.AppendUint32(b, indexVersion)
@@ -227,7 +231,8 @@ func encodeIndex(number uint32, pack uid, length int64, items []indexed) []byte 
 	b = append(b, pack[:]...)
 	b = binary.LittleEndian.AppendUint64(b, uint64(length))
 	b = binary.LittleEndian.AppendUint32(b, uint32(len(items)))
-	b = append(b, make([]byte, 12)...)
+	b = append(b, effort)
+	b = append(b, make([]byte, 11)...)
 	for _, it := range items {
 		b = append(b, it.id[:]...)
 		b = binary.LittleEndian.AppendUint32(b, it.off)
@@ -238,6 +243,9 @@ func encodeIndex(number uint32, pack uid, length int64, items []indexed) []byte 
 	sum := blake3.Sum256(b)
 	return append(b, sum[:]...)
 }
+
+// indexEffort returns the effort that an index file has, which parseIndex has read.
+func indexEffort(b []byte) uint8 { return b[44] }
 
 // parseIndex reads the index file of the pack with that number and length.
 func (f form) parseIndex(b []byte, number uint32, length int64) (uid, []indexed, error) {

@@ -514,27 +514,39 @@ func (g *collecting) drop() error {
 		g.pending = nil
 		return err
 	}
-	for _, p := range g.pending {
-		if err := s.fs.Remove(indexName(p.number)); err != nil && !errors.Is(err, fs.ErrNotExist) {
-			return fmt.Errorf("remove %s: %w", indexName(p.number), err)
+	numbers := make([]uint32, len(g.pending))
+	for i, p := range g.pending {
+		numbers[i] = p.number
+	}
+	if err := s.removePacks(numbers); err != nil {
+		return err
+	}
+	g.pending, g.copied = nil, 0
+	return nil
+}
+
+// removePacks removes packs whose chunks lie elsewhere, or are garbage.
+func (s *Store) removePacks(numbers []uint32) error {
+	for _, n := range numbers {
+		if err := s.fs.Remove(indexName(n)); err != nil && !errors.Is(err, fs.ErrNotExist) {
+			return fmt.Errorf("remove %s: %w", indexName(n), err)
 		}
 	}
 	if err := s.fs.SyncDir(indexDir); err != nil {
 		return fmt.Errorf("remove packs: %w", err)
 	}
-	for _, p := range g.pending {
-		if err := s.fs.Remove(packName(p.number)); err != nil && !errors.Is(err, fs.ErrNotExist) {
-			return fmt.Errorf("remove %s: %w", packName(p.number), err)
+	for _, n := range numbers {
+		if err := s.fs.Remove(packName(n)); err != nil && !errors.Is(err, fs.ErrNotExist) {
+			return fmt.Errorf("remove %s: %w", packName(n), err)
 		}
-		s.files.drop(p.number)
+		s.files.drop(n)
 		s.imu.Lock()
-		delete(s.packs, p.number)
+		delete(s.packs, n)
 		s.imu.Unlock()
 	}
 	if err := s.fs.SyncDir(packsDir); err != nil {
 		return fmt.Errorf("remove packs: %w", err)
 	}
-	g.pending, g.copied = nil, 0
 	return nil
 }
 

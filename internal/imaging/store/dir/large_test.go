@@ -60,7 +60,7 @@ func holes(b *testing.B, path string, number *uint32, from, to uint64) {
 		if err := os.Truncate(name, off); err != nil {
 			b.Fatal(err)
 		}
-		if err := os.WriteFile(filepath.Join(path, indexName(*number)), encodeIndex(*number, uid{}, off, items), 0o600); err != nil {
+		if err := os.WriteFile(filepath.Join(path, indexName(*number)), encodeIndex(*number, uid{}, off, 0, items), 0o600); err != nil {
 			b.Fatal(err)
 		}
 	}

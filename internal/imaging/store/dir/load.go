@@ -45,7 +45,7 @@ func (s *Store) load() error {
 		if known != nil && known.size == e.Size {
 			continue
 		}
-		items, size, err := s.loadPack(number, e.Size)
+		items, size, effort, err := s.loadPack(number, e.Size)
 		if s.readOnly && errors.Is(err, fs.ErrNotExist) {
 			continue // removed meanwhile
 		} else if err != nil {
@@ -55,7 +55,7 @@ func (s *Store) load() error {
 			continue
 		}
 		s.imu.Lock()
-		s.packs[number] = &pack{number: number, size: size, written: e.Time}
+		s.packs[number] = &pack{number: number, size: size, written: e.Time, effort: effort}
 		for _, it := range items {
 			s.index.put(it.id, it.loc, 0)
 		}
@@ -104,42 +104,42 @@ func (s *Store) sweepIndex() error {
 // loadPack returns the items of a pack and its length, from its index file or, where that is missing or of another
 // state of the pack, from the pack itself; then it brings pack and index file in order, unless the store is read-only.
 // A length of 0 says that there is no pack any more.
-func (s *Store) loadPack(number uint32, size int64) ([]indexed, int64, error) {
+func (s *Store) loadPack(number uint32, size int64) (_ []indexed, length int64, effort uint8, err error) {
 	if size <= maxPack {
 		if b, err := s.readSealed(indexName(number), size+indexHead+indexSum); err == nil {
 			if _, items, err := s.form.parseIndex(b, number, size); err == nil {
-				return items, size, nil
+				return items, size, indexEffort(b), nil
 			}
 		}
 	}
 	f, err := s.fs.Open(packName(number), !s.readOnly)
 	if err != nil {
-		return nil, 0, err
+		return nil, 0, 0, err
 	}
 	defer f.Close()
 	sc, err := s.form.scan(f, number, size)
 	if err != nil {
-		return nil, 0, err
+		return nil, 0, 0, err
 	}
 	if s.readOnly {
-		return sc.items, sc.end, nil
+		return sc.items, sc.end, sc.effort, nil
 	}
 	if len(sc.items) == 0 {
-		return nil, 0, s.setAside(f, number, size)
+		return nil, 0, 0, s.setAside(f, number, size)
 	}
 	if sc.end < size {
 		if err := f.Truncate(sc.end); err != nil {
-			return nil, 0, err
+			return nil, 0, 0, err
 		}
 	}
 	if err := f.Sync(); err != nil {
-		return nil, 0, err
+		return nil, 0, 0, err
 	}
 	if err := s.fs.SyncDir(packsDir); err != nil {
-		return nil, 0, err
+		return nil, 0, 0, err
 	}
-	s.writeIndex(number, sc.uid, sc.end, sc.items)
-	return sc.items, sc.end, nil
+	s.writeIndex(number, sc.uid, sc.end, sc.effort, sc.items)
+	return sc.items, sc.end, sc.effort, nil
 }
 
 // setAside removes a pack in which no chunk ever became durable. One that holds something else than zeros is kept
@@ -162,6 +162,6 @@ func (s *Store) setAside(f File, number uint32, size int64) error {
 
 // writeIndex writes the index file of a pack. It is only a help for the next start, which reads the pack itself where
 // the index file is missing: so a failure is none of the caller's.
-func (s *Store) writeIndex(number uint32, id uid, size int64, items []indexed) {
-	_ = s.writeSealed(indexName(number), encodeIndex(number, id, size, items), true)
+func (s *Store) writeIndex(number uint32, id uid, size int64, effort uint8, items []indexed) {
+	_ = s.writeSealed(indexName(number), encodeIndex(number, id, size, effort, items), true)
 }

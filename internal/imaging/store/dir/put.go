@@ -169,16 +169,22 @@ func (s *Store) write(b *batch, res *store.PutResult) error {
 	return nil
 }
 
-// newPack starts the pack that takes new chunks. Its number is one that no pack and no index file has.
-func (s *Store) newPack() error {
-	p := &pack{number: 1}
+// newPack starts the pack that takes new chunks.
+func (s *Store) newPack() (err error) {
+	s.cur, err = s.makePack(0)
+	return err
+}
+
+// makePack begins a pack. Its number is one that no pack and no index file has. The caller holds wmu.
+func (s *Store) makePack(effort uint8) (*pack, error) {
+	p := &pack{number: 1, effort: effort}
 	s.imu.RLock()
 	for n := range s.packs {
 		p.number = max(p.number, n+1)
 	}
 	s.imu.RUnlock()
 	if _, err := rand.Read(p.uid[:]); err != nil {
-		return err
+		return nil, err
 	}
 	for {
 		f, err := s.fs.Create(packName(p.number))
@@ -186,21 +192,20 @@ func (s *Store) newPack() error {
 			p.number++
 			continue
 		} else if err != nil {
-			return err
+			return nil, err
 		}
 		p.file = f
 		break
 	}
-	head := s.form.appendPackHead(nil, p.number, p.uid, s.id)
+	head := s.form.appendPackHead(nil, p.number, p.uid, s.id, effort)
 	if _, err := p.file.WriteAt(head, 0); err != nil {
-		return errors.Join(err, p.file.Close(), s.fs.Remove(packName(p.number)))
+		return nil, errors.Join(err, p.file.Close(), s.fs.Remove(packName(p.number)))
 	}
 	p.size = packHead
 	s.imu.Lock()
 	s.packs[p.number] = p
 	s.imu.Unlock()
-	s.cur = p
-	return nil
+	return p, nil
 }
 
 // Flush implements store.Writer.
@@ -287,7 +292,7 @@ func (s *Store) seal() error {
 		s.imu.Unlock()
 		return errors.Join(p.file.Close(), s.fs.Remove(packName(p.number)))
 	}
-	s.writeIndex(p.number, p.uid, p.size, p.items)
+	s.writeIndex(p.number, p.uid, p.size, 0, p.items)
 	err := p.file.Close()
 	p.file, p.items = nil, nil
 	if s.whole {

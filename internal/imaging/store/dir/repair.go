@@ -240,5 +240,5 @@ func (s *Store) indexAgain(c *checking, number uint32) error {
 	if err != nil || sc.end != size {
 		return err // what follows its last record is cut off when the store is opened next
 	}
-	return s.writeSealed(indexName(number), encodeIndex(number, sc.uid, size, sc.items), true)
+	return s.writeSealed(indexName(number), encodeIndex(number, sc.uid, size, sc.effort, sc.items), true)
 }

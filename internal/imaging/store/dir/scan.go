@@ -13,6 +13,7 @@ import (
 type scanned struct {
 	uid     uid
 	head    error // what is wrong with the pack's head
+	effort  uint8
 	items   []indexed
 	end     int64    // of the last good record: what follows was never finished, or is damaged
 	damaged []string // what lies between good records and is none
@@ -33,6 +34,7 @@ func (f form) scan(r io.ReaderAt, number uint32, size int64) (*scanned, error) {
 	if s.uid, s.head = f.parsePackHead(head, number); s.head == nil {
 		pos = packHead
 		s.end = packHead
+		s.effort = head[effortAt]
 	}
 	doubt := s.head != nil
 	var raw, plain []byte

@@ -262,7 +262,7 @@ func FuzzScanSealed(f *testing.F) {
 		f.Fatal(err)
 	}
 	fm := form{key.Records}
-	pack := fm.appendPackHead(nil, 1, uid{1}, uid{2})
+	pack := fm.appendPackHead(nil, 1, uid{1}, uid{2}, 0)
 	var ends []int
 	for i := range uint64(3) {
 		c, _ := storetest.Chunk(i, 200)

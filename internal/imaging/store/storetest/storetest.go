@@ -68,6 +68,9 @@ func Bytes(seed uint64, n int) []byte {
 	return raw
 }
 
+// Created is when all disks of tests were captured.
+var Created = time.Date(2026, 1, 2, 3, 4, 5, 0, time.UTC)
+
 // Image puts a small disk of n pieces into s and returns its manifest, which is not staged yet. Pieces with the same
 // content in two images are the same chunks: salt says where they differ.
 func Image(ctx context.Context, s store.Writer, n int, salt func(piece int) uint64) (*manifest.Manifest, error) {
@@ -98,7 +101,7 @@ func Image(ctx context.Context, s store.Writer, n int, salt func(piece int) uint
 		return nil, err
 	}
 	return &manifest.Manifest{
-		Version: manifest.Version, Hash: "blake3", Created: time.Date(2026, 1, 2, 3, 4, 5, 0, time.UTC),
+		Version: manifest.Version, Hash: "blake3", Created: Created,
 		Source:  manifest.Source{Node: "n01", Agent: "test", Arch: "amd64"},
 		Disk:    manifest.Disk{Size: int64(n)*2*piece + piece, SectorSize: 512},
 		Table:   manifest.Table{Kind: "none"},
