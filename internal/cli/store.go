@@ -15,10 +15,10 @@ import (
 )
 
 func storeCmd(t *terminal) *cobra.Command {
-	c := &cobra.Command{Use: "store", Short: "Look after the store that keeps all images: check, stats, gc, repair, copy",
+	c := &cobra.Command{Use: "store", Short: "Look after the store that keeps all images: check, stats, gc, repack, repair, copy",
 		Long: `The store keeps the chunks of all images and revisions, each once. These commands
 look after it as a whole. Captures and deploys go on beside them.`}
-	c.AddCommand(storeCheckCmd(t), storeStatsCmd(t), storeGCCmd(t), storeRepairCmd(t), storeCopyCmd(t))
+	c.AddCommand(storeCheckCmd(t), storeStatsCmd(t), storeGCCmd(t), storeRepairCmd(t), storeRepackCmd(t), storeCopyCmd(t))
 	return c
 }
 
@@ -287,5 +287,64 @@ Exit code 1 says that some revisions could not be copied.`,
 		},
 	}
 	c.Flags().BoolVar(&dry, "dry-run", false, "say what would be sent, and send nothing")
+	return c
+}
+
+func storeRepackCmd(t *terminal) *cobra.Command {
+	var dry, yes bool
+	var level int
+	c := &cobra.Command{
+		Use: "repack", Short: "Compress what was captured again, as well as can be",
+		Long: `Writes packs of the store anew: chunks compressed with a stronger level, which a
+capture has no time for, and full packs made of short ones and of those that are half
+empty. It keeps half of the processors busy, where nobody else needs them. What was done
+with it before is passed over. Captures and deploys go on, and every chunk is decoded
+and compared before its old form goes.
+
+Look first: --dry-run compresses a few hundred chunks and says what would be free.
+Stopped at any moment, by Ctrl-C or a power cut, it leaves every revision whole, and
+what is done stays done. mimeod does it by itself at times when no job runs, where its
+configuration says so (repack). "mimeo store gc" frees what no revision needs.`,
+		Example: `  mimeo store repack --dry-run
+  mimeo store repack
+  mimeo store repack --level 9`,
+		Args: cobra.NoArgs,
+		RunE: func(cmd *cobra.Command, args []string) error {
+			if level < 1 || level > 22 {
+				return usagef("--level %d: want 1 to 22", level)
+			}
+			path := fmt.Sprintf("/v1/maintenance/repack?level=%d", level)
+			var r api.StoreRepack
+			if dry || !yes {
+				if err := t.maintain(cmd.Context(), http.MethodGet, path, "trying", &r); err != nil {
+					return err
+				}
+			}
+			if !dry {
+				if !yes {
+					storetext.Repack(t.err, &r)
+					if r.Packs == 0 {
+						return nil
+					}
+					if err := t.ask("do it?"); err != nil {
+						return err
+					}
+				}
+				r = api.StoreRepack{}
+				if err := t.maintain(cmd.Context(), http.MethodPost, path, "compressing again", &r); err != nil {
+					return err
+				}
+			}
+			if t.json {
+				return t.printJSON(r)
+			}
+			storetext.Repack(t.out, &r)
+			return nil
+		},
+	}
+	f := c.Flags()
+	f.BoolVar(&dry, "dry-run", false, "say what would be free, and change nothing")
+	f.BoolVarP(&yes, "yes", "y", false, "do not ask")
+	f.IntVar(&level, "level", 19, "how well to compress: Zstandard's level, 1 to 22")
 	return c
 }

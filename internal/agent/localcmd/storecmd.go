@@ -3,18 +3,20 @@ package localcmd
 import (
 	"encoding/json"
 	"errors"
+	"runtime"
 
 	"github.com/spf13/cobra"
 
 	"mimeo/internal/cluster/api"
 	"mimeo/internal/cluster/storetext"
+	"mimeo/internal/imaging/store/dir"
 )
 
 // StoreCmd returns "mimeo-agent store".
 func StoreCmd() *cobra.Command {
-	c := &cobra.Command{Use: "store", Short: "Check, repair or copy a store, and make its keys",
+	c := &cobra.Command{Use: "store", Short: "Check, repair, repack or copy a store, and make its keys",
 		Long: `Looks after a store in a folder or in S3, without any server.`}
-	c.AddCommand(storeCheckCmd(), storeRepairCmd(), storeCopyCmd(), storeKeyCmd())
+	c.AddCommand(storeCheckCmd(), storeRepairCmd(), storeRepackCmd(), storeCopyCmd(), storeKeyCmd())
 	return c
 }
 
@@ -143,6 +145,66 @@ command line cannot be understood; 3 no such store; 4 refused.`,
 	at.flags(f, "the store: dir:PATH or s3://BUCKET/PREFIX")
 	f.BoolVar(&dry, "dry-run", false, "say what would be set aside, and change nothing")
 	f.BoolVarP(&yes, "yes", "y", false, "do it")
+	f.BoolVar(&asJSON, "json", false, "print JSON")
+	return cmd
+}
+
+func storeRepackCmd() *cobra.Command {
+	var at storeAt
+	var dry, asJSON bool
+	var level int
+	cmd := &cobra.Command{
+		Use:   "repack --store PLACE",
+		Short: "Compress what a store holds again, as well as can be",
+		Long: `Writes packs anew: chunks compressed with a stronger level, and full packs made of short
+ones and of those that are half empty. What was done with it before is passed over.
+Every chunk is decoded and compared before its old form goes; stopped at any moment, it
+leaves every revision whole. No other program may write to the store meanwhile; the
+store of a running mimeod is repacked by "mimeo store repack".
+
+Exit codes: 0 done; 1 it could not go on; 2 the command line cannot be understood; 3 no
+such store; 4 refused.`,
+		Example: `  mimeo-agent store repack --dry-run --store dir:/mnt/usb/images
+  mimeo-agent store repack --store dir:/mnt/usb/images --level 9`,
+		Args: exactly(0),
+		RunE: func(cmd *cobra.Command, _ []string) error {
+			if level < 1 || level > 22 {
+				return badUsage("--level %d: want 1 to 22", level)
+			}
+			st, err := openStore(cmd.Context(), at, false)
+			if err == nil && !dry { // there is a store: opening one for writing would make it
+				if err = st.Close(); err == nil {
+					st, err = openStore(cmd.Context(), at, true)
+				}
+			}
+			if err != nil {
+				return err
+			}
+			m := newMeter(cmd.ErrOrStderr())
+			report, err := st.Repack(cmd.Context(), dir.RepackOptions{DryRun: dry, Level: level, Workers: runtime.NumCPU(), Progress: func(done, total int64) {
+				if !asJSON {
+					m.show("compressing", done, total)
+				}
+			}})
+			m.close()
+			if err = errors.Join(err, st.Close()); err != nil {
+				return err
+			}
+			r, err := message[api.StoreRepack](report)
+			if err != nil {
+				return err
+			}
+			if asJSON {
+				return printJSON(cmd.OutOrStdout(), r)
+			}
+			storetext.Repack(cmd.OutOrStdout(), &r)
+			return nil
+		},
+	}
+	f := cmd.Flags()
+	at.flags(f, "the store: dir:PATH or s3://BUCKET/PREFIX")
+	f.BoolVar(&dry, "dry-run", false, "say what would be free, and change nothing")
+	f.IntVar(&level, "level", dir.DefaultLevel, "how well to compress: Zstandard's level, 1 to 22")
 	f.BoolVar(&asJSON, "json", false, "print JSON")
 	return cmd
 }

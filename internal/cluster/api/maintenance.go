@@ -13,6 +13,8 @@ import (
 //	DELETE /v1/maintenance/garbage?grace_ms=N → likewise, done
 //	GET    /v1/maintenance/repair             → text/event-stream of StoreProgress, with a StoreRepair: what PUT would do
 //	PUT    /v1/maintenance/repair             → likewise, done
+//	GET    /v1/maintenance/repack?level=N     → text/event-stream of StoreProgress, with a StoreRepack: what POST would do
+//	POST   /v1/maintenance/repack?level=N     → likewise, done
 //	GET    /v1/maintenance/copy               → text/event-stream of StoreProgress, with a StoreCopied: what POST would do
 //	POST   /v1/maintenance/copy               → likewise, done
 
@@ -147,6 +149,18 @@ type StoreRepair struct {
 	Records    []string             `json:"records"`     // files of revisions that were set aside
 	Problems   []string             `json:"problems"`    // what was found, one line each
 	Revisions  []StoreCheckRevision `json:"revisions"`   // those that are not whole now
+}
+
+// StoreRepack is what compressing again has done, or would do. All but counts are bytes of packs.
+type StoreRepack struct {
+	DryRun   bool     `json:"dry_run"` // after and freed are estimates then
+	Level    int      `json:"level"`   // of Zstandard
+	Packs    int      `json:"packs"`   // that are worth it
+	Bytes    int64    `json:"bytes"`   // of these, before
+	Chunks   int64    `json:"chunks"`  // that are smaller now; of a dry run: that were tried
+	After    int64    `json:"after"`   // of what was made of them
+	Freed    int64    `json:"freed"`
+	Problems []string `json:"problems"` // packs that stay as they are, and why
 }
 
 // StoreCopied is what was copied to the second store, or would be.

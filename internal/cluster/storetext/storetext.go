@@ -153,3 +153,20 @@ func Copied(w io.Writer, r *api.StoreCopied, dry bool) {
 		fmt.Fprintf(w, "not copied: %s\n", p)
 	}
 }
+
+// Repack writes what compressing again has done, or would do.
+func Repack(w io.Writer, r *api.StoreRepack) {
+	for _, p := range r.Problems {
+		fmt.Fprintln(w, "problem:", p)
+	}
+	switch {
+	case r.Packs == 0:
+		fmt.Fprintln(w, "there is nothing to compress again")
+	case r.DryRun:
+		fmt.Fprintf(w, "%d packs of %s would take about %s, as %d chunks of them tell: some %s would be free\n", r.Packs, Size(r.Bytes), Size(r.After), r.Chunks, Size(r.Freed))
+	case r.Freed < 0:
+		fmt.Fprintf(w, "%d packs of %s were gone through: %d chunks are smaller, in new packs of %s; the old ones stay beside them\n", r.Packs, Size(r.Bytes), r.Chunks, Size(r.After))
+	default:
+		fmt.Fprintf(w, "%d packs of %s were gone through: %d chunks are smaller, %s are free\n", r.Packs, Size(r.Bytes), r.Chunks, Size(r.Freed))
+	}
+}

@@ -56,6 +56,7 @@ func (c *Config) Complete() (err error) {
 	def(&c.HTTP, ":4480")
 	def(&c.HTTPS, ":4443")
 	def(&c.GC, "daily 03:30")
+	def(&c.Repack, "off")
 	def(&c.TFTP, ":69")
 	def(&c.NFS, ":4449")
 	def(&c.Log, "text")
@@ -86,6 +87,11 @@ func (c *Config) Complete() (err error) {
 	if c.GC != "off" {
 		if _, err := schedule.Parse(c.GC, time.Local); err != nil {
 			return c.wrong("gc", "%v", err)
+		}
+	}
+	if c.Repack != "off" {
+		if _, err := schedule.Parse(c.Repack, time.Local); err != nil {
+			return c.wrong("repack", "%v", err)
 		}
 	}
 	if c.LogLevel != "info" && c.LogLevel != "debug" {

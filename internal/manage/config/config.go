@@ -31,6 +31,7 @@ type Config struct {
 	S3         S3          `yaml:"s3"`        // how to get at the latter
 	Copy       Copy        `yaml:"copy"`      // where a copy of each revision goes
 	GC         string      `yaml:"gc"`        // when the store is cleaned up: "daily 03:30", "Sun 4:00", off
+	Repack     string      `yaml:"repack"`    // when it is compressed again: likewise
 	HTTP       string      `yaml:"http"`      // boot files
 	HTTPS      string      `yaml:"https"`     // API
 	TFTP       string      `yaml:"tftp"`

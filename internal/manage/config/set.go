@@ -36,7 +36,7 @@ func (c *Config) setters() map[string]func(string) error {
 			return nil
 		}
 	}
-	for key, p := range map[string]*string{"state": &c.State, "store": &c.Store, "store_key": &c.StoreKey, "copy.key": &c.Copy.Key, "gc": &c.GC, "http": &c.HTTP, "https": &c.HTTPS, "tftp": &c.TFTP, "nfs": &c.NFS, "agent": &c.Agent, "log": &c.Log, "log_level": &c.LogLevel, "console.log": &c.Console.Log, "hooks.folder": &c.Hooks.Folder, "console.size": &c.Console.Size,
+	for key, p := range map[string]*string{"state": &c.State, "store": &c.Store, "store_key": &c.StoreKey, "copy.key": &c.Copy.Key, "gc": &c.GC, "repack": &c.Repack, "http": &c.HTTP, "https": &c.HTTPS, "tftp": &c.TFTP, "nfs": &c.NFS, "agent": &c.Agent, "log": &c.Log, "log_level": &c.LogLevel, "console.log": &c.Console.Log, "hooks.folder": &c.Hooks.Folder, "console.size": &c.Console.Size,
 		"s3.endpoint": &c.S3.Endpoint, "s3.region": &c.S3.Region, "s3.style": &c.S3.Style, "s3.ca": &c.S3.CA, "s3.access_key": &c.S3.AccessKey, "s3.secret_key": (*string)(&c.S3.SecretKey), "s3.credentials_file": &c.S3.CredentialsFile, "s3.profile": &c.S3.Profile, "s3.cache": &c.S3.Cache, "copy.to": &c.Copy.To, "copy.credentials_file": &c.Copy.CredentialsFile, "copy.profile": &c.Copy.Profile} {
 		m[key] = func(v string) error { *p = v; return nil }
 	}

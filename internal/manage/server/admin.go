@@ -129,6 +129,8 @@ func (s *Server) apiHandler() http.Handler {
 	admin.HandleFunc("DELETE /v1/maintenance/garbage", s.maintain(s.collectGarbage))
 	admin.HandleFunc("GET /v1/maintenance/repair", s.maintain(s.repairStore))
 	admin.HandleFunc("PUT /v1/maintenance/repair", s.maintain(s.repairStore))
+	admin.HandleFunc("GET /v1/maintenance/repack", s.maintain(s.repackStore))
+	admin.HandleFunc("POST /v1/maintenance/repack", s.maintain(s.repackStore))
 	admin.HandleFunc("GET /v1/maintenance/copy", s.maintain(s.copyOnDemand))
 	admin.HandleFunc("POST /v1/maintenance/copy", s.maintain(s.copyOnDemand))
 	route("GET /v1/maintenance/usage", s.storeUsage)

@@ -6,6 +6,7 @@ import (
 	"os"
 	"path/filepath"
 	"testing"
+	"time"
 
 	"mimeo/internal/cluster/api"
 	"mimeo/internal/imaging/chunk"
@@ -209,5 +210,47 @@ func TestStoreRepair(t *testing.T) {
 	}
 	if _, e := maintain[api.StoreGC](r, "GET", "garbage"); e != nil {
 		t.Errorf("a chunk that is missing keeps garbage from being removed: %v", e)
+	}
+}
+
+// TestRepack compresses again on demand, and as it is done while no job runs: in slices, and not while a job runs.
+func TestRepack(t *testing.T) {
+	r := start(t)
+	r.published("golden", func(i int) uint64 { return uint64(3*i + 1) })
+	last := func(method, path string) (d struct {
+		Finished bool
+		Result   api.StoreRepack
+		Error    *api.Error
+	}) {
+		t.Helper()
+		if err := r.admin.Stream(t.Context(), method, path, nil, func(b []byte) error { return json.Unmarshal(b, &d) }); err != nil || !d.Finished {
+			t.Fatal(err, d)
+		}
+		return d
+	}
+	if d := last("GET", "/v1/maintenance/repack"); d.Error != nil || !d.Result.DryRun || d.Result.Level != 19 {
+		t.Errorf("%+v", d)
+	}
+	if d := last("POST", "/v1/maintenance/repack?level=7"); d.Error != nil || d.Result.Packs != 1 || d.Result.Level != 7 {
+		t.Errorf("%+v", d)
+	}
+	if d := last("POST", "/v1/maintenance/repack?level=23"); d.Error == nil || d.Error.Code != "bad_request" {
+		t.Errorf("%+v", d)
+	}
+	var jobs []api.Job
+	r.must("POST", "/v1/jobs", api.JobNew{Key: "busy", Kind: api.TaskCapture, Range: "n1", Image: "busy"}, &jobs)
+	done := make(chan error, 1)
+	go func() { done <- r.repackAll(t.Context(), 10*time.Millisecond) }()
+	select {
+	case err := <-done:
+		t.Fatalf("while a job runs: %v", err)
+	case <-time.After(200 * time.Millisecond):
+	}
+	r.must("POST", "/v1/jobs/"+jobs[0].ID+"/cancel", nil, nil)
+	if err := <-done; err != nil {
+		t.Fatal(err)
+	}
+	if d := last("GET", "/v1/maintenance/repack"); d.Error != nil || d.Result.Packs != 0 {
+		t.Errorf("after all: %+v", d)
 	}
 }

@@ -217,6 +217,7 @@ func (s *Server) Serve(ctx context.Context) error {
 	g.Go(func() error { return s.schedules.Run(ctx) })
 	g.Go(func() error { return s.hooks.Run(ctx) })
 	g.Go(func() error { return s.tidy(ctx) })
+	g.Go(func() error { return s.repackIdle(ctx) })
 	g.Go(func() error { return s.copyStore(ctx) })
 	g.Go(func() error { return s.forget(ctx) })
 	g.Go(func() error { return s.consoles.Run(ctx) })

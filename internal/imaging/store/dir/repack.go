@@ -22,6 +22,10 @@ type RepackOptions struct {
 	DryRun  bool
 	Level   int // of Zstandard, 1 to 22; 0 means DefaultLevel
 	Workers int // processors that are kept busy; 0 means half of them
+
+	Most  int    // packs that are gone through; 0 means all
+	After uint32 // only packs with greater numbers: those up to here were gone through before
+
 	// Pause returns when the machine has nothing better to do, or with an error that ends the Repack. It is called every
 	// few MiB, and may be nil.
 	Pause    func(ctx context.Context) error
@@ -37,6 +41,8 @@ type RepackReport struct {
 	Level    int      `json:"level"`
 	Packs    int      `json:"packs"`    // that are worth it
 	Bytes    int64    `json:"bytes"`    // of these, before
+	Left     int      `json:"left"`     // packs that are worth it, beyond RepackOptions.Most
+	Last     uint32   `json:"last"`     // number of the last that was gone through
 	Chunks   int64    `json:"chunks"`   // that are smaller now; of a dry run: that were tried
 	After    int64    `json:"after"`    // bytes of the packs that were made of them; of a dry run an estimate
 	Freed    int64    `json:"freed"`    // bytes: what packs were that are gone, less what was made of them; of a dry run an estimate
@@ -127,7 +133,13 @@ func (g *repacking) plan(ctx context.Context) ([]packPlan, error) {
 		plans = append(plans, short...)
 	}
 	slices.SortFunc(plans, func(a, b packPlan) int { return cmp.Compare(a.number, b.number) })
+	plans = slices.DeleteFunc(plans, func(p packPlan) bool { return p.number <= g.o.After })
+	if n := g.o.Most; n > 0 && len(plans) > n {
+		g.r.Left = len(plans) - n
+		plans = plans[:n]
+	}
 	for _, p := range plans {
+		g.r.Last = p.number
 		g.r.Packs++
 		g.r.Bytes += p.size
 	}
