@@ -34,11 +34,12 @@ func (r *run) trust(ctx context.Context) error {
 		r.distrust("", "all of it is written anyway")
 		return nil
 	}
-	before, err := view.Open(ctx, r.from, last)
+	captured, err := view.Open(ctx, r.from, last)
 	if err != nil {
 		r.distrust("", fmt.Sprintf("the image of the last deploy cannot be read: %v", err))
 		return ctx.Err()
 	}
+	before := &before{Disk: captured, now: r.t}
 	var same []extent.Extent
 	for _, v := range last.Volumes {
 		what := fmt.Sprintf("%s at offset %d", v.Type, v.Off)

@@ -2,6 +2,7 @@ package deploy
 
 import (
 	"bytes"
+	"context"
 	"fmt"
 	"io"
 	"math/rand/v2"
@@ -10,6 +11,7 @@ import (
 	"slices"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -20,6 +22,7 @@ import (
 	"mimeo/internal/imaging/disk"
 	"mimeo/internal/imaging/extent"
 	"mimeo/internal/imaging/manifest"
+	"mimeo/internal/imaging/store"
 	"mimeo/internal/imaging/store/mem"
 )
 
@@ -35,6 +38,17 @@ func (d *watched) ReadAt(b []byte, off int64) (int, error) {
 	d.read = append(d.read, extent.Extent{Off: off, Len: int64(len(b))})
 	d.mu.Unlock()
 	return d.Disk.ReadAt(b, off)
+}
+
+// asked is a store of which is known how many chunks it was asked for.
+type asked struct {
+	store.Reader
+	n atomic.Int64
+}
+
+func (s *asked) Get(ctx context.Context, ids []chunk.ID, fn func(chunk.Encoded) error) error {
+	s.n.Add(int64(len(ids)))
+	return s.Reader.Get(ctx, ids, fn)
 }
 
 const (
@@ -324,7 +338,8 @@ func testTrust(t *testing.T, kind, mkfs, mount string) {
 				must(t, err)
 				defer d.Close()
 				w := &watched{Disk: Disk{d}}
-				res, err := Run(t.Context(), st, m, w, Options{Compare: true, Verify: true, Last: base})
+				from := &asked{Reader: st}
+				res, err := Run(t.Context(), from, m, w, Options{Compare: true, Verify: true, Last: base})
 				must(t, err)
 				if got, want := differ(t, path, st, m), differ(t, full, st, m); !slices.Equal(got, want) {
 					t.Errorf("entries that differ:\n%v, after a deploy that reads all\n%v", got, want)
@@ -349,6 +364,9 @@ func testTrust(t *testing.T, kind, mkfs, mount string) {
 				}
 				if n := extent.Intersect(seen, bigAt).Bytes(); wants > 8*mib && n > 128<<10 {
 					t.Errorf("%d bytes of a file that nobody wrote to were read", n)
+				}
+				if c.name == "unchanged" && m == base && from.n.Load() > 60 {
+					t.Errorf("%d chunks were asked for", from.n.Load())
 				}
 				if c.name == "all gone" && res.Trusted > 0 {
 					t.Errorf("%d bytes are trusted", res.Trusted)
