@@ -16,6 +16,7 @@ import (
 	"mimeo/internal/cluster/node"
 	"mimeo/internal/imaging/store/httpstore"
 	"mimeo/internal/imaging/store/storetest"
+	"mimeo/internal/manage/inventory"
 )
 
 // What a UEFI firmware starts after a deploy is kept until the node reports otherwise, and its disk is booted by that
@@ -141,11 +142,23 @@ func TestCapture(t *testing.T) {
 	// Deploy what was captured: the task carries the manifest, and the token only reads.
 	var jobs []api.Job
 	r.fails("POST", "/v1/jobs", api.JobNew{Key: "g", Kind: api.TaskDeploy, Range: "n2", Image: "web", Grow: "srv"}, "bad_request", `web@1: "srv" cannot grow`)
-	r.must("POST", "/v1/jobs", api.JobNew{Key: "d", Kind: api.TaskDeploy, Range: "n2", Image: "web", Grow: "last"}, &jobs)
+	r.fails("POST", "/v1/jobs", api.JobNew{Key: "g", Kind: api.TaskDeploy, Range: "n2", Image: "web", Trust: true, Full: true}, "bad_request", "trust_last")
+	r.fails("POST", "/v1/jobs", api.JobNew{Key: "g", Kind: api.TaskCapture, Range: "n2", Image: "web", Trust: true}, "bad_request", "trust_last")
+	r.must("POST", "/v1/jobs", api.JobNew{Key: "d", Kind: api.TaskDeploy, Range: "n2", Image: "web", Grow: "last", Trust: true}, &jobs)
 	r.fails("DELETE", "/v1/images/web/1", nil, "conflict", "is being deployed")
 	token = r.boot(2)
-	if task := r.hello(token, "b2"); task.Kind != api.TaskDeploy || task.Manifest != mid.String() || !task.Force || task.Rev != 1 || task.Grow != "last" {
+	if task := r.hello(token, "b2"); task.Kind != api.TaskDeploy || task.Manifest != mid.String() || !task.Force || task.Rev != 1 || task.Grow != "last" || task.Last == nil || task.Last.Deploy != nil {
 		t.Errorf("task %+v", task)
+	}
+	had := api.LastDeploy{Image: "web", Rev: 1, Manifest: mid.String(), Disk: api.Disk{Serial: "S1"}}
+	if err := r.Server.db.Update(t.Context(), func(x *inventory.Tx) error { return x.PutDeployed("n2", had) }); err != nil {
+		t.Fatal(err)
+	}
+	if task := r.hello(token, "b2"); task.Last == nil || task.Last.Deploy == nil || *task.Last.Deploy != had {
+		t.Errorf("task %+v", task)
+	}
+	if code, e := r.call(token, "GET", httpstore.Prefix+"manifests/"+mid.String(), nil, nil); code != 200 {
+		t.Errorf("a deploy may not read a manifest: %v", e)
 	}
 	for _, p := range []string{"chunks", "flush", "manifests"} {
 		if code, e := r.call(token, "POST", httpstore.Prefix+p, []byte("x"), nil); code != http.StatusUnauthorized {
@@ -309,6 +322,9 @@ func TestStatelessFiles(t *testing.T) {
 
 func TestShellOnce(t *testing.T) {
 	r := start(t)
+	if err := r.Server.db.Update(t.Context(), func(x *inventory.Tx) error { return x.PutDeployed("n1", api.LastDeploy{Image: "web"}) }); err != nil {
+		t.Fatal(err)
+	}
 	r.must("POST", "/v1/boot", api.BootSet{Range: "n1", State: node.BootShell, Once: true, SSHKeys: []string{"ssh-ed25519 AAAA me"}}, nil)
 	r.boot(1) // a loader that asks twice has not booted yet
 	token := r.boot(1)
@@ -319,6 +335,9 @@ func TestShellOnce(t *testing.T) {
 		if r.node("n1").Boot != node.BootDisk {
 			t.Error("once is for ever")
 		}
+	}
+	if last, err := r.Server.db.Deployed(t.Context(), "n1"); err != nil || last != nil {
+		t.Errorf("in a shell anybody may write to the disk, and it is thought to hold %+v, %v", last, err)
 	}
 	if code, _ := r.call(token, "GET", httpstore.Prefix+"images", nil, nil); code != http.StatusUnauthorized {
 		t.Errorf("a shell reaches the store: %d", code)

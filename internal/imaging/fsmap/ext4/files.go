@@ -103,11 +103,11 @@ func (fs *filesystem) files(file func(fact.File) error, other func(extent.Extent
 	})
 }
 
-// ownFiles are the inodes of files that the filesystem itself writes to, and leaves no mark: quotas, and the file of
-// orphans.
+// ownFiles are the inodes of files that the filesystem itself writes to, and leaves no mark: journal, quotas, and the
+// file of orphans.
 func (fs *filesystem) ownFiles() []uint64 {
 	var list []uint64
-	for _, at := range []int{0x240, 0x244, 0x26c, 0x280} {
+	for _, at := range []int{0xe0, 0x240, 0x244, 0x26c, 0x280} {
 		list = append(list, uint64(le.Uint32(fs.raw[at:])))
 	}
 	return list
