@@ -66,6 +66,9 @@ func (p *pv) group(text []byte) (fact.Container, error) {
 			c.Parts = append(c.Parts, part)
 		}
 	}
+	if c.Parts, err = g.mirrors(c.Parts); err != nil {
+		return c, err
+	}
 	if err := g.pools(c.Parts); err != nil {
 		return c, err
 	}

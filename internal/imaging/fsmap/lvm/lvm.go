@@ -3,7 +3,7 @@
 // It follows LVM2's label and metadata formats (lib/format_text/layout.h, lib/label/label.h): the label in one of the
 // first four sectors leads to metadata areas, whose header leads to a text in a ring. Checksums, bounds and UUIDs must
 // agree, and so must the copies of the text. A logical volume can be looked into where it is made of plain linear segments
-// on this physical volume alone. Of all others the physical extents are known, and must be captured whole.
+// on this physical volume alone, or is a mirror with a leg here that was in sync. Of all others the physical extents are known, and must be captured whole.
 package lvm
 
 import (
