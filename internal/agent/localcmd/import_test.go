@@ -267,7 +267,7 @@ func TestImportDamagedFolders(t *testing.T) {
 		{`sed -i 's/size= *[0-9]*/size=100/' sda-pt.sf`, 1, "partition"},
 		{`sed -i 's/start= *[0-9]*/start=9223372036854775807/' sda-pt.sf`, 4, "sda-pt.sf"},
 		{`echo ../../etc >disk`, 4, "name of a disk"},
-		{`touch lvm_vg_dev.list`, 4, "LVM"},
+		{`touch lvm_vg_dev.list`, 4, "names no LVM"},
 		{`cp sda2.vfat-ptcl-img.zst sda2.ntfs-ptcl-img.zst`, 4, "several"},
 		{`echo sda sdb >disk`, 4, "--disk sda"},
 		{`f=$(ls sda3.*.ab); printf x | dd of="$f" bs=1 seek=5000 conv=notrunc status=none`, 1, "no revision"},

@@ -200,7 +200,9 @@ type piece struct {
 	what   string // for people
 	number int    // of the partition
 	paths  []string
-	kind   string // partclone or raw
+	kind   string // partclone, raw, swap or lvm
+	volume string // logical volume on the partition, VG/LV; "" for the partition itself
+	uuid   string // of a physical volume
 	swap   string // UUID
 	label  string
 }
@@ -345,8 +347,9 @@ func (s Source) pieces(disk string, t table) (list []piece, notes []string, err 
 		}
 		return list, notes, nil
 	}
-	if _, err := os.Stat(filepath.Join(s.Path, "lvm_vg_dev.list")); err == nil {
-		return nil, nil, refuse("restore it with Clonezilla onto a disk, and capture that", "%s has LVM, which is not read here from images of Clonezilla", s.Path)
+	physical, err := s.physical()
+	if err != nil {
+		return nil, nil, err
 	}
 	all, err := os.ReadDir(s.Path)
 	if err != nil {
@@ -358,48 +361,71 @@ func (s Source) pieces(disk string, t table) (list []piece, notes []string, err 
 	}
 	for _, p := range t.parts {
 		name := fmt.Sprintf("%s%s%d", disk, between, p.number)
-		if text, err := s.text("swappt-" + name + ".info"); err == nil {
-			list = append(list, piece{what: "swap " + name, number: p.number, kind: "swap", swap: quoted(text, "UUID"), label: quoted(text, "LABEL")})
-			continue
+		var found []piece
+		if pv, ok := physical[name]; ok {
+			found, err = s.volumes(all, pv)
+		} else {
+			found, err = s.images(all, name)
 		}
-		bases := map[string]bool{}
-		for _, e := range all {
-			rest, ok := strings.CutPrefix(e.Name(), name+".")
-			if !ok {
-				continue
-			}
-			if base, _, ok := strings.Cut(rest, "-img"); ok && e.Type().IsRegular() {
-				// What follows is the compression, and the ending of a piece.
-				end := strings.TrimPrefix(rest, base+"-img")
-				if k := strings.LastIndexByte(end, '.'); k >= 0 && isPiece(end[k+1:]) && !isCompression(end[k+1:]) {
-					end = end[:k]
-				}
-				bases[name+"."+base+"-img"+end] = true
-			}
+		if err != nil {
+			return nil, nil, err
 		}
-		switch {
-		case len(bases) > 1:
-			return nil, nil, refuse("remove what does not belong there", "%s has several images of partition %d", s.Path, p.number)
-		case len(bases) == 0:
+		if len(found) == 0 {
 			notes = append(notes, fmt.Sprintf("partition %d: the image holds nothing of it", p.number))
 		}
-		for base := range bases {
-			paths, err := split(s.Path, base)
-			if err != nil {
-				return nil, nil, err
-			}
-			kind := "partclone"
-			switch {
-			case strings.Contains(base, "-ptcl-img"):
-			case strings.Contains(base, ".dd-img"):
-				kind = "raw"
-			default:
-				return nil, nil, refuse("restore it with Clonezilla onto a disk, and capture that", "%s was not made by partclone or dd", base)
-			}
-			list = append(list, piece{what: base, number: p.number, paths: paths, kind: kind})
+		for _, f := range found {
+			f.number = p.number
+			list = append(list, f)
+		}
+		delete(physical, name)
+	}
+	for name, pv := range physical {
+		if strings.HasPrefix(name, disk) {
+			return nil, nil, refuse("look into lvm_vg_dev.list and "+disk+"-pt.sf", "%s: volume group %s lies on %s, which is no partition of its disk", s.Path, pv.group, name)
 		}
 	}
 	return list, notes, nil
+}
+
+// images finds the image of a partition or logical volume by the name that its files have: at most one.
+func (s Source) images(all []fs.DirEntry, name string) ([]piece, error) {
+	if text, err := s.text("swappt-" + name + ".info"); err == nil {
+		return []piece{{what: "swap " + name, kind: "swap", swap: quoted(text, "UUID"), label: quoted(text, "LABEL")}}, nil
+	}
+	bases := map[string]bool{}
+	for _, e := range all {
+		rest, ok := strings.CutPrefix(e.Name(), name+".")
+		if !ok {
+			continue
+		}
+		if base, _, ok := strings.Cut(rest, "-img"); ok && e.Type().IsRegular() {
+			// What follows is the compression, and the ending of a piece.
+			end := strings.TrimPrefix(rest, base+"-img")
+			if k := strings.LastIndexByte(end, '.'); k >= 0 && isPiece(end[k+1:]) && !isCompression(end[k+1:]) {
+				end = end[:k]
+			}
+			bases[name+"."+base+"-img"+end] = true
+		}
+	}
+	if len(bases) > 1 {
+		return nil, refuse("remove what does not belong there", "%s has several images of %s", s.Path, name)
+	}
+	for base := range bases {
+		paths, err := split(s.Path, base)
+		if err != nil {
+			return nil, err
+		}
+		kind := "partclone"
+		switch {
+		case strings.Contains(base, "-ptcl-img"):
+		case strings.Contains(base, ".dd-img"):
+			kind = "raw"
+		default:
+			return nil, refuse("restore it with Clonezilla onto a disk, and capture that", "%s was not made by partclone or dd", base)
+		}
+		return []piece{{what: base, paths: paths, kind: kind}}, nil
+	}
+	return nil, nil
 }
 
 func isCompression(s string) bool {
@@ -425,25 +451,35 @@ func quoted(text, key string) string {
 	return m[1]
 }
 
-// unpackPiece writes one partition.
+// unpackPiece writes one partition, or a logical volume on it.
 func (s Source) unpackPiece(ctx context.Context, f *os.File, t table, p piece, progress func(done, total int64)) error {
 	i := slices.IndexFunc(t.parts, func(q partition) bool { return q.number == p.number })
 	off, room := t.parts[i].start*int64(t.sector), t.parts[i].size*int64(t.sector)
+	var w io.WriterAt = io.NewOffsetWriter(f, off)
+	if p.kind == "lvm" {
+		return s.writePhysical(w, room, p)
+	}
+	if p.volume != "" {
+		var err error
+		if w, room, err = logical(f, off, room, p.volume); err != nil {
+			return err
+		}
+	}
 	if p.kind == "swap" {
-		return writeSwap(io.NewOffsetWriter(f, off), room, p.swap, p.label)
+		return writeSwap(w, room, p.swap, p.label)
 	}
 	r, err := openParts(p.paths)
 	if err != nil {
 		return err
 	}
 	if p.kind == "raw" {
-		n, err := copySparse(ctx, io.NewOffsetWriter(f, off), r, room)
+		n, err := copySparse(ctx, w, r, room)
 		if err == nil && n < room {
-			err = fmt.Errorf("it ends after %d of the partition's %d bytes", n, room)
+			err = fmt.Errorf("it ends after %d of the %d bytes", n, room)
 		}
 		return errors.Join(err, r.Close())
 	}
-	_, err = restore(ctx, r, f, off, room, progress)
+	_, err = restore(ctx, r, w, room, progress)
 	return errors.Join(err, r.Close())
 }
 

@@ -211,7 +211,7 @@ func (s Source) unpackPartclone(ctx context.Context, f *os.File, progress func(d
 	if err != nil {
 		return Disk{}, err
 	}
-	img, err := restore(ctx, r, f, 0, 0, progress)
+	img, err := restore(ctx, r, f, 0, progress)
 	if err = errors.Join(err, r.Close()); err != nil {
 		return Disk{}, fmt.Errorf("%s: %w", s.Path, err)
 	}
@@ -252,15 +252,15 @@ func (s Source) unpackPartimage(ctx context.Context, f *os.File, progress func(d
 }
 
 // restore writes a partclone image to f at off, where it has room bytes; 0 for no bound.
-func restore(ctx context.Context, r io.Reader, f *os.File, off, room int64, progress func(done, total int64)) (*partclone.Image, error) {
+func restore(ctx context.Context, r io.Reader, w io.WriterAt, room int64, progress func(done, total int64)) (*partclone.Image, error) {
 	img, err := partclone.Open(r)
 	if err != nil {
 		return nil, err
 	}
 	if room > 0 && img.Size > room {
-		return nil, fmt.Errorf("the image is of a partition of %d bytes, and the partition table has %d for it", img.Size, room)
+		return nil, fmt.Errorf("the image is of a partition of %d bytes, and there are %d bytes for it", img.Size, room)
 	}
-	if err := img.Restore(ctx, io.NewOffsetWriter(f, off), progress); err != nil {
+	if err := img.Restore(ctx, w, progress); err != nil {
 		return nil, err
 	}
 	// What compressed it has a checksum of its own, at the end.
