@@ -37,10 +37,17 @@ func bench(ctx context.Context) (err error) {
 		days  = flag.Int("days", 0, "instead: capture on so many `days`, 2 % of the files changed each day, next to restic and casync")
 		huge  = flag.Int("huge", 0, "instead: look at 1 TiB with so many `million` files; takes minutes, and 0.5 GiB for each million")
 		look  = flag.String("plan", "", "what -huge runs: plan the capture of `DISK`")
+		store = flag.Bool("store", false, "instead: what a store costs a capture, and what repacking it brings")
+		to    = flag.String("into", "", "with -plan, what -store runs: capture into the store in `FOLDER`")
+		key   = flag.String("key", "", "key `FILE` of that")
 		check = flag.Bool("check", false, "fail where a goal is missed")
 	)
 	flag.Parse()
-	if *look != "" {
+	set := map[string]bool{}
+	flag.Visit(func(f *flag.Flag) { set[f.Name] = true })
+	if set["into"] {
+		return into(ctx, *look, *to, *key)
+	} else if set["plan"] {
 		return plan(*look)
 	}
 	fs, ok := filesystems[*kind]
@@ -84,6 +91,8 @@ func bench(ctx context.Context) (err error) {
 	}
 	if *days > 0 {
 		return b.daily(os.Stdout, *days)
+	} else if *store {
+		return b.ingest(os.Stdout)
 	}
 	if err := b.all(); err != nil {
 		return err

@@ -95,6 +95,7 @@ type Store struct {
 	closing sync.Once
 	files   *handles
 	reload  sync.Mutex // reading what another process wrote
+	sealing sync.Pool  // *[]byte: records on their way into an encrypted store
 }
 
 // pack is one pack file.

@@ -41,16 +41,11 @@ func (s *Store) Put(ctx context.Context, chunks []chunk.Encoded) (store.PutResul
 			return res, fmt.Errorf("put: %w", err)
 		}
 	}
-	// Sealing takes time, which others need not wait for.
-	sealed := make([][]byte, len(chunks))
-	for i, c := range chunks {
-		if s.key != nil && !s.has(c.ID) {
-			var err error
-			if sealed[i], err = s.form.appendRecord(nil, c); err != nil {
-				return res, err
-			}
-		}
+	sealed, done, err := s.sealAll(chunks)
+	if err != nil {
+		return res, err
 	}
+	defer done()
 	s.wmu.Lock()
 	defer s.wmu.Unlock()
 	batch := batch{inside: make(map[chunk.ID]bool, len(chunks))}
@@ -58,12 +53,50 @@ func (s *Store) Put(ctx context.Context, chunks []chunk.Encoded) (store.PutResul
 		if s.has(c.ID) || batch.inside[c.ID] {
 			continue
 		}
-		if err := s.append(&batch, &res, c, sealed[i]); err != nil {
+		var record []byte
+		if sealed != nil {
+			record = sealed[i]
+		}
+		if err := s.append(&batch, &res, c, record); err != nil {
 			return res, err
 		}
 		batch.inside[c.ID] = true
 	}
 	return res, s.write(&batch, &res)
+}
+
+// sealAll seals the records of chunks that are not there, before the lock is taken: it takes time, which others need not
+// wait for. It returns nil where the store is not encrypted, and nil for chunks that are there. Call done when the records
+// are copied.
+func (s *Store) sealAll(chunks []chunk.Encoded) (records [][]byte, done func(), err error) {
+	if s.key == nil {
+		return nil, func() {}, nil
+	}
+	size := 0
+	records = make([][]byte, len(chunks))
+	for i, c := range chunks {
+		if !s.has(c.ID) {
+			records[i] = []byte{}
+			size += recordHead + sealedMore + len(c.Data)
+		}
+	}
+	buf, _ := s.sealing.Get().(*[]byte)
+	if buf == nil || cap(*buf) < size {
+		buf = new([]byte)
+		*buf = make([]byte, 0, size)
+	}
+	all := (*buf)[:0]
+	for i, c := range chunks {
+		if records[i] == nil {
+			continue
+		}
+		from := len(all)
+		if all, err = s.form.appendRecord(all, c); err != nil {
+			return nil, nil, err
+		}
+		records[i] = all[from:]
+	}
+	return records, func() { s.sealing.Put(buf) }, nil
 }
 
 // append puts a chunk's record into s.buf: the one that is given, or nil.
