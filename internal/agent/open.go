@@ -127,7 +127,7 @@ func volumes(d hwinfo.Disk, m *manifest.Manifest) ([]volume, error) {
 		}
 		var array *raid
 		for i, in := range inner {
-			if in.Part.Whole != "" || len(in.Spans) == 0 {
+			if in.Part.Whole != "" || in.Part.Leg || len(in.Spans) == 0 {
 				continue
 			}
 			logical := in.Name

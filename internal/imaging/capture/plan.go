@@ -66,7 +66,7 @@ func (p *Plan) leaveOut(src io.ReaderAt, v manifest.Volume, rules leaveout.Rules
 		return err
 	}
 	for _, in := range inner {
-		if in.Method != manifest.MethodUsed || !fsmap.HasTree(in.Type) {
+		if in.Method != manifest.MethodUsed || in.Leg || !fsmap.HasTree(in.Type) { // other legs would keep what is left out
 			continue
 		}
 		list, err := p.leaveOutOf(in.Reader(src), in.Size, in.Type, name+": "+in.Name, rules)

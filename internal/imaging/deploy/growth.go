@@ -162,8 +162,11 @@ func chooseLogical(inner []fsmap.Inner, logical string) (in fsmap.Inner, why str
 			if c.Part.Whole != "" {
 				return in, fmt.Sprintf("of %s: %s", c.Name, c.Part.Whole)
 			}
+			if c.Part.Leg {
+				return in, fmt.Sprintf("%s is mirrored, and its other leg lies elsewhere: let it grow on the node, by lvextend", c.Name)
+			}
 			return c, ""
-		case logical == "" && c.Part.Whole == "" && slices.Contains(growable, c.Type):
+		case logical == "" && c.Part.Whole == "" && !c.Part.Leg && slices.Contains(growable, c.Type):
 			in, names = c, append(names, c.Name)
 		}
 	}

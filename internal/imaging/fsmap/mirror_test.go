@@ -59,7 +59,7 @@ func TestLVMMirrors(t *testing.T) {
 		}
 		for _, in := range inner {
 			if in.Type == "ext4" && in.Method == manifest.MethodUsed && in.Used.Bytes() < in.Size {
-				used[in.Name] = true
+				used[in.Name] = in.Leg
 			}
 			if in.Name == "vg0/pool_tdata" && in.Only != nil {
 				used[in.Name] = true

@@ -18,6 +18,7 @@ type Part struct {
 	Spans []Span      // where it lies, by At, without a gap from 0 to Size; of one that cannot be looked into only what is known
 	Whole string      // why it cannot be looked into; "" where it can
 	Only  extent.List // with Whole: what of it is known to be in use; nil means all of it
+	Leg   bool        // it is one of several copies that must stay the same: to be read, and not written to alone
 }
 
 // Span is a stretch of a Part.
@@ -158,6 +159,6 @@ func (p Part) Within(outer Part) Part {
 	for _, s := range p.Spans {
 		outer.Outer(s.Off, s.Len, func(at, off, n int64) { spans = append(spans, Span{At: s.At + at - s.Off, Off: off, Len: n}) })
 	}
-	p.Spans = spans
+	p.Spans, p.Leg = spans, p.Leg || outer.Leg
 	return p
 }

@@ -21,7 +21,7 @@ const (
 )
 
 // mirrors makes volumes that are mirrored readable by the leg that lies on this disk, where that was in sync with the others: it
-// holds all of them. What is left out of one leg may differ from the other after a deploy; no filesystem reads it.
+// holds all of them. To write to one leg alone would make them differ. What is left out of one leg may differ from the other after a deploy; no filesystem reads it.
 func (g *group) mirrors(parts []fact.Part) ([]fact.Part, error) {
 	for _, name := range g.lvs.order {
 		lv := g.lvs.sub(name)
@@ -53,7 +53,7 @@ func (g *group) mirrors(parts []fact.Part) ([]fact.Part, error) {
 					whole.Whole = ""
 				}
 				slices.SortFunc(parts[i].Spans, func(a, b fact.Span) int { return int(min(1, max(-1, a.At-b.At))) })
-				parts[i] = fact.Part{Name: whole.Name, UUID: whole.UUID, Size: size, Spans: parts[i].Spans, Whole: whole.Whole}
+				parts[i] = fact.Part{Name: whole.Name, UUID: whole.UUID, Size: size, Spans: parts[i].Spans, Whole: whole.Whole, Leg: true}
 				continue
 			}
 			parts[i].Whole = fmt.Sprintf("it is a leg of the mirror %s/%s", g.name, name)
