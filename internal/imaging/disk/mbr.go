@@ -159,7 +159,6 @@ func (s *scan) logical(container int, ext mbrEntry) error {
 		number = max(number, p.Number+1)
 	}
 	for _, e := range chain {
-		gap := s.sector
 		for i, d := range e.entries {
 			if d.kind == 0 || d.count == 0 || extendedType(d.kind) {
 				continue
@@ -172,17 +171,34 @@ func (s *scan) logical(container int, ext mbrEntry) error {
 					start, start+uint64(d.count)-1, container, end-1)
 				continue
 			}
-			if i == e.data {
-				gap = max(gap, min(int64(d.start)*s.sector, logicalGap))
-			} else {
+			if i != e.data {
 				t.note("the table at sector %d has more than one logical partition", e.lba)
 			}
 			s.add(number, d, e.lba, true)
 			number++
 		}
-		s.region(int64(e.lba)*s.sector, gap)
+		s.region(int64(e.lba)*s.sector, s.sector)
 	}
+	s.gaps(chain)
 	return nil
+}
+
+// gaps adds what may lie behind the tables of the chain, up to their partitions. Where a partition was deleted and another
+// made in its place, a table may stand far before its own partition, with others in between.
+func (s *scan) gaps(chain []ebr) {
+	for _, e := range chain {
+		if e.data < 0 {
+			continue
+		}
+		off := int64(e.lba) * s.sector
+		end := off + min(int64(e.entries[e.data].start)*s.sector, logicalGap)
+		for _, p := range s.t.Partitions {
+			if p.Off > off {
+				end = min(end, p.Off)
+			}
+		}
+		s.region(off, end-off)
+	}
 }
 
 // chain reads the tables of the logical partitions. What is wrong with it is noted, and makes the whole table one that

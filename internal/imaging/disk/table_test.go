@@ -394,6 +394,19 @@ func TestDamagedMBR(t *testing.T) {
 	}
 }
 
+// TestLogicalInGap reads a logical partition that was made in the place of a deleted one: the first table of the chain
+// stays at the start of the extended partition, and leads to a partition behind it.
+func TestLogicalInGap(t *testing.T) {
+	t.Parallel()
+	path := image(t, 100*mib)
+	run(t, "o\nn\ne\n1\n\n\nn\nl\n\n+2\nn\nl\n\n+3\nn\nl\n\n+1\nd\n5\nn\nl\n\n+1\nw\n", "fdisk", "-c=dos", "-u=cylinders", path)
+	tab, _ := read(t, path, Options{})
+	if tab.Whole != "" || len(tab.Partitions) != 4 || tab.Partitions[3].Off != 126*512 {
+		t.Fatalf("whole %q, partitions %+v", tab.Whole, tab.Partitions)
+	}
+	same(t, tab.Table, sfdisk(t, path))
+}
+
 // TestNoTable makes sure that filesystems on a bare disk are not taken for tables: many have the MBR's signature.
 func TestNoTable(t *testing.T) {
 	t.Parallel()
