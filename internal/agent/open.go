@@ -3,7 +3,6 @@ package agent
 import (
 	"errors"
 	"fmt"
-	"io"
 	"os"
 
 	"mimeo/internal/agent/hwinfo"
@@ -105,8 +104,9 @@ func volumes(d hwinfo.Disk, m *manifest.Manifest) ([]volume, error) {
 	if err != nil {
 		return nil, fmt.Errorf("read the deployed partition table: %w", err)
 	}
-	var out []volume
-	for _, v := range m.Volumes {
+	outer := make([]volume, len(m.Volumes))
+	on := fsmap.DiskOf(f, m.Volumes)
+	for i, v := range m.Volumes {
 		vol := volume{Volume: v}
 		for _, p := range t.Partitions {
 			if p.Number == v.Partition && p.Off == v.Off {
@@ -116,23 +116,26 @@ func volumes(d hwinfo.Disk, m *manifest.Manifest) ([]volume, error) {
 		if vol.Off < 0 || vol.Len <= 0 || vol.Len > f.Size()-vol.Off {
 			return nil, fmt.Errorf("volume of partition %d (%d bytes at %d) does not lie on disk %s", v.Partition, vol.Len, vol.Off, d.Name)
 		}
+		outer[i], on.Volumes[i].Len = vol, vol.Len
+	}
+	var out []volume
+	for i, vol := range outer {
 		out = append(out, vol)
 		if !fsmap.Holds(vol.Type) {
 			continue
 		}
-		section := io.NewSectionReader(f, vol.Off, vol.Len)
-		inner, err := fsmap.Inside(section, vol.Len, vol.Type)
+		inner, err := on.Inside(i, vol.Type)
 		if err != nil {
-			return nil, fmt.Errorf("read what lies in partition %d: %w", v.Partition, err)
+			return nil, fmt.Errorf("read what lies in partition %d: %w", vol.Partition, err)
 		}
 		var array *raid
-		for i, in := range inner {
+		for k, in := range inner {
 			if in.Part.Whole != "" || in.Part.Leg || len(in.Spans) == 0 {
 				continue
 			}
 			logical := in.Name
-			if vol.Type == "linux_raid_member" && i == 0 { // the array comes first, then what is in it
-				array = &raid{member: vol, array: in.Part, version: md.Version(section, vol.Len)}
+			if vol.Type == "linux_raid_member" && k == 0 { // the array comes first, then what is in it
+				array = &raid{member: vol, array: in.Part, version: md.Version(on.Volume(i), vol.Len)}
 				logical = ""
 			}
 			out = append(out, innerVolume(vol, manifest.Volume{Type: in.Type, UUID: in.Usage.UUID, Label: in.Label, BlockSize: in.BlockSize, Method: in.Method}, in.Part, array, logical))

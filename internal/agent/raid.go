@@ -119,7 +119,7 @@ func (r *raid) run(d hwinfo.Disk) (err error) {
 // innerDevice returns a block device of a volume that lies inside another: to look through the disk, to write in a RAID1 through that.
 func innerDevice(d hwinfo.Disk, v volume, look bool) (dev string, detach func() error, err error) {
 	if v.raid == nil || look {
-		return partDevice(d.Path, v.outer, *v.part, look)
+		return partDevice(d.Path, *v.part, look)
 	}
 	md, release, err := v.raid.start(d)
 	if err != nil {
@@ -128,23 +128,18 @@ func innerDevice(d hwinfo.Disk, v volume, look bool) (dev string, detach func() 
 	if v.logical == "" {
 		return md, release, nil
 	}
-	in := *v.part
-	in.Spans = nil
-	for _, s := range v.part.Spans {
-		s.Off -= v.raid.array.Spans[0].Off
-		in.Spans = append(in.Spans, s)
-	}
-	dev, free, err := partDevice(md, 0, in, look)
+	start, _ := v.raid.array.Piece()
+	dev, free, err := partDevice(md, v.part.Moved(-start), look)
 	if err != nil {
 		return "", nil, errors.Join(err, release())
 	}
 	return dev, func() error { return errors.Join(free(), release()) }, nil
 }
 
-// partDevice makes a block device of a part of the volume at off of a disk: of several pieces by way of a file that shows them as one.
-func partDevice(path string, off int64, p fact.Part, readOnly bool) (dev string, detach func() error, err error) {
-	if len(p.Spans) == 1 {
-		return loopdev.Attach(path, off+p.Spans[0].Off, p.Spans[0].Len, readOnly)
+// partDevice makes a block device of a part of a disk: of several pieces by way of a file that shows them as one.
+func partDevice(path string, p fact.Part, readOnly bool) (dev string, detach func() error, err error) {
+	if off, ok := p.Piece(); ok {
+		return loopdev.Attach(path, off, p.Size, readOnly)
 	}
 	mode := os.O_RDWR
 	if readOnly {
@@ -154,7 +149,7 @@ func partDevice(path string, off int64, p fact.Part, readOnly bool) (dev string,
 	if err != nil {
 		return "", nil, err
 	}
-	f, err := blockfile.Start(fact.Bytes{Part: p, Disk: disk, Off: off}, p.Size)
+	f, err := blockfile.Start(fact.Bytes{Part: p, Disk: disk}, p.Size)
 	if err != nil {
 		return "", nil, errors.Join(err, disk.Close())
 	}
@@ -174,6 +169,7 @@ func partDevice(path string, off int64, p fact.Part, readOnly bool) (dev string,
 
 // innerVolume is a volume inside another as one of the list.
 func innerVolume(around volume, v manifest.Volume, p fact.Part, r *raid, logical string) volume {
-	v.Partition, v.Off, v.Len = around.Partition, around.Off+p.Spans[0].Off, p.Size
-	return volume{Volume: v, logical: logical, part: &p, outer: around.Off, raid: r}
+	v.Partition, v.Len = around.Partition, p.Size
+	p.Outer(0, 1, func(_, off, _ int64) { v.Off = off })
+	return volume{Volume: v, logical: logical, part: &p, raid: r}
 }

@@ -32,9 +32,8 @@ type volume struct {
 	partUUID, partName string
 	logical            string // "vg0/root" of a logical volume
 
-	part  *fact.Part // of what lies inside another volume, which begins at outer; nil of a partition
-	outer int64
-	raid  *raid // in which it lies, or nil
+	part *fact.Part // of what lies inside another volume, in bytes of the disk; nil of a partition
+	raid *raid      // in which it lies, or nil
 }
 
 // mountable are the filesystems that may hold a root, in the order in which they are tried.

@@ -104,7 +104,7 @@ func bench(ctx context.Context) (err error) {
 	return nil
 }
 
-// place finds a folder with room for the disk twice and its images twice. Memory is better than a disk, whose own
+// place finds a folder with room for the disk twice, its images twice, and what warm writes. Memory is better than a disk, whose own
 // speed would hide what is measured.
 func place(dir string, used int64) (string, error) {
 	room := func(dir string) int64 {
@@ -114,7 +114,7 @@ func place(dir string, used int64) (string, error) {
 		}
 		return int64(s.Bavail) * s.Bsize
 	}
-	need := used*9/2 + 1<<30
+	need := used*11/2 + 1<<30
 	if dir == "" {
 		if dir = "/dev/shm"; min(room(dir), freeMemory()) < need {
 			dir = os.TempDir()

@@ -73,11 +73,12 @@ func (e *VolumeError) Error() string {
 func (i *Image) Volume(partition int) (*Volume, error) {
 	var best *Volume
 	var failed error
-	for _, v := range i.m.Volumes {
+	d := fsmap.DiskOf(i.disk, i.m.Volumes)
+	for k, v := range i.m.Volumes {
 		if partition > 0 && v.Partition != partition || !readable(v.Type) {
 			continue
 		}
-		vols, err := i.open(v)
+		vols, err := i.open(d, k)
 		if err != nil {
 			failed = errors.Join(failed, fmt.Errorf("partition %d: %w", v.Partition, err))
 		}
@@ -102,9 +103,9 @@ func (i *Image) Volume(partition int) (*Volume, error) {
 // readable tells whether files may be found in a volume of that type.
 func readable(typ string) bool { return fsmap.HasTree(typ) || fsmap.Holds(typ) }
 
-// open opens the filesystem of a partition, or those of the volumes inside it.
-func (i *Image) open(v manifest.Volume) ([]*Volume, error) {
-	parts, failed := i.parts(v)
+// open opens the filesystem of the k-th partition, or those of the volumes inside it.
+func (i *Image) open(d fsmap.Disk, k int) ([]*Volume, error) {
+	parts, failed := i.parts(d, k)
 	var out []*Volume
 	for _, p := range parts {
 		if !fsmap.HasTree(p.Type) {

@@ -30,8 +30,9 @@ func (i *Image) Disk() *view.Disk { return i.disk }
 func (i *Image) Parts() ([]Part, error) {
 	var all []Part
 	var failed error
-	for _, v := range i.m.Volumes {
-		parts, err := i.parts(v)
+	d := fsmap.DiskOf(i.disk, i.m.Volumes)
+	for k, v := range i.m.Volumes {
+		parts, err := i.parts(d, k)
 		if err != nil {
 			failed = errors.Join(failed, fmt.Errorf("partition %d: %w", v.Partition, err))
 		}
@@ -40,20 +41,17 @@ func (i *Image) Parts() ([]Part, error) {
 	return all, failed
 }
 
-// parts returns a partition and the volumes inside it.
-func (i *Image) parts(v manifest.Volume) ([]Part, error) {
-	r := io.NewSectionReader(i.disk, v.Off, v.Len)
-	list := []Part{{Volume: v, Type: v.Type, Size: v.Len, Content: r, disk: i.disk,
+// parts returns the k-th partition and the volumes inside it.
+func (i *Image) parts(d fsmap.Disk, k int) ([]Part, error) {
+	v := i.m.Volumes[k]
+	list := []Part{{Volume: v, Type: v.Type, Size: v.Len, Content: d.Volume(k), disk: i.disk,
 		outer: func(off, n int64, fn func(at, off, n int64)) { fn(off, v.Off+off, n) }}}
-	inner, err := fsmap.Inside(r, v.Len, v.Type)
+	inner, err := d.Inside(k, v.Type)
 	for _, in := range inner {
 		if in.Part.Whole != "" {
 			continue // where all of it lies is not known
 		}
-		list = append(list, Part{Volume: v, Name: in.Name, Type: in.Type, Size: in.Size, Content: in.Reader(r), disk: i.disk,
-			outer: func(off, n int64, fn func(at, off, n int64)) {
-				in.Outer(off, n, func(at, off, n int64) { fn(at, v.Off+off, n) })
-			}})
+		list = append(list, Part{Volume: v, Name: in.Name, Type: in.Type, Size: in.Size, Content: in.Reader(i.disk), disk: i.disk, outer: in.Outer})
 	}
 	return list, err
 }

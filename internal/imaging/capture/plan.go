@@ -1,6 +1,7 @@
 package capture
 
 import (
+	"cmp"
 	"fmt"
 	"io"
 	"slices"
@@ -31,37 +32,37 @@ func NewPlan(src io.ReaderAt, l *layout.Layout, rules leaveout.Rules) (Plan, err
 		return Plan{}, err
 	}
 	p := Plan{Table: l.Table.Table, Volumes: l.Manifest(), Used: l.Used, Warnings: l.Notes}
-	for _, v := range l.Volumes {
+	d := fsmap.DiskOf(src, p.Volumes)
+	for i, v := range p.Volumes {
 		if v.Method != manifest.MethodUsed {
 			continue
 		}
-		list, err := fsmap.Pieces(io.NewSectionReader(src, v.Off, v.Len), v.Len, v.Type)
+		list, err := d.Pieces(i, v.Type)
 		if err != nil {
 			return p, fmt.Errorf("partition %d: %w", v.Partition, err)
 		}
-		for _, f := range list {
-			f.Off += v.Off
-			p.Pieces = append(p.Pieces, f)
-		}
-		if err := p.leaveOut(io.NewSectionReader(src, v.Off, v.Len), v.Volume, rules); err != nil {
+		p.Pieces = append(p.Pieces, list...)
+		if err := p.leaveOut(d, i, rules); err != nil {
 			return p, fmt.Errorf("partition %d: %w", v.Partition, err)
 		}
 	}
+	slices.SortFunc(p.Pieces, func(a, b fact.Piece) int { return cmp.Compare(a.Off, b.Off) })
 	return p, nil
 }
 
-// leaveOut adds what the rules leave out of a volume.
-func (p *Plan) leaveOut(src io.ReaderAt, v manifest.Volume, rules leaveout.Rules) error {
+// leaveOut adds what the rules leave out of the i-th volume.
+func (p *Plan) leaveOut(d fsmap.Disk, i int, rules leaveout.Rules) error {
+	v := p.Volumes[i]
 	if !rules.Swap && len(rules.Patterns) == 0 {
 		return nil
 	}
 	name := fmt.Sprintf("partition %d (%s)", v.Partition, v.Type)
 	if fsmap.HasTree(v.Type) {
-		list, err := p.leaveOutOf(src, v.Len, v.Type, name, rules)
+		list, err := p.leaveOutOf(d.Volume(i), v.Len, v.Type, name, rules)
 		p.LeftOut = extent.Union(p.LeftOut, list.Shift(v.Off))
 		return err
 	}
-	inner, err := fsmap.Inside(src, v.Len, v.Type)
+	inner, err := d.Inside(i, v.Type)
 	if err != nil {
 		return err
 	}
@@ -69,11 +70,11 @@ func (p *Plan) leaveOut(src io.ReaderAt, v manifest.Volume, rules leaveout.Rules
 		if in.Method != manifest.MethodUsed || in.Leg || !fsmap.HasTree(in.Type) { // other legs would keep what is left out
 			continue
 		}
-		list, err := p.leaveOutOf(in.Reader(src), in.Size, in.Type, name+": "+in.Name, rules)
+		list, err := p.leaveOutOf(in.Reader(d.ReaderAt), in.Size, in.Type, name+": "+in.Name, rules)
 		if err != nil {
 			return err
 		}
-		p.LeftOut = extent.Union(p.LeftOut, in.OuterList(list).Shift(v.Off))
+		p.LeftOut = extent.Union(p.LeftOut, in.OuterList(list))
 	}
 	return nil
 }

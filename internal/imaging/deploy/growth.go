@@ -47,7 +47,7 @@ var growable = []string{"ext2", "ext3", "ext4", "xfs", "btrfs", "ntfs"}
 // physical volume of LVM, that and one logical volume with its filesystem. Of an unnamed one it is the only one of its
 // group with a filesystem. now is the table as it is on the disk of size bytes, which lies at path and is not open.
 func GrowVolume(ctx context.Context, path string, size int64, m *manifest.Manifest, now manifest.Table, grow string) (g Growth, err error) {
-	v, logical, ok, err := m.Grows(grow)
+	v, wanted, ok, err := m.Grows(grow)
 	if err != nil || !ok || size <= m.Disk.Size {
 		return g, err
 	}
@@ -69,7 +69,7 @@ func GrowVolume(ctx context.Context, path string, size int64, m *manifest.Manife
 	case v.Type != member:
 		return g, g.filesystem(fmt.Sprintf("%s (%s)", what, v.Type), v.Len, n, GrowRange(ctx, path, v.Off, n, v.Type))
 	}
-	return g, g.physical(ctx, path, v, n, what, logical)
+	return g, g.physical(ctx, path, m, v, n, what, wanted)
 }
 
 // filesystem notes how the growth of a filesystem ended.
@@ -88,17 +88,37 @@ func (g *Growth) filesystem(what string, from, to int64, err error) error {
 	return nil
 }
 
-// physical grows a physical volume to n bytes, and a logical volume in it.
-func (g *Growth) physical(ctx context.Context, path string, v manifest.Volume, n int64, what, logical string) error {
-	device, detach, err := attachLoop(path, v.Off, n)
-	if err != nil {
-		return fmt.Errorf("make a loop device for %s of %s: %w", what, path, err)
-	}
-	name, before, err := g.extend(ctx, device, n, what, logical)
-	if err := errors.Join(err, detach()); err != nil || name == "" {
+// physical grows a physical volume to n bytes, and a logical volume of its group.
+func (g *Growth) physical(ctx context.Context, path string, m *manifest.Manifest, v manifest.Volume, n int64, what, wanted string) error {
+	volumes := slices.Clone(m.Volumes)
+	var devices []string // the one that grows, then those of other physical volumes: they may be of the same group
+	var detach []func() error
+	free := func() (err error) {
+		for _, f := range detach {
+			err = errors.Join(err, f())
+		}
 		return err
 	}
-	inner, err := insideFile(path, v.Off, n)
+	for i, o := range volumes {
+		if o.Off == v.Off {
+			volumes[i].Len = n
+		} else if o.Type != member {
+			continue
+		}
+		device, f, err := attachLoop(path, o.Off, volumes[i].Len)
+		if err != nil {
+			return errors.Join(fmt.Errorf("make a loop device for %s of %s: %w", what, path, err), free())
+		}
+		detach = append(detach, f)
+		if devices = append(devices, device); o.Off == v.Off {
+			devices[0], devices[len(devices)-1] = device, devices[0]
+		}
+	}
+	name, before, err := g.extend(ctx, path, volumes, devices, what, wanted)
+	if err := errors.Join(err, free()); err != nil || name == "" {
+		return err
+	}
+	inner, err := logicalOn(path, volumes, "")
 	if err != nil {
 		return err
 	}
@@ -107,13 +127,13 @@ func (g *Growth) physical(ctx context.Context, path string, v manifest.Volume, n
 		return fmt.Errorf("%s is not to be found in %s any more", name, what)
 	}
 	in := inner[i]
-	return g.filesystem(fmt.Sprintf("%s (%s)", name, in.Type), before, in.Size, growPart(ctx, path, v.Off, in))
+	return g.filesystem(fmt.Sprintf("%s (%s)", name, in.Type), before, in.Size, growPart(ctx, path, in))
 }
 
-// extend has LVM's own program give the new space to the physical volume on a device, and to a logical volume, which it
+// extend has LVM's own program give the new space to the physical volume on the first device, and to a logical volume, which it
 // returns with its old size; "" where none is to grow.
-func (g *Growth) extend(ctx context.Context, device string, n int64, what, logical string) (name string, before int64, err error) {
-	out, err := lvm(ctx, device, "pvs", "--noheadings", "--separator", ":", "-o", "vg_name,pv_count,vg_exported", device)
+func (g *Growth) extend(ctx context.Context, path string, volumes []manifest.Volume, devices []string, what, wanted string) (name string, before int64, err error) {
+	out, err := lvm(ctx, devices, "pvs", "--noheadings", "--separator", ":", "-o", "vg_name,vg_missing_pv_count,vg_exported", devices[0])
 	if err != nil {
 		return "", 0, err
 	}
@@ -123,56 +143,59 @@ func (g *Growth) extend(ctx context.Context, device string, n int64, what, logic
 		return "", 0, nil
 	}
 	group := facts[0]
-	if facts[1] != "1" || facts[2] != "" {
-		g.note("%s (%s) keeps its size: volume group %s lies on %s disks or is exported, and is not changed through one of them", what, member, group, facts[1])
+	if facts[1] != "0" || facts[2] != "" {
+		g.note("%s (%s) keeps its size: volume group %s lies on other disks, too, or is exported, and is not changed through one of them", what, member, group)
 		return "", 0, nil
 	}
-	inner, err := insideFile(device, 0, n)
+	inner, err := logicalOn(path, volumes, group)
 	if err != nil {
 		return "", 0, err
 	}
-	if _, err := lvm(ctx, device, "pvresize", device); err != nil {
+	if _, err := lvm(ctx, devices, "pvresize", devices[0]); err != nil {
 		return "", 0, err
 	}
-	in, why := chooseLogical(inner, logical)
+	in, why := chooseLogical(inner, wanted)
 	if why != "" {
 		g.note("volume group %s has the new space of %s, and no logical volume grew: %s", group, what, why)
 		return "", 0, nil
 	}
-	free, err := lvm(ctx, device, "vgs", "--noheadings", "-o", "vg_free_count", group)
+	free, err := lvm(ctx, devices, "vgs", "--noheadings", "-o", "vg_free_count", group)
 	if err != nil {
 		return "", 0, err
 	}
 	if strings.TrimSpace(free) == "0" {
 		return "", 0, nil // less than an extent has come
 	}
-	if _, err := lvm(ctx, device, "lvextend", "-l", "+100%FREE", in.Name); err != nil {
+	if _, err := lvm(ctx, devices, "lvextend", "-l", "+100%FREE", in.Name); err != nil {
 		return "", 0, err
 	}
 	return in.Name, in.Size, nil
 }
 
 // chooseLogical returns the logical volume that grows, or says why there is none.
-func chooseLogical(inner []fsmap.Inner, logical string) (in fsmap.Inner, why string) {
+func chooseLogical(inner []fsmap.Inner, wanted string) (in fsmap.Inner, why string) {
 	var names []string
 	for _, c := range inner {
 		switch {
 		case strings.Count(c.Name, "/") != 1:
-		case logical != "" && c.Name == logical:
+		case wanted != "" && c.Name == wanted:
 			if c.Part.Whole != "" {
 				return in, fmt.Sprintf("of %s: %s", c.Name, c.Part.Whole)
+			}
+			if c.Part.Striped() {
+				return in, fmt.Sprintf("%s is striped, and its other stripes did not get more room: let it grow on the node, by lvextend", c.Name)
 			}
 			if c.Part.Leg {
 				return in, fmt.Sprintf("%s is mirrored, and its other leg lies elsewhere: let it grow on the node, by lvextend", c.Name)
 			}
 			return c, ""
-		case logical == "" && c.Part.Whole == "" && !c.Part.Leg && slices.Contains(growable, c.Type):
+		case wanted == "" && c.Part.Whole == "" && !c.Part.Leg && !c.Part.Striped() && slices.Contains(growable, c.Type):
 			in, names = c, append(names, c.Name)
 		}
 	}
 	switch {
-	case logical != "":
-		return in, "there is no " + logical
+	case wanted != "":
+		return in, "there is no " + wanted
 	case len(names) == 0:
 		return in, "none has a filesystem that can grow"
 	case len(names) > 1:
@@ -181,10 +204,10 @@ func chooseLogical(inner []fsmap.Inner, logical string) (in fsmap.Inner, why str
 	return in, ""
 }
 
-// growPart grows the filesystem of a logical volume of a disk's volume at off.
-func growPart(ctx context.Context, path string, off int64, in fsmap.Inner) (err error) {
-	if len(in.Spans) == 1 {
-		return GrowRange(ctx, path, off+in.Spans[0].Off, in.Spans[0].Len, in.Type)
+// growPart grows the filesystem of a logical volume of a disk.
+func growPart(ctx context.Context, path string, in fsmap.Inner) (err error) {
+	if off, ok := in.Piece(); ok {
+		return GrowRange(ctx, path, off, in.Size, in.Type)
 	}
 	if !slices.Contains(growable, in.Type) {
 		return ErrCannotGrow
@@ -194,7 +217,7 @@ func growPart(ctx context.Context, path string, off int64, in fsmap.Inner) (err 
 		return err
 	}
 	defer func() { err = errors.Join(err, disk.Sync(), disk.Close()) }()
-	f, err := blockfile.Start(fact.Bytes{Part: in.Part, Disk: disk, Off: off}, in.Size)
+	f, err := blockfile.Start(fact.Bytes{Part: in.Part, Disk: disk}, in.Size)
 	if err != nil {
 		return err
 	}
@@ -202,48 +225,68 @@ func growPart(ctx context.Context, path string, off int64, in fsmap.Inner) (err 
 	return GrowRange(ctx, f.Path, 0, in.Size, in.Type)
 }
 
-// insideFile tells what lies in a physical volume at off of a disk.
-func insideFile(path string, off, n int64) ([]fsmap.Inner, error) {
+// logical returns the logical volumes on a disk with volumes as a manifest lists them; of one group, where that is not "".
+func logical(disk io.ReaderAt, volumes []manifest.Volume, group string) (all []fsmap.Inner, err error) {
+	d := fsmap.DiskOf(disk, volumes)
+	for i, v := range volumes {
+		if v.Type != member {
+			continue
+		}
+		inner, err := d.Inside(i, member)
+		if err != nil {
+			return nil, fmt.Errorf("partition %d: read the volume group: %w", v.Partition, err)
+		}
+		all = append(all, inner...)
+	}
+	return slices.DeleteFunc(all, func(in fsmap.Inner) bool { return group != "" && !strings.HasPrefix(in.Name, group+"/") }), nil
+}
+
+// logicalOn does that with the disk at path.
+func logicalOn(path string, volumes []manifest.Volume, group string) ([]fsmap.Inner, error) {
 	f, err := os.Open(path)
 	if err != nil {
 		return nil, err
 	}
 	defer f.Close()
-	inner, err := fsmap.Inside(io.NewSectionReader(f, off, n), n, member)
+	inner, err := logical(f, volumes, group)
 	if err != nil {
-		return nil, fmt.Errorf("read the volume group on %s: %w", path, err)
+		return nil, fmt.Errorf("%s: %w", path, err)
 	}
 	return inner, nil
 }
 
-// lvm runs one of LVM's commands on one device alone. The kernel is not asked: no logical volume becomes active.
-func lvm(ctx context.Context, device, command string, args ...string) (string, error) {
-	config := fmt.Sprintf(`backup{backup=0 archive=0} devices{use_devicesfile=0 filter=["a|^%s$|","r|.*|"]} activation{udev_sync=0 udev_rules=0}`, device)
+// lvm runs one of LVM's commands on these devices alone. The kernel is not asked: no logical volume becomes active.
+func lvm(ctx context.Context, devices []string, command string, args ...string) (string, error) {
+	filter := ""
+	for _, d := range devices {
+		filter += fmt.Sprintf(`"a|^%s$|",`, d)
+	}
+	config := fmt.Sprintf(`backup{backup=0 archive=0} devices{use_devicesfile=0 filter=[%s"r|.*|"]} activation{udev_sync=0 udev_rules=0}`, filter)
 	return tool.Run(ctx, 0, "lvm", append([]string{command, "--driverloaded", "n", "--config", config}, args...)...)
 }
 
 // checkGrow makes sure, before the first write, that what was named can grow.
 func (r *run) checkGrow(ctx context.Context) error {
-	v, logical, ok, err := r.m.Grows(r.opts.Grow)
+	_, wanted, ok, err := r.m.Grows(r.opts.Grow)
 	if err != nil || !ok || r.opts.Grow == GrowLast || r.t.Size() <= r.m.Disk.Size {
 		return err
 	}
 	if err := r.shift(); err != nil {
 		return err
 	}
-	if logical == "" {
+	if wanted == "" {
 		return nil
 	}
 	d, err := view.Open(ctx, r.from, r.image)
 	if err != nil {
 		return fmt.Errorf("read the image's contents: %w", err)
 	}
-	inner, err := fsmap.Inside(io.NewSectionReader(d, v.Off, v.Len), v.Len, v.Type)
+	inner, err := logical(d, r.m.Volumes, "")
 	if err != nil {
-		return fmt.Errorf("read the image's volume group: %w", err)
+		return fmt.Errorf("read the image's contents: %w", err)
 	}
-	if _, why := chooseLogical(inner, logical); why != "" {
-		return &manifest.GrowError{Name: logical, Why: why}
+	if _, why := chooseLogical(inner, wanted); why != "" {
+		return &manifest.GrowError{Name: wanted, Why: why}
 	}
 	return nil
 }

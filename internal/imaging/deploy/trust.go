@@ -3,7 +3,6 @@ package deploy
 import (
 	"context"
 	"fmt"
-	"io"
 
 	"mimeo/internal/imaging/disk"
 	"mimeo/internal/imaging/extent"
@@ -41,25 +40,27 @@ func (r *run) trust(ctx context.Context) error {
 	}
 	before := &before{Disk: captured, now: r.t}
 	var same []extent.Extent
-	for _, v := range last.Volumes {
+	was := fsmap.DiskOf(before, last.Volumes)
+	now := fsmap.DiskOf(r.t, last.Volumes)
+	for i, v := range last.Volumes {
+		now.Volumes[i].Len = place(table.Table, v, r.t.Size())
+	}
+	for i, v := range last.Volumes {
 		what := fmt.Sprintf("%s at offset %d", v.Type, v.Off)
 		if v.Partition > 0 {
 			what = fmt.Sprintf("partition %d (%s)", v.Partition, v.Type)
 		}
-		size := place(table.Table, v, r.t.Size())
 		switch {
 		case v.Method == manifest.MethodHead:
 			continue // there is little to read
 		case v.Method != manifest.MethodUsed:
 			r.distrust(what, "it was captured whole: "+v.Reason)
 			continue
-		case size < v.Len:
+		case now.Volumes[i].Len < v.Len:
 			r.distrust(what, "it does not lie where the last deploy wrote it")
 			continue
 		}
-		list, whys, err := fsmap.Unchanged(
-			fsmap.State{ReaderAt: io.NewSectionReader(r.t, v.Off, size), Size: size},
-			fsmap.State{ReaderAt: io.NewSectionReader(before, v.Off, v.Len), Size: v.Len}, v.Type, v.UUID)
+		list, whys, err := fsmap.Unchanged(now, was, i, v.Type, v.UUID)
 		if ctx.Err() != nil {
 			return ctx.Err()
 		}
@@ -69,7 +70,7 @@ func (r *run) trust(ctx context.Context) error {
 		for _, why := range whys {
 			r.distrust(what, why)
 		}
-		same = append(same, list.Shift(v.Off)...)
+		same = append(same, list...)
 	}
 	r.same = extent.FromUnsorted(same)
 	return nil

@@ -10,6 +10,7 @@ import (
 	"slices"
 	"strings"
 
+	"mimeo/internal/imaging/extent"
 	"mimeo/internal/imaging/fsmap/lvm"
 )
 
@@ -95,7 +96,7 @@ func (s Source) writePhysical(w io.WriterAt, size int64, p piece) error {
 
 // logical returns where a logical volume is written, and its size in bytes.
 func logical(f *os.File, off, size int64, name string) (io.WriterAt, int64, error) {
-	c, why, err := lvm.Open(io.NewSectionReader(f, off, size), size)
+	c, why, err := lvm.Open(f, []extent.Extent{{Off: off, Len: size}}, 0)
 	if err != nil {
 		return nil, 0, err
 	}
@@ -104,7 +105,7 @@ func logical(f *os.File, off, size int64, name string) (io.WriterAt, int64, erro
 	}
 	for _, p := range c.Parts {
 		if p.Name == name && p.Whole == "" {
-			return p.Writer(io.NewOffsetWriter(f, off)), p.Size, nil
+			return p.Writer(f), p.Size, nil
 		} else if p.Name == name {
 			return nil, 0, refuse("restore it with Clonezilla onto a disk, and capture that", "logical volume %s cannot be written here: %s", name, p.Whole)
 		}

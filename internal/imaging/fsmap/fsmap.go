@@ -139,12 +139,16 @@ const headLen = 68 << 10
 
 // Map tells what is on a volume of size bytes, and which of its bytes must be captured. Damaged content gives a Usage
 // with Method whole and a Reason; an error means that the volume could not be read.
-func Map(r io.ReaderAt, size int64) (Usage, error) { return mapVolume(r, size, 0) }
+func Map(r io.ReaderAt, size int64) (Usage, error) { return single(r, size).Map(0) }
+
+// Map tells the same of the i-th volume, which may share volumes inside it with others of the disk.
+func (d Disk) Map(i int) (Usage, error) { return d.mapVolume(i, 0) }
 
 // maxInside is how deep volumes may lie in each other.
 const maxInside = 2
 
-func mapVolume(r io.ReaderAt, size int64, depth int) (Usage, error) {
+func (d Disk) mapVolume(i, depth int) (Usage, error) {
+	r, size := d.Volume(i), d.Volumes[i].Len
 	if size <= 0 {
 		return Usage{Type: "unknown", Method: manifest.MethodWhole, Reason: "the volume is empty"}, nil
 	}
@@ -159,7 +163,7 @@ func mapVolume(r io.ReaderAt, size int64, depth int) (Usage, error) {
 	u := Usage{Type: name(head)}
 	for _, c := range containers {
 		if depth < maxInside && c.is(head, r, size) {
-			return mapContainer(c, head, r, size, depth)
+			return d.container(c, head, i, depth)
 		}
 	}
 	if around[u.Type] {
@@ -243,29 +247,40 @@ func unread(typ string) string {
 	return "no reader for " + typ + " yet"
 }
 
-// Pieces tells where the files of a volume of the given type lie, in ascending order and none on another; none where
-// that is not known. It is good for deciding where to cut, not for what to capture: damaged files are passed over. An
-// error means that the volume could not be read.
-func Pieces(r io.ReaderAt, size int64, typ string) ([]fact.Piece, error) {
+// Pieces tells where the files of the i-th volume, of the given type, lie, in bytes of the disk, in ascending order and none on
+// another; none where that is not known. It is good for deciding where to cut, not for what to capture: damaged files are passed
+// over. An error means that the disk could not be read.
+func (d Disk) Pieces(i int, typ string) ([]fact.Piece, error) {
 	var all fact.Pieces
-	if err := addPieces(r, size, typ, all.Add); err != nil {
+	if err := d.addPieces(i, typ, all.Add); err != nil {
 		return nil, err
 	}
 	list := all.List()
-	if n := len(list); n > 0 && list[n-1].Off+list[n-1].Len > size {
+	end := int64(0)
+	for _, v := range d.Volumes {
+		end = max(end, v.End())
+	}
+	if n := len(list); n > 0 && list[n-1].Off+list[n-1].Len > end {
 		return nil, nil
 	}
 	return list, nil
 }
 
-func addPieces(r io.ReaderAt, size int64, typ string, add func(fact.Piece)) error {
+func (d Disk) addPieces(i int, typ string, add func(fact.Piece)) error {
 	if walk := pieces[typ]; walk != nil {
-		if err := walk(r, size, add); err != nil {
+		v := d.Volumes[i]
+		err := walk(d.Volume(i), v.Len, func(f fact.Piece) {
+			if f.Off >= 0 && f.Len > 0 && f.Len <= v.Len-f.Off {
+				f.Off += v.Off
+				add(f)
+			}
+		})
+		if err != nil {
 			return fmt.Errorf("read the inodes of %s: %w", typ, err)
 		}
 		return nil
 	}
-	inner, err := Inside(r, size, typ)
+	inner, err := d.Inside(i, typ)
 	if err != nil {
 		return err
 	}
@@ -273,7 +288,7 @@ func addPieces(r io.ReaderAt, size int64, typ string, add func(fact.Piece)) erro
 		if in.Method != manifest.MethodUsed || Holds(in.Type) {
 			continue // what is inside comes by itself
 		}
-		if err := addPieces(in.Reader(r), in.Size, in.Type, func(f fact.Piece) {
+		if err := single(in.Reader(d.ReaderAt), in.Size).addPieces(0, in.Type, func(f fact.Piece) {
 			in.Outer(f.Off, f.Len, func(at, off, n int64) { add(fact.Piece{Off: off, Len: n, At: f.At + at - f.Off}) })
 		}); err != nil {
 			return fmt.Errorf("%s: %w", in.Name, err)

@@ -14,20 +14,41 @@ import (
 	"mimeo/internal/imaging/manifest"
 )
 
-// container understands a kind of volume that holds others. open returns what it holds; why it cannot be believed; or an error where
-// the volume could not be read.
+// container understands a kind of volume that holds others. open reads the i-th volume of a disk and returns what it holds, in bytes
+// of the disk; why it cannot be believed; or an error where the disk could not be read.
 type container struct {
 	typ  string // as blkid names it
 	is   func(head []byte, r io.ReaderAt, size int64) bool
-	open func(r io.ReaderAt, size int64) (c fact.Container, why string, err error)
+	open func(disk io.ReaderAt, volumes []extent.Extent, i int) (c fact.Container, why string, err error)
 }
 
 // containers are looked for in order: a RAID may lie around a physical volume.
 var containers = []container{
-	{"linux_raid_member", func(_ []byte, r io.ReaderAt, size int64) bool { return md.Is(r, size) }, md.Open},
+	{"linux_raid_member", func(_ []byte, r io.ReaderAt, size int64) bool { return md.Is(r, size) }, alone(md.Open)},
 	{"LVM2_member", func(head []byte, _ io.ReaderAt, _ int64) bool { return lvm.Is(head) }, lvm.Open},
-	{"bsd_disklabel", func(head []byte, _ io.ReaderAt, _ int64) bool { return bsdlabel.Is(head) }, bsdlabel.Open},
-	{"apple_map", func(head []byte, _ io.ReaderAt, _ int64) bool { return applemap.Is(head) }, applemap.Open},
+	{"bsd_disklabel", func(head []byte, _ io.ReaderAt, _ int64) bool { return bsdlabel.Is(head) }, alone(bsdlabel.Open)},
+	{"apple_map", func(head []byte, _ io.ReaderAt, _ int64) bool { return applemap.Is(head) }, alone(applemap.Open)},
+}
+
+// alone opens a kind of container that has nothing to do with other volumes of the disk.
+func alone(open func(r io.ReaderAt, size int64) (fact.Container, string, error)) func(io.ReaderAt, []extent.Extent, int) (fact.Container, string, error) {
+	return func(disk io.ReaderAt, volumes []extent.Extent, i int) (fact.Container, string, error) {
+		v := volumes[i]
+		c, why, err := open(io.NewSectionReader(disk, v.Off, v.Len), v.Len)
+		if err != nil || why != "" {
+			return c, why, err
+		}
+		all := c.Meta
+		for k, p := range c.Parts {
+			all = extent.Union(all, p.All())
+			c.Parts[k] = p.Moved(v.Off)
+		}
+		if all.Valid() != nil || len(all) > 0 && all[len(all)-1].End() > v.Len {
+			return fact.Container{UUID: c.UUID}, "the map of what is in it makes no sense", nil
+		}
+		c.Meta = c.Meta.Shift(v.Off)
+		return c, "", nil
+	}
 }
 
 // Holds tells whether a kind of volume may hold others.
@@ -41,39 +62,77 @@ type Inner struct {
 	Usage // offsets are bytes of the inner volume
 }
 
+// Disk is a disk with its volumes, none of which overlap. What is inside one may lie in others, too: a volume group may have several
+// physical volumes.
+type Disk struct {
+	io.ReaderAt
+	Volumes []extent.Extent
+}
+
+// single is a volume that is looked at by itself.
+func single(r io.ReaderAt, size int64) Disk { return Disk{r, []extent.Extent{{Len: size}}} }
+
+// DiskOf returns a disk with the volumes of a manifest.
+func DiskOf(r io.ReaderAt, volumes []manifest.Volume) Disk {
+	d := Disk{ReaderAt: r}
+	for _, v := range volumes {
+		d.Volumes = append(d.Volumes, extent.Extent{Off: v.Off, Len: v.Len})
+	}
+	return d
+}
+
+// Volume reads the i-th volume.
+func (d Disk) Volume(i int) *io.SectionReader {
+	return io.NewSectionReader(d.ReaderAt, d.Volumes[i].Off, d.Volumes[i].Len)
+}
+
 // Inside returns the volumes inside a volume of the given type, each with what is on it, and behind each those inside it; none where
 // it holds none, or where they are not known.
-func Inside(r io.ReaderAt, size int64, typ string) ([]Inner, error) { return insideOf(r, size, typ, 1) }
+func Inside(r io.ReaderAt, size int64, typ string) ([]Inner, error) {
+	return single(r, size).Inside(0, typ)
+}
 
-func insideOf(r io.ReaderAt, size int64, typ string, depth int) ([]Inner, error) {
-	i := slices.IndexFunc(containers, func(c container) bool { return c.typ == typ })
-	if i < 0 || depth > maxInside {
+// Inside returns the volumes inside the i-th volume, which is of the given type, as the function Inside does. Their Spans are in bytes
+// of the disk. One that lies in several volumes comes with the one in which it begins.
+func (d Disk) Inside(i int, typ string) ([]Inner, error) { return d.inside(i, typ, 1) }
+
+func (d Disk) inside(i int, typ string, depth int) ([]Inner, error) {
+	k := slices.IndexFunc(containers, func(c container) bool { return c.typ == typ })
+	if k < 0 || depth > maxInside {
 		return nil, nil
 	}
-	c, why, err := containers[i].open(r, size)
+	c, why, err := containers[k].open(d.ReaderAt, d.Volumes, i)
 	if err != nil || why != "" {
 		return nil, err
 	}
-	direct, err := inside(r, c, depth)
+	c.Parts = slices.DeleteFunc(c.Parts, func(p fact.Part) bool { return !d.begins(i, p) })
+	direct, err := inside(d.ReaderAt, c, depth)
 	if err != nil {
 		return nil, err
 	}
 	var out []Inner
 	for _, in := range direct {
 		out = append(out, in)
-		if in.Method != manifest.MethodUsed {
+		if in.Method != manifest.MethodUsed || in.Striped() {
 			continue
 		}
-		deeper, err := insideOf(in.Reader(r), in.Size, in.Type, depth+1)
+		deeper, err := single(in.Reader(d.ReaderAt), in.Size).inside(0, in.Type, depth+1)
 		if err != nil {
 			return nil, fmt.Errorf("%s: %w", in.Name, err)
 		}
-		for _, d := range deeper {
-			d.Part = d.Part.Within(in.Part)
-			out = append(out, d)
+		for _, x := range deeper {
+			x.Part = x.Part.Within(in.Part)
+			out = append(out, x)
 		}
 	}
 	return out, nil
+}
+
+// begins tells whether a part begins in the i-th volume. One that cannot be looked into has no place of its own.
+func (d Disk) begins(i int, p fact.Part) bool {
+	begins := p.Whole != ""
+	p.Outer(0, 1, func(_, off, _ int64) { begins = d.Volumes[i].Off <= off && off < d.Volumes[i].End() })
+	return begins
 }
 
 func inside(r io.ReaderAt, c fact.Container, depth int) ([]Inner, error) {
@@ -82,7 +141,7 @@ func inside(r io.ReaderAt, c fact.Container, depth int) ([]Inner, error) {
 		in := Inner{Part: p}
 		if p.Whole == "" {
 			var err error
-			if in.Usage, err = mapVolume(p.Reader(r), p.Size, depth); err != nil {
+			if in.Usage, err = single(p.Reader(r), p.Size).mapVolume(0, depth); err != nil {
 				return nil, fmt.Errorf("%s: %w", p.Name, err)
 			}
 		} else if p.Only != nil {
@@ -95,22 +154,22 @@ func inside(r io.ReaderAt, c fact.Container, depth int) ([]Inner, error) {
 	return out, nil
 }
 
-// mapContainer maps a volume that holds others: what belongs to none of them, and what each has in use.
-func mapContainer(k container, head []byte, r io.ReaderAt, size int64, depth int) (Usage, error) {
-	u := Usage{Type: k.typ}
-	c, why, err := k.open(r, size)
+// container maps a volume that holds others: what belongs to none of them, and what each has in use.
+func (d Disk) container(k container, head []byte, i, depth int) (Usage, error) {
+	u, v := Usage{Type: k.typ}, d.Volumes[i]
+	c, why, err := k.open(d.ReaderAt, d.Volumes, i)
 	if err != nil {
 		return u, fmt.Errorf("read %s: %w", u.Type, err)
 	}
 	u.UUID, u.Label = c.UUID, c.Label
-	if other := another(head, k.typ); why == "" && other != "" && !startsWith(c) {
+	if other := another(head, k.typ); why == "" && other != "" && !startsWith(c, v.Off) {
 		why = "it has the marks of " + other + ", too"
 	}
 	if why != "" {
 		u.Reason = why
-		return u.whole(size), nil
+		return u.whole(v.Len), nil
 	}
-	inner, err := inside(r, c, depth+1)
+	inner, err := inside(d.ReaderAt, c, depth+1)
 	if err != nil {
 		return u, fmt.Errorf("read %s: %w", u.Type, err)
 	}
@@ -122,7 +181,11 @@ func mapContainer(k container, head []byte, r io.ReaderAt, size int64, depth int
 		} else {
 			list = in.OuterList(in.Used)
 		}
-		u.Used = extent.Union(u.Used, list)
+		u.Used = extent.Union(u.Used, list.Clip(v))
+		if !d.begins(i, in.Part) {
+			u.Notes = append(u.Notes, in.Name+": it begins in another volume of the disk")
+			continue
+		}
 		note := fmt.Sprintf("%s: %s, %d of %d MiB captured (%s)", in.Name, in.Type, list.Bytes()>>20, in.Size>>20, in.Method)
 		if in.Reason != "" {
 			note += ": " + in.Reason
@@ -132,14 +195,15 @@ func mapContainer(k container, head []byte, r io.ReaderAt, size int64, depth int
 			u.Notes = append(u.Notes, in.Name+": "+n)
 		}
 	}
-	if u.Used.Valid() != nil || len(u.Used) > 0 && u.Used[len(u.Used)-1].End() > size {
+	u.Used = u.Used.Clip(v).Shift(-v.Off)
+	if u.Used.Valid() != nil {
 		u.Reason = "the map of what is in it makes no sense"
-		return u.whole(size), nil
+		return u.whole(v.Len), nil
 	}
 	return u, nil
 }
 
-// startsWith tells whether one of the volumes inside begins where the one around it does, so that its marks are seen there.
-func startsWith(c fact.Container) bool {
-	return slices.ContainsFunc(c.Parts, func(p fact.Part) bool { return len(p.Spans) > 0 && p.Spans[0].Off == 0 })
+// startsWith tells whether one of the volumes inside begins at off, where the one around it does, so that its marks are seen there.
+func startsWith(c fact.Container, off int64) bool {
+	return slices.ContainsFunc(c.Parts, func(p fact.Part) bool { return len(p.Spans) > 0 && p.Spans[0].Stripes == nil && p.Spans[0].Off == off })
 }

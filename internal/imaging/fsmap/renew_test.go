@@ -6,6 +6,8 @@ import (
 	"path/filepath"
 	"testing"
 	"time"
+
+	"mimeo/internal/imaging/extent"
 )
 
 // TestRenewInLVM has the log of an XFS in a logical volume of two pieces begin anew; all else stays as it is.
@@ -23,7 +25,7 @@ func TestRenewInLVM(t *testing.T) {
 		t.Fatal(err)
 	}
 	defer f.Close()
-	if err := Renew(f, 420<<20, "LVM2_member", time.Date(2020, 1, 1, 0, 0, 0x12345, 0, time.UTC)); err != nil {
+	if err := Renew(f, []extent.Extent{{Len: 420 << 20}}, 0, "LVM2_member", time.Date(2020, 1, 1, 0, 0, 0x12345, 0, time.UTC)); err != nil {
 		t.Fatal(err)
 	}
 	shell(t, lvmTools+`cd "$1"; attach pv; for i in root home; do move get vg0/$i $i.out pv; done

@@ -25,27 +25,22 @@ type walk func(r io.ReaderAt, size int64, file func(fact.File) error, other func
 // marks are the filesystems of which is known what a write to a file leaves behind, by type.
 var marks = map[string]walk{"ext2": ext4.Files, "ext3": ext4.Files, "ext4": ext4.Files, "xfs": xfs.Files, "btrfs": btrfs.Files, "ntfs": ntfs.Files}
 
-// State is a volume at one time.
-type State struct {
-	io.ReaderAt
-	Size int64 // bytes
-}
-
-// Unchanged returns the extents of a volume of the given type and UUID, in bytes of the volume, that by its own metadata
+// Unchanged returns the extents of the i-th volume, of the given type and UUID, in bytes of the disk, that by its own metadata
 // nobody has written to between two states: those of files whose inodes are the same but for the time of the last
 // reading, with their content in the same places. All of now's metadata is read for that, and nothing of what files hold
-// but a few first blocks; whys say what there is nothing to be told of, each with its reason.
+// but a few first blocks; whys say what there is nothing to be told of, each with its reason. Both states have the same volumes,
+// and those of now may have grown.
 //
 // That does not see what was written past the filesystem, nor what a filesystem forgot when it lost power.
-func Unchanged(now, before State, typ, uuid string) (same extent.List, whys []string, err error) {
-	return unchanged(now, before, typ, uuid, 0)
+func Unchanged(now, before Disk, i int, typ, uuid string) (same extent.List, whys []string, err error) {
+	return unchanged(now, before, i, typ, uuid, 0)
 }
 
-func unchanged(now, before State, typ, uuid string, depth int) (extent.List, []string, error) {
+func unchanged(now, before Disk, i int, typ, uuid string, depth int) (extent.List, []string, error) {
 	if !Holds(typ) && marks[typ] == nil {
 		return nil, []string{typ + " does not tell which files were written to"}, nil
 	}
-	u, err := mapVolume(now, now.Size, depth)
+	u, err := now.mapVolume(i, depth)
 	if err != nil {
 		return nil, nil, err
 	}
@@ -55,13 +50,19 @@ func unchanged(now, before State, typ, uuid string, depth int) (extent.List, []s
 	case u.Method != manifest.MethodUsed:
 		return nil, []string{u.Reason}, nil
 	case Holds(typ):
-		return unchangedInside(now, before, typ, depth)
+		return unchangedInside(now, before, i, typ, depth)
 	}
-	same, why, err := unchangedFiles(now, before, marks[typ])
+	same, why, err := unchangedFiles(state{now.Volume(i), now.Volumes[i].Len}, state{before.Volume(i), before.Volumes[i].Len}, marks[typ])
 	if why != "" {
 		return nil, []string{why}, err
 	}
-	return same, nil, err
+	return same.Shift(now.Volumes[i].Off), nil, err
+}
+
+// state is a volume at one time.
+type state struct {
+	io.ReaderAt
+	size int64 // bytes
 }
 
 func describe(typ, uuid string) string {
@@ -97,11 +98,11 @@ func (c *collected) add(e extent.Extent) bool {
 var errEnough = errors.New("nobody asks any more")
 
 // unchangedFiles goes through the files of both states side by side.
-func unchangedFiles(now, before State, files walk) (same extent.List, why string, err error) {
+func unchangedFiles(now, before state, files walk) (same extent.List, why string, err error) {
 	var oldWhy string
 	var oldErr error
 	next, stop := iter.Pull(func(yield func(fact.File) bool) {
-		oldWhy, oldErr = files(before, before.Size, func(f fact.File) error {
+		oldWhy, oldErr = files(before, before.size, func(f fact.File) error {
 			if !yield(f) {
 				return errEnough
 			}
@@ -113,7 +114,7 @@ func unchangedFiles(now, before State, files walk) (same extent.List, why string
 	var good, bad collected
 	room := true
 	last := uint64(0)
-	why, err = files(now, now.Size, func(f fact.File) error {
+	why, err = files(now, now.size, func(f fact.File) error {
 		if f.Nr <= last {
 			return fmt.Errorf("file %d comes after file %d", f.Nr, last)
 		}
@@ -177,12 +178,12 @@ func isSwap(r io.ReaderAt, f fact.File) (bool, error) {
 }
 
 // unchangedInside does the same for each volume inside another, where both states hold them in the same places.
-func unchangedInside(now, before State, typ string, depth int) (extent.List, []string, error) {
-	have, err := Inside(now, now.Size, typ)
+func unchangedInside(now, before Disk, i int, typ string, depth int) (extent.List, []string, error) {
+	have, err := now.Inside(i, typ)
 	if err != nil {
 		return nil, nil, err
 	}
-	had, err := Inside(before, before.Size, typ)
+	had, err := before.Inside(i, typ)
 	if err != nil {
 		return nil, nil, fmt.Errorf("read what it held before: %w", err)
 	}
@@ -205,7 +206,7 @@ func unchangedInside(now, before State, typ string, depth int) (extent.List, []s
 			say(in, in.Part.Whole)
 			continue
 		}
-		same, why, err := unchanged(State{in.Reader(now), in.Size}, State{old.Reader(before), old.Size}, old.Type, old.Usage.UUID, depth+1)
+		same, why, err := unchanged(single(in.Reader(now.ReaderAt), in.Size), single(old.Reader(before.ReaderAt), old.Size), 0, old.Type, old.Usage.UUID, depth+1)
 		if err != nil {
 			return nil, nil, fmt.Errorf("%s: %w", in.Name, err)
 		}
@@ -220,7 +221,7 @@ func unchangedInside(now, before State, typ string, depth int) (extent.List, []s
 // sameStart tells whether a part begins with what it was before: it may have grown.
 func sameStart(now, before []fact.Span) bool {
 	for i, b := range before {
-		if i >= len(now) || now[i].At != b.At || now[i].Off != b.Off || now[i].Len < b.Len || now[i].Len > b.Len && i < len(before)-1 {
+		if i >= len(now) || !now[i].Same(b) || now[i].Len < b.Len || now[i].Len > b.Len && i < len(before)-1 {
 			return false
 		}
 	}

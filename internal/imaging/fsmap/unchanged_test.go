@@ -21,7 +21,7 @@ type side struct {
 }
 
 func told(r io.ReaderAt, _ int64, file func(fact.File) error, other func(extent.Extent)) (string, error) {
-	s := r.(State).ReaderAt.(side)
+	s := r.(state).ReaderAt.(side)
 	for _, e := range s.other {
 		other(e)
 	}
@@ -61,7 +61,7 @@ func TestUnchangedFiles(t *testing.T) {
 		{name: "in no order", now: side{files: []fact.File{b, a}}, before: all, err: true},
 	} {
 		t.Run(tc.name, func(t *testing.T) {
-			got, why, err := unchangedFiles(State{tc.now, 100}, State{tc.before, 100}, told)
+			got, why, err := unchangedFiles(state{tc.now, 100}, state{tc.before, 100}, told)
 			if !slices.Equal(got, tc.want) || why != tc.why || (err != nil) != tc.err {
 				t.Errorf("%v, %q, %v", got, why, err)
 			}

@@ -65,7 +65,7 @@ func Plan(src Source) (*Layout, error) {
 		v := manifest.Volume{Off: 0, Len: size, Type: "unknown", Method: manifest.MethodWhole, Reason: "partition table: " + l.Table.Whole}
 		l.add(Volume{Volume: v, Extents: extent.List{{Off: 0, Len: size}}})
 	case l.Table.Kind == "none":
-		if err := l.volume(src, 0, 0, size); err != nil {
+		if err := l.volume(fsmap.Disk{ReaderAt: src, Volumes: []extent.Extent{{Len: size}}}, 0, 0); err != nil {
 			return nil, fmt.Errorf("volume on the bare disk: %w", err)
 		}
 	default:
@@ -92,20 +92,25 @@ func (l *Layout) partitions(src Source) error {
 		first = maxGap
 	}
 	l.Outside = extent.Union(l.Table.Regions, extent.List{{Off: 0, Len: first}})
+	parts = slices.DeleteFunc(parts, func(p manifest.Partition) bool {
+		return p.Len == 0 || slices.Contains(l.Table.Extended, p.Number)
+	})
+	d := fsmap.Disk{ReaderAt: src}
 	for _, p := range parts {
-		if p.Len == 0 || slices.Contains(l.Table.Extended, p.Number) {
-			continue
-		}
-		if err := l.volume(src, p.Number, p.Off, p.Len); err != nil {
+		d.Volumes = append(d.Volumes, extent.Extent{Off: p.Off, Len: p.Len})
+	}
+	for i, p := range parts {
+		if err := l.volume(d, i, p.Number); err != nil {
 			return fmt.Errorf("partition %d: %w", p.Number, err)
 		}
 	}
 	return nil
 }
 
-// volume maps what lies at off of the disk.
-func (l *Layout) volume(src Source, partition int, off, n int64) error {
-	u, err := fsmap.Map(io.NewSectionReader(src, off, n), n)
+// volume maps the i-th volume.
+func (l *Layout) volume(d fsmap.Disk, i, partition int) error {
+	off, n := d.Volumes[i].Off, d.Volumes[i].Len
+	u, err := d.Map(i)
 	if err != nil {
 		return err
 	}

@@ -3,7 +3,6 @@ package shrink
 import (
 	"cmp"
 	"fmt"
-	"io"
 	"slices"
 
 	"mimeo/internal/imaging/extent"
@@ -113,10 +112,11 @@ func (s *shrinker) shrunk(u unit) bool {
 // move moves a unit up, with all that is used of it.
 func (s *shrinker) move(u unit, delta int64) error {
 	list := s.l.Table.Regions.Clip(extent.Extent{Off: u.off, Len: u.end - u.off})
+	d := s.disk()
 	for _, n := range append([]int{u.number}, u.inside...) {
 		p := s.partition(n)
 		if n != u.number || len(u.inside) == 0 {
-			is, err := fsmap.Map(io.NewSectionReader(s.o, p.Off, p.Len), p.Len)
+			is, err := d.Map(slices.Index(d.Volumes, extent.Extent{Off: p.Off, Len: p.Len}))
 			if err != nil {
 				return fmt.Errorf("partition %d: %w", n, err)
 			}
@@ -132,6 +132,17 @@ func (s *shrinker) move(u unit, delta int64) error {
 		s.notes = append(s.notes, fmt.Sprintf("partition %d lies %d MiB nearer to the start than on the captured disk", n, delta/mib))
 	}
 	return nil
+}
+
+// disk returns the disk with its volumes, where they lie by now.
+func (s *shrinker) disk() fsmap.Disk {
+	d := fsmap.Disk{ReaderAt: s.o}
+	for _, p := range s.table.Partitions {
+		if p.Len > 0 && !slices.Contains(s.l.Table.Extended, p.Number) {
+			d.Volumes = append(d.Volumes, extent.Extent{Off: p.Off, Len: p.Len})
+		}
+	}
+	return d
 }
 
 // moveList moves extents, of which several may lie in one block.

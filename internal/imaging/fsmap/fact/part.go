@@ -4,7 +4,6 @@ import (
 	"errors"
 	"fmt"
 	"io"
-	"math"
 	"slices"
 
 	"mimeo/internal/imaging/extent"
@@ -23,9 +22,65 @@ type Part struct {
 
 // Span is a stretch of a Part.
 type Span struct {
-	At  int64 // bytes from the start of the part
-	Off int64 // bytes from the start of the volume around it
-	Len int64 // bytes
+	At      int64    // bytes from the start of the part
+	Off     int64    // bytes from the start of the volume around it; 0 with Stripes
+	Len     int64    // bytes
+	Stripes *Stripes // how it lies over several places; nil where it lies in one
+}
+
+// Stripes lay a Span out over several places in turns: Size bytes in the first, as many in the next, and so on.
+type Stripes struct {
+	Offs []int64 // bytes from the start of the volume around it
+	Size int64   // bytes; Len is a multiple of Size times the number of places
+}
+
+// Same tells whether two Spans that may differ in length lie in the same place.
+func (s Span) Same(t Span) bool {
+	if s.At != t.At || s.Off != t.Off || (s.Stripes == nil) != (t.Stripes == nil) {
+		return false
+	}
+	return s.Stripes == nil || s.Stripes.Size == t.Stripes.Size && slices.Equal(s.Stripes.Offs, t.Stripes.Offs)
+}
+
+// outer calls fn with where the bytes of the part from from to to, which lie in the span, are in the volume around it.
+func (s Span) outer(from, to int64, fn func(at, off, n int64)) {
+	if s.Stripes == nil {
+		fn(from, s.Off+from-s.At, to-from)
+		return
+	}
+	size, places := s.Stripes.Size, int64(len(s.Stripes.Offs))
+	for from < to {
+		turn, within := (from-s.At)/size, (from-s.At)%size
+		n := min(size-within, to-from)
+		fn(from, s.Stripes.Offs[turn%places]+turn/places*size+within, n)
+		from += n
+	}
+}
+
+// cover appends the same bytes to list, in one extent for each place: turns follow each other there.
+func (s Span) cover(from, to int64, list []extent.Extent) []extent.Extent {
+	if s.Stripes == nil {
+		return append(list, extent.Extent{Off: s.Off + from - s.At, Len: to - from})
+	}
+	size, places := s.Stripes.Size, int64(len(s.Stripes.Offs))
+	from, to = from-s.At, to-s.At
+	first, last := from/size, (to-1)/size
+	for i, off := range s.Stripes.Offs {
+		a := first + (int64(i)-first%places+places)%places // the first turn of this place, and the last
+		b := last - (last%places-int64(i)+places)%places
+		if a > b {
+			continue
+		}
+		start, end := off+a/places*size, off+(b/places+1)*size
+		if a == first {
+			start += from % size
+		}
+		if b == last {
+			end -= size - 1 - (to-1)%size
+		}
+		list = append(list, extent.Extent{Off: start, Len: end - start})
+	}
+	return list
 }
 
 // Container is a volume that holds others.
@@ -54,21 +109,25 @@ func (r partReader) ReadAt(b []byte, off int64) (int, error) {
 		b, end = b[:rest], io.EOF
 	}
 	done := 0
-	for i := r.p.span(off); done < len(b); i++ {
-		if i == len(r.p.Spans) {
-			return done, io.ErrUnexpectedEOF
+	var failed error
+	r.p.Outer(off, int64(len(b)), func(at, outer, n int64) {
+		if failed != nil || at != off+int64(done) {
+			return
 		}
-		s := r.p.Spans[i]
-		within := off + int64(done) - s.At
-		part := b[done:min(int64(len(b)), int64(done)+s.Len-within)]
-		n, err := r.r.ReadAt(part, s.Off+within)
-		done += n
-		if n < len(part) {
-			if err == nil || errors.Is(err, io.EOF) {
-				err = io.ErrUnexpectedEOF
-			}
-			return done, err
+		var k int
+		k, failed = r.r.ReadAt(b[done:][:n], outer)
+		done += k
+		if int64(k) == n {
+			failed = nil
+		} else if failed == nil || errors.Is(failed, io.EOF) {
+			failed = io.ErrUnexpectedEOF
 		}
+	})
+	if failed == nil && done < len(b) {
+		failed = io.ErrUnexpectedEOF
+	}
+	if failed != nil {
+		return done, failed
 	}
 	return done, end
 }
@@ -95,24 +154,21 @@ func (w partWriter) WriteAt(b []byte, off int64) (done int, err error) {
 	return done, err
 }
 
-// Bytes reads and writes a part of a volume that begins somewhere on a disk.
+// Bytes reads and writes a part of a disk.
 type Bytes struct {
 	Part Part
 	Disk interface {
 		io.ReaderAt
 		io.WriterAt
 	}
-	Off int64 // of the volume, in bytes of the disk
 }
 
 // ReadAt implements io.ReaderAt.
-func (b Bytes) ReadAt(p []byte, off int64) (int, error) {
-	return b.Part.Reader(io.NewSectionReader(b.Disk, b.Off, math.MaxInt64-b.Off)).ReadAt(p, off)
-}
+func (b Bytes) ReadAt(p []byte, off int64) (int, error) { return b.Part.Reader(b.Disk).ReadAt(p, off) }
 
 // WriteAt implements io.WriterAt.
 func (b Bytes) WriteAt(p []byte, off int64) (int, error) {
-	return b.Part.Writer(io.NewOffsetWriter(b.Disk, b.Off)).WriteAt(p, off)
+	return b.Part.Writer(b.Disk).WriteAt(p, off)
 }
 
 // span returns the first span that ends behind off.
@@ -128,10 +184,14 @@ func (p Part) span(off int64) int {
 
 // Outer calls fn with where a stretch of the part lies in the volume around it, in the order of the part.
 func (p Part) Outer(off, n int64, fn func(at, off, n int64)) {
+	p.each(off, n, func(s Span, from, to int64) { s.outer(from, to, fn) })
+}
+
+// each calls fn with the spans that have some of a stretch of the part, and where in the part that begins and ends.
+func (p Part) each(off, n int64, fn func(s Span, from, to int64)) {
 	for i := p.span(off); i < len(p.Spans) && p.Spans[i].At < off+n; i++ {
 		s := p.Spans[i]
-		from, to := max(s.At, off), min(s.At+s.Len, off+n)
-		fn(from, s.Off+from-s.At, to-from)
+		fn(s, max(s.At, off), min(s.At+s.Len, off+n))
 	}
 }
 
@@ -139,7 +199,7 @@ func (p Part) Outer(off, n int64, fn func(at, off, n int64)) {
 func (p Part) OuterList(list extent.List) extent.List {
 	var out []extent.Extent
 	for _, e := range list {
-		p.Outer(e.Off, e.Len, func(_, off, n int64) { out = append(out, extent.Extent{Off: off, Len: n}) })
+		p.each(e.Off, e.Len, func(s Span, from, to int64) { out = s.cover(from, to, out) })
 	}
 	return extent.FromUnsorted(out)
 }
@@ -148,17 +208,55 @@ func (p Part) OuterList(list extent.List) extent.List {
 func (p Part) All() extent.List {
 	var out []extent.Extent
 	for _, s := range p.Spans {
-		out = append(out, extent.Extent{Off: s.Off, Len: s.Len})
+		out = s.cover(s.At, s.At+s.Len, out)
 	}
 	return extent.FromUnsorted(out)
 }
 
-// Within returns the part of a part as a part of what is around both.
+// Piece returns where the part lies in the volume around it; ok is false where it lies in several pieces.
+func (p Part) Piece() (off int64, ok bool) {
+	if len(p.Spans) != 1 || p.Spans[0].Stripes != nil {
+		return 0, false
+	}
+	return p.Spans[0].Off, true
+}
+
+// Striped tells whether some of the part is laid out in turns.
+func (p Part) Striped() bool {
+	return slices.ContainsFunc(p.Spans, func(s Span) bool { return s.Stripes != nil })
+}
+
+// Moved returns the part where all of it lies delta bytes further on.
+func (p Part) Moved(delta int64) Part {
+	p.Spans = slices.Clone(p.Spans)
+	for i := range p.Spans {
+		s := &p.Spans[i]
+		if s.Stripes == nil {
+			s.Off += delta
+			continue
+		}
+		offs := slices.Clone(s.Stripes.Offs)
+		for k := range offs {
+			offs[k] += delta
+		}
+		s.Stripes = &Stripes{Offs: offs, Size: s.Stripes.Size}
+	}
+	return p
+}
+
+// Within returns the part of a part as a part of what is around both. Of two that are laid out in turns, and where the outer one is and
+// the inner one is long, that takes much memory.
 func (p Part) Within(outer Part) Part {
+	p.Leg = p.Leg || outer.Leg
+	if off, ok := outer.Piece(); ok {
+		return p.Moved(off)
+	}
 	var spans []Span
 	for _, s := range p.Spans {
-		outer.Outer(s.Off, s.Len, func(at, off, n int64) { spans = append(spans, Span{At: s.At + at - s.Off, Off: off, Len: n}) })
+		s.outer(s.At, s.At+s.Len, func(in, mid, n int64) {
+			outer.Outer(mid, n, func(at, off, n int64) { spans = append(spans, Span{At: in + at - mid, Off: off, Len: n}) })
+		})
 	}
-	p.Spans, p.Leg = spans, p.Leg || outer.Leg
+	p.Spans = spans
 	return p
 }

@@ -8,6 +8,8 @@ import (
 	"testing"
 	"testing/iotest"
 
+	"pgregory.net/rapid"
+
 	"mimeo/internal/imaging/extent"
 )
 
@@ -50,7 +52,7 @@ func TestPart(t *testing.T) {
 	for i := range outer {
 		outer[i] = byte(r.Uint32())
 	}
-	p := Part{Size: 700, Spans: []Span{{0, 5000, 100}, {100, 100, 500}, {600, 9000, 100}}}
+	p := Part{Size: 700, Spans: []Span{{Off: 5000, Len: 100}, {At: 100, Off: 100, Len: 500}, {At: 600, Off: 9000, Len: 100}}}
 	want := slices.Concat(outer[5000:5100], outer[100:600], outer[9000:9100])
 	if err := iotest.TestReader(io.NewSectionReader(p.Reader(bytes.NewReader(outer)), 0, p.Size), want); err != nil {
 		t.Error(err)
@@ -66,4 +68,61 @@ func TestPart(t *testing.T) {
 	if n, err := p.Reader(bytes.NewReader(outer[:9050])).ReadAt(b, 0); n != 650 || err != io.ErrUnexpectedEOF {
 		t.Errorf("%d, %v", n, err)
 	}
+}
+
+// TestStripes holds what a striped part says of itself against its bytes in turn.
+func TestStripes(t *testing.T) {
+	rapid.Check(t, func(t *rapid.T) {
+		places := rapid.Int64Range(1, 4).Draw(t, "places")
+		size := rapid.Int64Range(1, 5).Draw(t, "size")
+		rows := rapid.Int64Range(1, 4).Draw(t, "rows")
+		before := rapid.Int64Range(0, 7).Draw(t, "before") // a plain span in front
+		var where []int64
+		p := Part{}
+		if before > 0 {
+			p.Spans = append(p.Spans, Span{Off: 1, Len: before})
+			for i := range before {
+				where = append(where, 1+i)
+			}
+		}
+		st := &Stripes{Size: size}
+		for i := range places {
+			st.Offs = append(st.Offs, 300-50*i)
+		}
+		n := places * size * rows
+		p.Spans = append(p.Spans, Span{At: before, Len: n, Stripes: st})
+		for i := range n {
+			turn := i / size
+			where = append(where, st.Offs[turn%places]+turn/places*size+i%size)
+		}
+		p.Size = before + n
+		outer := make([]byte, 400)
+		for i := range outer {
+			outer[i] = byte(i * 31)
+		}
+		moved := make([]byte, 410)
+		copy(moved[10:], outer)
+
+		from := rapid.Int64Range(0, p.Size-1).Draw(t, "from")
+		e := extent.Extent{Off: from, Len: rapid.Int64Range(1, p.Size-from).Draw(t, "len")}
+		var bytesOf []extent.Extent
+		var want []byte
+		for _, w := range where[e.Off:e.End()] {
+			bytesOf = append(bytesOf, extent.Extent{Off: w, Len: 1})
+			want = append(want, outer[w])
+		}
+		if got := p.OuterList(extent.List{e}); !slices.Equal(got, extent.FromUnsorted(bytesOf)) {
+			t.Fatalf("%v lies at %v, want %v", e, got, extent.FromUnsorted(bytesOf))
+		}
+		got := make([]byte, e.Len)
+		for _, r := range []io.ReaderAt{p.Reader(bytes.NewReader(outer)), p.Moved(10).Reader(bytes.NewReader(moved)),
+			p.Within(Part{Size: 400, Spans: []Span{{Off: 10, Len: 150}, {At: 150, Off: 160, Len: 250}}}).Reader(bytes.NewReader(moved))} {
+			if n, err := r.ReadAt(got, e.Off); n < len(got) || err != nil || !bytes.Equal(got, want) {
+				t.Fatalf("%d bytes, %v: %v, want %v", n, err, got, want)
+			}
+		}
+		if p.All().Bytes() != p.Size {
+			t.Fatalf("all of it is %v", p.All())
+		}
+	})
 }

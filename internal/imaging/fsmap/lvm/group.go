@@ -3,6 +3,7 @@ package lvm
 import (
 	"cmp"
 	"fmt"
+	"io"
 	"slices"
 	"strconv"
 
@@ -11,45 +12,71 @@ import (
 	"mimeo/internal/imaging/fsmap/lvm/thin"
 )
 
-// group reads the volume group: where the physical extents lie, and which logical volumes have them.
-func (p *pv) group(text []byte) (fact.Container, error) {
-	c := fact.Container{UUID: p.uuid}
+// named is what names a volume group, and its text.
+type named struct {
+	name, id string
+	vg       *section
+}
+
+func nameGroup(text []byte) (named, error) {
 	root, err := parse(string(text))
+	if err != nil {
+		return named{}, err
+	}
+	if len(root.order) != 1 {
+		return named{}, damaged("its text has %d volume groups", len(root.order))
+	}
+	vg := root.sub(root.order[0])
+	return named{root.order[0], vg.text("id"), vg}, nil
+}
+
+// has tells whether the group has a physical volume.
+func (n named) has(uuid string) bool {
+	pvs := n.vg.sub("physical_volumes")
+	return slices.ContainsFunc(pvs.order, func(key string) bool { return pvs.sub(key).text("id") == uuid })
+}
+
+// group is a reading of a volume group, as far as it lies on a disk.
+type group struct {
+	r      io.ReaderAt // the disk
+	name   string
+	extent int64              // bytes of a physical extent
+	here   map[string]*member // by their names in the text
+	cows   []string           // logical volumes that hold what snapshots keep
+	lvs    *section
+}
+
+// member is a physical volume of the group on this disk.
+type member struct {
+	*pv
+	start int64 // of the first physical extent, bytes of the disk
+	count int64
+	taken []bool // physical extents that a logical volume has
+}
+
+// group reads the volume group: where the physical extents lie, and which logical volumes have them.
+func (p *pv) group(disk io.ReaderAt, text []byte, volumes []*pv) (fact.Container, error) {
+	c := fact.Container{UUID: p.uuid}
+	n, err := nameGroup(text)
 	if err != nil {
 		return c, err
 	}
-	if len(root.order) != 1 {
-		return c, damaged("its text has %d volume groups", len(root.order))
-	}
-	name := root.order[0]
-	vg := root.sub(name)
+	name, vg := n.name, n.vg
 	sectors, err := vg.number("extent_size", 1<<40)
 	if err != nil || sectors == 0 {
 		return c, damaged("volume group %s: extent_size is %q", name, vg.text("extent_size"))
 	}
-	g := &group{pv: p, name: name, extent: sectors * sector, lvs: vg.sub("logical_volumes")}
+	g := &group{r: disk, name: name, extent: sectors * sector, lvs: vg.sub("logical_volumes"), here: map[string]*member{}}
 	pvs := vg.sub("physical_volumes")
-	for _, key := range pvs.order {
-		if x := pvs.sub(key); x.text("id") == p.uuid {
-			if g.own != "" {
-				return c, damaged("volume group %s has this disk twice", name)
-			}
-			g.own = key
+	for _, o := range volumes {
+		if err := g.take(o, pvs); err != nil {
+			return c, err
 		}
 	}
-	if g.own == "" {
+	own := g.member(p)
+	if own == nil {
 		return c, damaged("volume group %s does not know this disk", name)
 	}
-	own := pvs.sub(g.own)
-	start, err := own.number("pe_start", p.size/sector)
-	if err != nil {
-		return c, err
-	}
-	g.start = start * sector
-	if g.count, err = own.number("pe_count", (p.size-g.start)/g.extent); err != nil {
-		return c, err
-	}
-	g.taken = make([]bool, g.count)
 	for _, lv := range g.lvs.order {
 		for _, seg := range g.lvs.sub(lv).sections {
 			if cow := seg.text("cow_store"); cow != "" {
@@ -66,39 +93,72 @@ func (p *pv) group(text []byte) (fact.Container, error) {
 			c.Parts = append(c.Parts, part)
 		}
 	}
+	if c.Parts, err = g.raid0s(c.Parts); err != nil {
+		return c, err
+	}
 	if c.Parts, err = g.mirrors(c.Parts); err != nil {
 		return c, err
 	}
 	if err := g.pools(c.Parts); err != nil {
 		return c, err
 	}
-	if len(pvs.order) > 1 {
-		c.Notes = append(c.Notes, fmt.Sprintf("volume group %s lies on %d disks: capture them all", name, len(pvs.order)))
+	c.Parts = slices.DeleteFunc(c.Parts, func(part fact.Part) bool { return len(part.All().Clip(p.at)) == 0 })
+	if k := len(pvs.order); k > len(g.here) {
+		c.Notes = append(c.Notes, fmt.Sprintf("volume group %s lies on %d disks: capture them all", name, k))
+		if len(g.here) > 1 {
+			c.Notes[0] = fmt.Sprintf("volume group %s has %d physical volumes, and %d are on this disk: capture all its disks", name, k, len(g.here))
+		}
 	}
 	// Before the first extent lie label and metadata, behind the last one may lie more metadata.
-	end := g.start + g.count*g.extent
-	c.Meta = extent.Union(p.meta, extent.List{{Off: 0, Len: g.start}})
-	if end < p.size {
-		c.Meta = extent.Union(c.Meta, extent.List{{Off: end, Len: min(p.size-end, g.extent)}})
+	end := own.start + own.count*g.extent
+	c.Meta = extent.Union(p.meta, extent.List{{Off: p.at.Off, Len: own.start - p.at.Off}})
+	if end < p.at.End() {
+		c.Meta = extent.Union(c.Meta, extent.List{{Off: end, Len: min(p.at.End()-end, g.extent)}})
 	}
 	for _, e := range p.meta {
-		if e.Off < end && e.End() > g.start {
+		if e.Off < end && e.End() > own.start {
 			return c, damaged("its metadata lies among the physical extents")
 		}
 	}
 	return c, nil
 }
 
-type group struct {
-	*pv
-	name   string
-	own    string // this disk's name in the text
-	extent int64  // bytes of a physical extent
-	start  int64  // of the first, bytes
-	count  int64
-	taken  []bool   // physical extents that a logical volume has
-	cows   []string // logical volumes that hold what snapshots keep
-	lvs    *section
+// take takes a physical volume into the group, where the text knows it.
+func (g *group) take(p *pv, pvs *section) error {
+	known := ""
+	for _, key := range pvs.order {
+		if x := pvs.sub(key); x.text("id") == p.uuid {
+			if known != "" || g.here[key] != nil {
+				return damaged("volume group %s has this disk twice", g.name)
+			}
+			known = key
+		}
+	}
+	if known == "" {
+		return nil
+	}
+	own := pvs.sub(known)
+	start, err := own.number("pe_start", p.size/sector)
+	if err != nil {
+		return err
+	}
+	m := &member{pv: p, start: p.at.Off + start*sector}
+	if m.count, err = own.number("pe_count", (p.size-start*sector)/g.extent); err != nil {
+		return err
+	}
+	m.taken = make([]bool, m.count)
+	g.here[known] = m
+	return nil
+}
+
+// member returns a physical volume of the group.
+func (g *group) member(p *pv) *member {
+	for _, m := range g.here {
+		if m.pv == p {
+			return m
+		}
+	}
+	return nil
 }
 
 // volume tells where a logical volume lies on this disk.
@@ -132,7 +192,7 @@ func (g *group) volume(name string) (fact.Part, error) {
 			part.Whole = cmp.Or(part.Whole, "its type is "+kind)
 		}
 		for key, words := range seg.values {
-			if key != "stripes" && slices.Contains(words, g.own) {
+			if key != "stripes" && slices.ContainsFunc(words, func(w string) bool { return g.here[w] != nil }) {
 				return part, damaged("a segment of type %s lies on this disk in a way that is not known (%s)", kind, key)
 			}
 		}
@@ -144,30 +204,36 @@ func (g *group) volume(name string) (fact.Part, error) {
 			return part, damaged("a segment lies nowhere")
 		}
 		per := length // extents on each stripe
-		if len(stripes) > 2 {
-			part.Whole = cmp.Or(part.Whole, "it is striped over several places")
-			if per = length / int64(len(stripes)/2); per*int64(len(stripes)/2) != length {
-				return part, damaged("%d extents lie on %d stripes", length, len(stripes)/2)
+		if n := int64(len(stripes) / 2); n > 1 {
+			if per = length / n; per*n != length {
+				return part, damaged("%d extents lie on %d stripes", length, n)
 			}
 		}
+		var offs []int64
 		for k := 0; k < len(stripes); k += 2 {
-			if stripes[k] != g.own {
+			m := g.here[stripes[k]]
+			if m == nil {
 				part.Whole = cmp.Or(part.Whole, "it lies on other disks, too")
 				continue
 			}
 			at, err := strconv.ParseInt(stripes[k+1], 10, 64)
-			if err != nil || at < 0 || at > g.count || per > g.count-at {
-				return part, damaged("a segment has %d extents at %s, there are %d", per, stripes[k+1], g.count)
+			if err != nil || at < 0 || at > m.count || per > m.count-at {
+				return part, damaged("a segment has %d extents at %s, there are %d", per, stripes[k+1], m.count)
 			}
 			for j := at; j < at+per; j++ {
-				if g.taken[j] {
+				if m.taken[j] {
 					return part, damaged("extent %d belongs to two logical volumes", j)
 				}
-				g.taken[j] = true
+				m.taken[j] = true
 			}
-			if per > 0 {
-				part.Spans = append(part.Spans, fact.Span{At: from * g.extent, Off: g.start + at*g.extent, Len: per * g.extent})
+			offs = append(offs, m.start+at*g.extent)
+		}
+		if per > 0 {
+			spans, err := g.lay(seg, len(stripes)/2, fact.Span{At: from * g.extent, Len: per * g.extent}, offs)
+			if err != nil {
+				return part, err
 			}
+			part.Spans = append(part.Spans, spans...)
 		}
 		part.Size = max(part.Size, (from+length)*g.extent)
 	}
@@ -183,6 +249,92 @@ func (g *group) volume(name string) (fact.Part, error) {
 		at += s.Len
 	}
 	return part, nil
+}
+
+// lay lays a segment out over its stripes; one has s.Len bytes at each of offs. Where some are elsewhere, only what is here is known.
+func (g *group) lay(seg *section, stripes int, s fact.Span, offs []int64) ([]fact.Span, error) {
+	if stripes <= 1 || len(offs) < stripes {
+		var out []fact.Span
+		for _, off := range offs {
+			out = append(out, fact.Span{At: s.At, Off: off, Len: s.Len})
+		}
+		return out, nil
+	}
+	size, err := seg.number("stripe_size", 1<<30)
+	if err != nil || size == 0 || s.Len%(size*sector) != 0 {
+		return nil, damaged("its stripes have %q sectors", seg.text("stripe_size"))
+	}
+	s.Stripes = &fact.Stripes{Offs: offs, Size: size * sector}
+	s.Len *= int64(stripes)
+	return []fact.Span{s}, nil
+}
+
+// raid0s puts striped volumes together whose stripes are volumes of their own, as MD drives them.
+func (g *group) raid0s(parts []fact.Part) ([]fact.Part, error) {
+	for _, name := range g.lvs.order {
+		lv := g.lvs.sub(name)
+		seg := lv.sub("segment1")
+		words := seg.values["raid0_lvs"]
+		if kind := seg.text("type"); kind == "raid0_meta" {
+			words = nil
+			for i, w := range seg.values["raids"] {
+				if i%2 == 1 {
+					words = append(words, w)
+				}
+			}
+		} else if kind != "raid0" {
+			continue
+		}
+		whole, err := g.volume(name)
+		if err != nil {
+			return nil, fmt.Errorf("logical volume %s/%s: %w", g.name, name, err)
+		}
+		if whole.Whole == "its type is "+seg.text("type") {
+			whole.Whole = ""
+		}
+		size, err := seg.number("stripe_size", 1<<30)
+		if err != nil || size == 0 || lv.text("segment_count") != "1" {
+			return nil, damaged("logical volume %s/%s: its stripes have %q sectors", g.name, name, seg.text("stripe_size"))
+		}
+		whole.Spans = g.weave(parts, words, size*sector, whole.Size)
+		if whole.Spans == nil {
+			continue // the stripes are parts of another, and stay whole
+		}
+		parts = append(slices.DeleteFunc(parts, func(p fact.Part) bool {
+			return slices.ContainsFunc(words, func(w string) bool { return p.Name == g.name+"/"+w })
+		}), whole)
+	}
+	return parts, nil
+}
+
+// weave lays a volume of total bytes out over others, size bytes on each in turns; nil where not all of these are here.
+func (g *group) weave(parts []fact.Part, names []string, size, total int64) (out []fact.Span) {
+	var images []fact.Part
+	for i, name := range names {
+		at := slices.IndexFunc(parts, func(p fact.Part) bool { return p.Name == g.name+"/"+name })
+		if at < 0 || slices.Contains(names[:i], name) || !together(parts[at]) || parts[at].Striped() || parts[at].Size != total/int64(len(names)) {
+			return nil
+		}
+		images = append(images, parts[at])
+	}
+	if len(images) == 0 || total%int64(len(images)) != 0 {
+		return nil
+	}
+	for pos := int64(0); pos < total/int64(len(images)); {
+		n, st := total/int64(len(images))-pos, &fact.Stripes{Size: size}
+		for _, p := range images {
+			i := slices.IndexFunc(p.Spans, func(s fact.Span) bool { return s.At+s.Len > pos })
+			s := p.Spans[i]
+			n = min(n, s.At+s.Len-pos)
+			st.Offs = append(st.Offs, s.Off+pos-s.At)
+		}
+		if n%size != 0 {
+			return nil
+		}
+		out = append(out, fact.Span{At: pos * int64(len(images)), Len: n * int64(len(images)), Stripes: st})
+		pos += n
+	}
+	return out
 }
 
 // pools finds out what is in use of the data of thin pools.
@@ -221,7 +373,7 @@ func (g *group) pools(parts []fact.Part) error {
 	return nil
 }
 
-// together tells whether all of a part lies on this disk, piece by piece.
+// together tells whether all of a part lies on this disk, piece by piece, and puts the pieces in order.
 func together(p fact.Part) bool {
 	slices.SortFunc(p.Spans, func(a, b fact.Span) int { return cmp.Compare(a.At, b.At) })
 	at := int64(0)

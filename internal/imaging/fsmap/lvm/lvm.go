@@ -2,8 +2,10 @@
 //
 // It follows LVM2's label and metadata formats (lib/format_text/layout.h, lib/label/label.h): the label in one of the
 // first four sectors leads to metadata areas, whose header leads to a text in a ring. Checksums, bounds and UUIDs must
-// agree, and so must the copies of the text. A logical volume can be looked into where it is made of plain linear segments
-// on this physical volume alone, or is a mirror with a leg here that was in sync. Of all others the physical extents are known, and must be captured whole.
+// agree, and so must the copies of the text. A logical volume can be looked into where it is made of linear or striped segments
+// that all lie on this disk, on one of its physical volumes or several, or is a mirror with a leg here that was in sync. Of all
+// others the physical extents are known, and must be captured whole. So are those with parity (RAID 4, 5, 6): stripes that are left
+// out would hold something else after a deploy, their parity would be wrong, and a later small write keeps it wrong.
 package lvm
 
 import (
@@ -45,11 +47,12 @@ func Is(head []byte) bool {
 	return false
 }
 
-// Open reads the metadata of a physical volume of size bytes. why says why it cannot be trusted, or is empty; an error
-// means that the volume could not be read.
-func Open(r io.ReaderAt, size int64) (c fact.Container, why string, err error) {
-	p := &pv{r: r, size: size}
-	c, err = p.open()
+// Open reads the metadata of a physical volume, which is the i-th of the volumes of a disk. Others of its group may lie on the same
+// disk. The container has all parts of which this volume has some, and everything in it is in bytes of the disk. why says why the
+// metadata cannot be trusted, or is empty; an error means that the disk could not be read.
+func Open(disk io.ReaderAt, volumes []extent.Extent, i int) (c fact.Container, why string, err error) {
+	p := newPV(disk, volumes[i])
+	c, err = p.open(disk, volumes)
 	var d damage
 	if errors.As(err, &d) {
 		return fact.Container{UUID: c.UUID}, err.Error(), nil
@@ -59,10 +62,15 @@ func Open(r io.ReaderAt, size int64) (c fact.Container, why string, err error) {
 
 // pv is one reading of a physical volume.
 type pv struct {
-	r    io.ReaderAt
-	size int64
+	r    io.ReaderAt // the volume
+	at   extent.Extent
+	size int64 // bytes
 	uuid string
-	meta extent.List
+	meta extent.List // bytes of the disk
+}
+
+func newPV(disk io.ReaderAt, at extent.Extent) *pv {
+	return &pv{r: io.NewSectionReader(disk, at.Off, at.Len), at: at, size: at.Len}
 }
 
 func (p *pv) read(off int64, n int) ([]byte, error) {
@@ -82,36 +90,105 @@ func (p *pv) read(off int64, n int) ([]byte, error) {
 // sum is LVM2's checksum: CRC-32 from an initial value of its own, not inverted.
 func sum(b []byte) uint32 { return ^crc32.Update(^uint32(crcInit), crc32.IEEETable, b) }
 
-func (p *pv) open() (fact.Container, error) {
-	areas, err := p.label()
+func (p *pv) open(disk io.ReaderAt, volumes []extent.Extent) (fact.Container, error) {
+	text, err := p.own()
 	c := fact.Container{UUID: p.uuid}
 	if err != nil {
 		return c, err
 	}
-	if len(areas) == 0 {
+	members, text, err := p.others(disk, volumes, text)
+	switch {
+	case err != nil:
+		return c, err
+	case text == nil && len(p.meta) == 0:
 		return c, damaged("it has no metadata of its volume group; another disk of the group has")
+	case text == nil:
+		// A physical volume without a group: there is nothing on it.
+		return c, damaged("its metadata areas are empty")
 	}
-	var text []byte
+	return p.group(disk, text, members)
+}
+
+// own reads the text of this volume: nil where it has none.
+func (p *pv) own() (text []byte, err error) {
+	areas, err := p.label()
+	if err != nil {
+		return nil, err
+	}
 	for i, a := range areas {
 		b, err := p.text(a)
 		if err != nil {
-			return c, fmt.Errorf("metadata area %d: %w", i+1, err)
+			return nil, fmt.Errorf("metadata area %d: %w", i+1, err)
 		}
 		if b == nil {
 			continue
 		}
 		if text != nil && string(text) != string(b) {
-			return c, damaged("its metadata areas differ")
+			return nil, damaged("its metadata areas differ")
 		}
 		text = b
 	}
-	if text == nil {
-		// A physical volume without a group: there is nothing on it.
-		c.Meta = p.meta
-		c.Notes = []string{"it belongs to no volume group, or its metadata is on other disks only"}
-		return c, damaged("its metadata areas are empty")
+	return text, nil
+}
+
+// others finds the physical volumes of the same group on the disk, this one among them. Where this one has no text theirs is
+// returned. One that cannot be read is not known to belong to the group.
+func (p *pv) others(disk io.ReaderAt, volumes []extent.Extent, text []byte) ([]*pv, []byte, error) {
+	type found struct {
+		*pv
+		text []byte
 	}
-	return p.group(text)
+	var all []found
+	for _, v := range volumes {
+		if v == p.at {
+			continue
+		}
+		o := newPV(disk, v)
+		head, err := o.read(0, int(min(labelLen, v.Len)))
+		if err != nil && !errors.As(err, new(damage)) {
+			return nil, nil, err
+		}
+		if err != nil || !Is(head) {
+			continue
+		}
+		own, err := o.own()
+		if errors.As(err, new(damage)) {
+			continue
+		} else if err != nil {
+			return nil, nil, err
+		}
+		all = append(all, found{o, own})
+	}
+	if text == nil && p.uuid != "" {
+		for _, o := range all {
+			if g, err := nameGroup(o.text); err == nil && g.has(p.uuid) {
+				text = o.text
+				break
+			}
+		}
+	}
+	members := []*pv{p}
+	if text == nil {
+		return members, nil, nil
+	}
+	g, err := nameGroup(text)
+	if err != nil {
+		return nil, nil, err
+	}
+	for _, o := range all {
+		if o.text != nil {
+			if other, err := nameGroup(o.text); err != nil || other.id != g.id {
+				continue
+			}
+			if string(o.text) != string(text) {
+				return nil, nil, damaged("it and the volume at %d of the same disk say different things of volume group %s", o.at.Off, g.name)
+			}
+		}
+		if g.has(o.uuid) {
+			members = append(members, o.pv)
+		}
+	}
+	return members, text, nil
 }
 
 // area is a range of bytes.
@@ -198,7 +275,7 @@ func (p *pv) text(a area) ([]byte, error) {
 	if n < 2*sector || n > p.size-a.off {
 		return nil, damaged("it has %d bytes", n)
 	}
-	p.meta.Add(extent.Extent{Off: a.off, Len: n})
+	p.meta.Add(extent.Extent{Off: p.at.Off + a.off, Len: n})
 	off, size, want, flags := le.Uint64(b[40:]), le.Uint64(b[48:]), le.Uint32(b[56:]), le.Uint32(b[60:])
 	if off == 0 || flags&1 != 0 {
 		return nil, nil

@@ -61,7 +61,7 @@ func TestOpen(t *testing.T) {
 	const mib = 1 << 20
 	describe := func(b []byte) string {
 		t.Helper()
-		c, why, err := Open(bytes.NewReader(b), int64(len(b)))
+		c, why, err := Open(bytes.NewReader(b), []extent.Extent{{Len: int64(len(b))}}, 0)
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -95,7 +95,8 @@ func TestOpen(t *testing.T) {
 			"whole: logical volume vg0/pvmove0: a segment of type mirror lies on this disk in a way that is not known (mirrors)"},
 		{"a type of its own", swap(t, `type = "striped"`, `type = "vdo-pool"`), "vg0/a 0+6@1 6+4@12 (its type is vdo-pool); vg0/b 0+5@7"},
 		{"elsewhere", swap(t, `"pv0", 0`, `"pv1", 0`), "vg0/a 6+4@12 (it lies on other disks, too); vg0/b 0+5@7"},
-		{"two stripes", swap(t, `"pv0", 0`, `"pv0", 0, "pv0", 20`), "vg0/a 0+3@1 0+3@21 6+4@12 (it is striped over several places); vg0/b 0+5@7"},
+		{"two stripes", swap(t, `"pv0", 0`, `"pv0", 0, "pv0", 20`), `whole: logical volume vg0/a: its stripes have "" sectors`},
+		{"two stripes, one elsewhere", swap(t, `"pv0", 0`, `"pv0", 0, "pv1", 20`), "vg0/a 0+3@1 6+4@12 (it lies on other disks, too); vg0/b 0+5@7"},
 		{"stripes that do not fit", swap(t, `"pv0", 0`, `"pv0", 0, "pv0", 20, "pv0", 25, "pv0", 30`), "whole: logical volume vg0/a: 6 extents lie on 4 stripes"},
 		{"two of one place", swap(t, `"pv0", 6`, `"pv0", 2`), "whole: logical volume vg0/b: extent 2 belongs to two logical volumes"},
 		{"behind the end", swap(t, `"pv0", 6`, `"pv0", 38`), "whole: logical volume vg0/b: a segment has 5 extents at 38, there are 39"},
@@ -138,7 +139,7 @@ func FuzzOpen(f *testing.F) {
 		if len(head) > 0 {
 			copy(disk, head)
 		}
-		c, why, err := Open(bytes.NewReader(disk), int64(len(b)))
+		c, why, err := Open(bytes.NewReader(disk), []extent.Extent{{Len: int64(len(b))}}, 0)
 		if err != nil || why != "" {
 			return
 		}
