@@ -183,8 +183,7 @@ func (d Disk) container(k container, head []byte, i, depth int) (Usage, error) {
 		}
 		u.Used = extent.Union(u.Used, list.Clip(v))
 		if !d.begins(i, in.Part) {
-			u.Notes = append(u.Notes, in.Name+": it begins in another volume of the disk")
-			continue
+			continue // it is told of where it begins
 		}
 		note := fmt.Sprintf("%s: %s, %d of %d MiB captured (%s)", in.Name, in.Type, list.Bytes()>>20, in.Size>>20, in.Method)
 		if in.Reason != "" {
