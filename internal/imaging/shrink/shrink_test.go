@@ -21,9 +21,10 @@ import (
 	"mimeo/internal/imaging/store/mem"
 )
 
+// command runs a shell script. What it mounts nobody else sees, or could keep mounted when it is unmounted here.
 func command(t *testing.T, stdin, script string, args ...string) string {
 	t.Helper()
-	cmd := exec.Command("sh", append([]string{"-euc", script, "sh"}, args...)...)
+	cmd := exec.Command("unshare", append([]string{"--mount", "sh", "-euc", script, "sh"}, args...)...)
 	cmd.Stdin = strings.NewReader(stdin)
 	out, err := cmd.CombinedOutput()
 	if err != nil {
