@@ -44,7 +44,8 @@ func (r *run) hold() {
 	if r.m.Table.Kind != "gpt" {
 		return
 	}
-	start := max(size-r.m.BackupLen(), r.head.Len)
+	// The captured backup may have more entries than the table needs.
+	start := max(size-manifest.EntriesMax-int64(r.m.Disk.SectorSize), r.head.Len)
 	for _, p := range r.m.Table.Partitions {
 		start = max(start, min(p.Off+p.Len, size))
 	}

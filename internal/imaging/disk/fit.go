@@ -133,14 +133,13 @@ func fitGPT(d ReaderWriterAt, t manifest.Table, size, sector int64, o Fit) (mani
 	if err != nil {
 		return t, fmt.Errorf("primary GPT: %w", err)
 	}
-	n := g.entriesSectors(sector)
-	if last < n+2 {
-		return t, fmt.Errorf("a disk of %d bytes is too small for a GPT", size)
-	}
-	g.lastUse = last - n - 1
-	for _, p := range t.Partitions {
-		if end := int64(g.lastUse+1) * sector; p.Off+p.Len > end {
-			return t, fmt.Errorf("partition %d ends at %d, the backup GPT of a disk of %d bytes begins at %d", p.Number, p.Off+p.Len, size, end)
+	if g.settle(t, last, sector) != nil {
+		// More entries than there is room for, or in an odd place.
+		if g, err = makeGPT(t, sector); err != nil {
+			return t, err
+		}
+		if err := g.settle(t, last, sector); err != nil {
+			return t, err
 		}
 	}
 	if o.Grow > 0 {
@@ -157,6 +156,35 @@ func fitGPT(d ReaderWriterAt, t manifest.Table, size, sector int64, o Fit) (mani
 	return t, s.storeGPT(d, g, last)
 }
 
+// settle lays the primary copy g out for a disk that ends with sector last: where partitions may lie, and the entries before
+// that. An error says that the partitions of t leave no room for both copies.
+func (g *gpt) settle(t manifest.Table, last uint64, sector int64) error {
+	n := g.entriesSectors(sector)
+	if last < 2*n+2 {
+		return fmt.Errorf("a disk of %d bytes is too small for a GPT", int64(last+1)*sector)
+	}
+	g.lastUse = last - n - 1
+	lowest := g.lastUse
+	for _, p := range t.Partitions {
+		if end := int64(g.lastUse+1) * sector; p.Off+p.Len > end {
+			return fmt.Errorf("partition %d ends at %d, the backup GPT of a disk of %d bytes begins at %d", p.Number, p.Off+p.Len, int64(last+1)*sector, end)
+		}
+		if p.Len > 0 {
+			lowest = min(lowest, uint64(p.Off/sector))
+		}
+	}
+	if g.entriesLBA < 2 || g.entriesLBA > lowest || g.entriesLBA+n > lowest {
+		g.entriesLBA = 2
+	}
+	if end := g.entriesLBA + n; g.firstUsable < end || g.firstUsable > lowest {
+		g.firstUsable = end
+	}
+	if g.firstUsable > lowest {
+		return fmt.Errorf("the first partition begins at %d, the entries of the GPT end at %d", int64(lowest)*sector, int64(g.firstUsable)*sector)
+	}
+	return nil
+}
+
 // same tells whether the copy g holds the partitions of t.
 func (s *scan) same(g *gpt, t manifest.Table) bool {
 	have := &Table{}
@@ -164,7 +192,8 @@ func (s *scan) same(g *gpt, t manifest.Table) bool {
 	return g.id.String() == t.ID && slices.Equal(have.Partitions, t.Partitions)
 }
 
-// makeGPT makes a GPT of 128 entries, or as many as t needs, from t alone.
+// makeGPT makes a GPT from t alone: of 128 entries, of more where t needs them, and of fewer where the first partition
+// begins so early.
 func makeGPT(t manifest.Table, sector int64) (*gpt, error) {
 	g := &gpt{raw: make([]byte, sector), myLBA: 1, entriesLBA: 2, count: 128, entryLen: 128}
 	var err error
@@ -175,6 +204,11 @@ func makeGPT(t manifest.Table, sector int64) (*gpt, error) {
 		if p.Number < 1 || p.Number > maxEntries/128 {
 			return nil, fmt.Errorf("partition %d cannot stand in a GPT", p.Number)
 		}
+		if room := (p.Off/sector - 2) * sector / 128; room > 0 && p.Len > 0 {
+			g.count = min(g.count, uint32(min(room, maxEntries/128)))
+		}
+	}
+	for _, p := range t.Partitions {
 		g.count = max(g.count, uint32(p.Number))
 	}
 	g.entries = make([]byte, g.count*g.entryLen)
@@ -320,6 +354,14 @@ func SoundGPT(r io.ReaderAt, size int64, sector int) (bool, error) {
 		copies[i] = g
 	}
 	a, b := copies[0], copies[1]
+	for _, g := range copies {
+		if g.odd(last, int64(sector)) != "" || g.outside(int64(sector)) {
+			return false, nil
+		}
+	}
+	if a.firstUsable != b.firstUsable || a.lastUse != b.lastUse {
+		return false, nil
+	}
 	return a.otherLBA == last && b.otherLBA == 1 && a.id == b.id && bytes.Equal(a.entries, b.entries), nil
 }
 

@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"hash/crc32"
+	"slices"
 	"strings"
 	"unicode/utf16"
 
@@ -13,10 +14,8 @@ import (
 )
 
 const (
-	gptMagic = "EFI PART"
-	// maxEntries bounds the bytes of a GPT's entries: 4096 of 128 bytes, as many partitions as a manifest takes. The usual
-	// 128 take 16 KiB.
-	maxEntries = 512 << 10
+	gptMagic   = "EFI PART"
+	maxEntries = manifest.EntriesMax
 	// gptHeaderLen is the part of a header that has a meaning (UEFI 2.10, table 5.5).
 	gptHeaderLen = 92
 )
@@ -100,6 +99,9 @@ func (s *scan) loadGPT(lba uint64) (*gpt, error) {
 	if g.entryLen < 128 || g.entryLen%8 != 0 || uint64(g.count)*uint64(g.entryLen) > maxEntries {
 		return nil, errNoGPT(fmt.Sprintf("%d entries of %d bytes are not supported", g.count, g.entryLen))
 	}
+	if g.count == 0 {
+		return nil, errNoGPT("it has no entries")
+	}
 	total := uint64(g.count) * uint64(g.entryLen)
 	sectors := (total + uint64(s.sector) - 1) / uint64(s.sector)
 	if g.entriesLBA < 1 || g.entriesLBA <= lba && lba < g.entriesLBA+sectors {
@@ -114,6 +116,28 @@ func (s *scan) loadGPT(lba uint64) (*gpt, error) {
 		return nil, errNoGPT("the checksum of its entries is wrong")
 	}
 	return g, nil
+}
+
+// odd says what of a copy with right checksums makes no sense, for which kernels and firmware pass it over; "" where all does.
+func (g *gpt) odd(last uint64, sector int64) string {
+	end := g.entriesLBA + g.entriesSectors(sector)
+	if g.firstUsable > g.lastUse || g.lastUse > last {
+		return fmt.Sprintf("partitions may lie in sectors %d to %d, the disk ends with sector %d", g.firstUsable, g.lastUse, last)
+	}
+	if g.myLBA == 1 && end > g.firstUsable || end > g.firstUsable && g.entriesLBA <= g.lastUse {
+		return fmt.Sprintf("its entries (sectors %d to %d) lie where partitions may, in sectors %d to %d", g.entriesLBA, end-1, g.firstUsable, g.lastUse)
+	}
+	return ""
+}
+
+// outside tells whether a partition lies where the copy says that none may.
+func (g *gpt) outside(sector int64) bool {
+	t := &Table{}
+	(&scan{sector: sector, t: t}).gptPartitions(g)
+	return slices.ContainsFunc(t.Partitions, func(p manifest.Partition) bool {
+		first := uint64(p.Off / sector)
+		return first < g.firstUsable || first+uint64(p.Len/sector) > g.lastUse+1
+	})
 }
 
 // readGPT reads a GPT behind a protective MBR.
@@ -155,12 +179,15 @@ func (s *scan) readGPT(m mbr) error {
 	case primary == nil:
 		t.note("the primary GPT is damaged: the backup at the end of the disk is what was read")
 		g = backup
+	case backup != nil && primary.odd(last, s.sector) != "" && backup.odd(last, s.sector) == "":
+		t.note("the primary GPT is damaged (%s): the backup at the end of the disk is what was read", primary.odd(last, s.sector))
+		g = backup
 	case backup != nil && !bytes.Equal(primary.entries, backup.entries):
 		t.note("the two copies of the GPT differ: the primary one is what was read")
 	}
 	t.Kind, t.ID = "gpt", g.id.String()
-	if g.firstUsable > g.lastUse || g.lastUse > last {
-		t.note("the GPT says that partitions may lie in sectors %d to %d, the disk ends with sector %d", g.firstUsable, g.lastUse, last)
+	if why := g.odd(last, s.sector); why != "" {
+		t.note("of the GPT that was read something makes no sense: %s", why)
 	}
 	s.gptPartitions(g)
 	return nil

@@ -56,11 +56,9 @@ func (s *scan) replaceGPT(d ReaderWriterAt, t manifest.Table) error {
 		return fmt.Errorf("primary GPT: %w", err)
 	}
 	last := uint64(s.size/s.sector) - 1
-	n := g.entriesSectors(s.sector)
-	if last < n+2 {
-		return fmt.Errorf("a disk of %d bytes is too small for a GPT", s.size)
+	if err := g.settle(t, last, s.sector); err != nil {
+		return err
 	}
-	g.lastUse = last - n - 1
 	for _, p := range t.Partitions {
 		if p.Number < 1 || p.Number > int(g.count) || p.Len == 0 || uint64(p.Off/s.sector) < g.firstUsable || uint64((p.Off+p.Len)/s.sector) > g.lastUse+1 {
 			return fmt.Errorf("partition %d (%d bytes at %d) does not fit in between the copies of the GPT", p.Number, p.Len, p.Off)

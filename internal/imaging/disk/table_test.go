@@ -275,6 +275,10 @@ func TestDamagedGPT(t *testing.T) {
 		{"backup wiped", func(b []byte) { clear(b[backup:]) }, false, "backup GPT at sector"},
 		{"both", func(b []byte) { b[512+60] ^= 1; b[backup+60] ^= 1 }, true, "neither copy"},
 		{"copies differ", func(b []byte) { b[1024+56]++; reseal(b, 512) }, false, "differ"},
+		{"first usable", func(b []byte) { le.PutUint64(b[512+40:], 1<<40); reseal(b, 512) }, false, "partitions may lie in sectors 1099511627776"},
+		{"first usable 0", func(b []byte) { le.PutUint64(b[512+40:], 0); reseal(b, 512) }, false, "lie where partitions may"},
+		{"last usable", func(b []byte) { le.PutUint64(b[512+48:], 1<<40); reseal(b, 512) }, false, "the backup at the end of the disk is what was read"},
+		{"no entries", func(b []byte) { le.PutUint32(b[512+80:], 0); reseal(b, 512) }, false, "it has no entries"},
 		{"overlap", func(b []byte) {
 			le.PutUint64(b[1024+128+32:], le.Uint64(b[1024+128+32:])-1)
 			reseal(b, 512)

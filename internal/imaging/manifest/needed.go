@@ -5,6 +5,10 @@ import "fmt"
 // HeadLen is the start of a disk that a partition table of any kind lies in, in bytes.
 const HeadLen = 64 << 10
 
+// EntriesMax bounds the bytes of a GPT's entries: 4096 of 128 bytes, as many partitions as a manifest takes. The usual 128
+// take 16 KiB.
+const EntriesMax = 512 << 10
+
 // BackupLen returns the bytes of a GPT's backup in whole sectors: entries of 128 bytes, 128 of them at least, and the
 // header.
 func (m *Manifest) BackupLen() int64 {
