@@ -53,7 +53,7 @@ const (
 	peerCapture   = "partclone.FS -c \\| zstd -1 -T2" // FS stands for the filesystem's name
 	peerNoSum     = "partclone.FS -c -a 0 \\| zstd -1 -T2"
 	ourCapture    = "mimeo-agent capture --codec zstd"
-	ourFast       = "mimeo-agent capture --codec s2"
+	ourFast       = "mimeo-agent capture --codec auto"
 	peerRestore   = "zstd -d \\| partclone.restore"
 	ourDeploy     = "mimeo-agent deploy"
 	ourSecond     = "mimeo-agent capture, 1 % of files changed"
@@ -76,7 +76,7 @@ func (b *session) all() error {
 		for _, step := range []func() error{
 			func() error { return b.peerCapture(peerNoSum, "-a", "0") },
 			func() error { return b.peerCapture(peerCapture) },
-			func() error { return b.capture(ourFast, b.disk, "fast", "s2") },
+			func() error { return b.capture(ourFast, b.disk, "fast", "auto") },
 			func() error { return os.RemoveAll(b.path("fast")) },
 			func() error { return os.RemoveAll(b.path("store")) },
 			func() error { return b.capture(ourCapture, b.disk, "store", "zstd") },
@@ -380,7 +380,7 @@ func (b *session) print(w io.Writer) (missed int) {
 	goal("capture, wall", 0.5, wall(ourCapture, peerCapture), "×")
 	goal("capture, wall, next to partclone without checksums", 1, wall(ourCapture, peerNoSum), "×")
 	goal("capture, size", 1.05, float64(b.median(ourCapture).size)/float64(b.median(peerCapture).size), "×")
-	goal("capture with s2, wall", 0.25, wall(ourFast, peerCapture), "×")
+	goal("capture with the adaptive codec, wall", 0.25, wall(ourFast, peerCapture), "×")
 	goal("second capture, wall", 0.12, wall(ourSecond, peerCapture), "×")
 	goal("second capture, new data of the bytes changed", 1.5, float64(b.median(ourSecond).fresh)/float64(b.changed), "×")
 	goal("the same files on a fresh filesystem, new data of the bytes used", 0.06, float64(b.median(ourFresh).fresh)/float64(b.median(ourFresh).used), "×")

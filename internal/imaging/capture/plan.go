@@ -21,6 +21,7 @@ type Plan struct {
 	Volumes  []manifest.Volume
 	Used     extent.List  // in bytes of the disk
 	Pieces   []fact.Piece // where files lie, in bytes of the disk, ascending and none on another: there it is cut
+	Partial  map[int]bool // volumes, by index, of whose files not all are among Pieces
 	LeftOut  extent.List  // in bytes of the disk: captured as zeros, whatever is there
 	Warnings []string     // for the manifest
 }
@@ -31,15 +32,18 @@ func NewPlan(src io.ReaderAt, l *layout.Layout, rules leaveout.Rules) (Plan, err
 	if err := rules.Check(); err != nil {
 		return Plan{}, err
 	}
-	p := Plan{Table: l.Table.Table, Volumes: l.Manifest(), Used: l.Used, Warnings: l.Notes}
+	p := Plan{Table: l.Table.Table, Volumes: l.Manifest(), Used: l.Used, Partial: map[int]bool{}, Warnings: l.Notes}
 	d := fsmap.DiskOf(src, p.Volumes)
 	for i, v := range p.Volumes {
 		if v.Method != manifest.MethodUsed {
 			continue
 		}
-		list, err := d.Pieces(i, v.Type)
+		list, all, err := d.Pieces(i, v.Type)
 		if err != nil {
 			return p, fmt.Errorf("partition %d: %w", v.Partition, err)
+		}
+		if !all {
+			p.Partial[i] = true
 		}
 		p.Pieces = append(p.Pieces, list...)
 		if err := p.leaveOut(d, i, rules); err != nil {
@@ -124,8 +128,14 @@ func (m masked) ReadAt(b []byte, off int64) (int, error) {
 	return n, err
 }
 
-// metaSize is the grid on which is cut what belongs to no file, where files are known: metadata changes in few places.
-const metaSize = 64 << 10
+// Grids on which is cut what belongs to no file, where files are known. Metadata changes in many places, and a little in each:
+// an inode here, an entry of a directory there. So it is cut as small as the blocks in which most filesystems write it.
+// Where files are so many that not all of their pieces are known, their content is cut with it, and there chunks would
+// be too many.
+const (
+	metaSize    = 4 << 10
+	partialSize = 64 << 10
+)
 
 // grids gives the grids of the disk, in ascending order. One starts anew with each volume, so that the same filesystem
 // gives the same chunks wherever its partition lies. In a volume of which is known where its files lie, one starts with
@@ -138,7 +148,7 @@ func (p Plan) grids(size int64) func() (chunk.Grid, bool) {
 		inside              // between files
 		file                // at the end of one
 	)
-	volumes, pieces := p.Volumes, p.Pieces
+	volumes, pieces, index := p.Volumes, p.Pieces, 0
 	outer := chunk.Grid{Size: size} // of the volume, between its files
 	at := disk
 	var next chunk.Grid
@@ -159,13 +169,16 @@ func (p Plan) grids(size int64) func() (chunk.Grid, bool) {
 				outer = chunk.Grid{Off: v.Off, Origin: v.Off, Size: size}
 				if len(pieces) > 0 && pieces[0].Off+pieces[0].Len <= v.Off+v.Len {
 					outer.Size = min(size, metaSize)
+					if p.Partial[index] {
+						outer.Size = min(size, partialSize)
+					}
 				}
 				at = inside
 				return outer, true
 			case inside:
 				v := volumes[0]
 				if len(pieces) == 0 || pieces[0].Off+pieces[0].Len > v.Off+v.Len {
-					volumes, at = volumes[1:], start
+					volumes, index, at = volumes[1:], index+1, start
 					return chunk.Grid{Off: v.Off + v.Len, Size: size}, true
 				}
 				f := pieces[0]

@@ -21,7 +21,7 @@ type before struct {
 	next int
 }
 
-// beforeChunks bounds the memory: metadata is cut every 64 KiB, other chunks have at most chunk.MaxLen bytes.
+// beforeChunks bounds the memory: metadata is cut in small chunks, and none has more than chunk.MaxLen bytes.
 const beforeChunks = 32
 
 // looked is a chunk that was looked for on the disk.

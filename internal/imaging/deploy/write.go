@@ -28,9 +28,11 @@ const zeroStep = 64 << 20
 type piece struct {
 	manifest.Entry
 	pos  int
-	keep bool // a part of it is kept back: it is not compared, as the wipe took what the disk had there
-	skip bool // the disk holds it already
-	last bool // as the last deploy wrote it: with skip, and not in the buffer
+	keep bool            // a part of it is kept back: it is not compared, as the wipe took what the disk had there
+	skip bool            // the disk holds it already
+	last bool            // as the last deploy wrote it: with skip, and not in the buffer
+	read bool            // the buffer has what the disk holds
+	same []extent.Extent // in bytes of the disk: what of the piece the disk holds already
 }
 
 // job is a stretch of the image on its way to the disk.
@@ -114,6 +116,7 @@ func (r *run) plan(ctx context.Context) error {
 }
 
 func (r *run) worker(ctx context.Context) error {
+	var scratch []byte
 	for {
 		j, ok, err := recv(ctx, r.fetch)
 		if err != nil || !ok {
@@ -124,7 +127,7 @@ func (r *run) worker(ctx context.Context) error {
 				return err
 			}
 		}
-		if err := r.load(ctx, j); err != nil {
+		if scratch, err = r.load(ctx, j, scratch); err != nil {
 			return err
 		}
 		j.filled <- struct{}{}
@@ -150,6 +153,7 @@ func (r *run) match(j *job) error {
 			b := j.bytes(p)
 			// A blank disk is the common case, and its answer is cheap: what is not zero cannot equal zeros.
 			p.skip = !chunk.IsZero(b) && chunk.Sum(b) == p.ID
+			p.read = true
 			compared += p.Len
 			if p.skip {
 				equal += p.Len
@@ -183,8 +187,8 @@ func (r *run) keeps(e manifest.Entry) bool {
 	return e.Off < r.head.End() || r.tail.Len > 0 && e.Off+e.Len > r.tail.Off
 }
 
-// load fetches the chunks of j into its buffer.
-func (r *run) load(ctx context.Context, j *job) error {
+// load fetches the chunks of j into its buffer. It returns scratch, or what it made of it.
+func (r *run) load(ctx context.Context, j *job, scratch []byte) ([]byte, error) {
 	clear(j.index)
 	j.ids = j.ids[:0]
 	for i := range j.pieces {
@@ -198,7 +202,7 @@ func (r *run) load(ctx context.Context, j *job) error {
 		}
 	}
 	if len(j.ids) == 0 {
-		return nil
+		return scratch, nil
 	}
 	got := 0
 	err := r.from.Get(ctx, j.ids, func(c chunk.Encoded) error {
@@ -210,22 +214,27 @@ func (r *run) load(ctx context.Context, j *job) error {
 		if int64(c.RawLen) != p.Len {
 			return fmt.Errorf("chunk %s has %d bytes, the image's entry at offset %d has %d", c.ID, c.RawLen, p.Off, p.Len)
 		}
-		raw, err := chunk.Decode(c, j.bytes(p)[:0:p.Len])
+		dst := j.bytes(p)
+		if p.read {
+			if int64(len(scratch)) < p.Len {
+				scratch = make([]byte, p.Len)
+			}
+			dst = scratch[:p.Len]
+		}
+		raw, err := chunk.Decode(c, dst[:0:p.Len])
 		if err != nil {
 			return err
 		}
-		if &raw[0] != &j.buf[p.pos] {
-			copy(j.bytes(p), raw)
-		}
+		j.set(p, raw)
 		got++
 		r.fetched.Add(int64(len(c.Data)))
 		return nil
 	})
 	if err != nil {
-		return fmt.Errorf("fetch %d chunks for offset %d of the disk: %w", len(j.ids), j.pieces[0].Off, err)
+		return scratch, fmt.Errorf("fetch %d chunks for offset %d of the disk: %w", len(j.ids), j.pieces[0].Off, err)
 	}
 	if got != len(j.ids) {
-		return fmt.Errorf("the store gave %d of %d chunks for offset %d of the disk", got, len(j.ids), j.pieces[0].Off)
+		return scratch, fmt.Errorf("the store gave %d of %d chunks for offset %d of the disk", got, len(j.ids), j.pieces[0].Off)
 	}
 	for i := range j.pieces {
 		p := &j.pieces[i]
@@ -234,12 +243,38 @@ func (r *run) load(ctx context.Context, j *job) error {
 		}
 		if src := j.index[p.ID]; src != i {
 			if p.Len != j.pieces[src].Len {
-				return fmt.Errorf("chunk %s is said to have %d and %d bytes", p.ID, j.pieces[src].Len, p.Len)
+				return scratch, fmt.Errorf("chunk %s is said to have %d and %d bytes", p.ID, j.pieces[src].Len, p.Len)
 			}
-			copy(j.bytes(p), j.bytes(&j.pieces[src]))
+			j.set(p, j.bytes(&j.pieces[src]))
 		}
 	}
-	return nil
+	return scratch, nil
+}
+
+// sameStep is how finely a chunk that differs is compared with what the disk holds: by the blocks that most filesystems
+// and disks write as one.
+const sameStep = 4 << 10
+
+// set puts the bytes of a piece into the buffer, and notes which of them the disk holds already.
+func (j *job) set(p *piece, raw []byte) {
+	old := j.bytes(p)
+	if p.read {
+		for at := 0; at < len(raw); {
+			n := min(sameStep-int((p.Off+int64(at))%sameStep), len(raw)-at)
+			if bytes.Equal(old[at:at+n], raw[at:at+n]) {
+				e := extent.Extent{Off: p.Off + int64(at), Len: int64(n)}
+				if k := len(p.same) - 1; k >= 0 && p.same[k].End() == e.Off {
+					p.same[k].Len += e.Len
+				} else {
+					p.same = append(p.same, e)
+				}
+			}
+			at += n
+		}
+	}
+	if &raw[0] != &old[0] {
+		copy(old, raw)
+	}
 }
 
 // writer writes the jobs in order.
@@ -263,7 +298,7 @@ func (r *run) writer(ctx context.Context) error {
 			case p.Zero:
 				err = r.zeroRange(ctx, p.Off, p.Len)
 			default:
-				err = r.put(j.buf[p.pos:p.pos+n], p.Off)
+				err = r.putAll(j.buf[p.pos:p.pos+n], j.pieces[first:last])
 			}
 			if err != nil {
 				return err
@@ -274,6 +309,23 @@ func (r *run) writer(ctx context.Context) error {
 		}
 		r.free <- j
 	}
+}
+
+// putAll writes pieces that lie together, of which b has the bytes, but for what the disk holds already.
+func (r *run) putAll(b []byte, pieces []piece) error {
+	off := pieces[0].Off
+	for i := range pieces {
+		for _, e := range pieces[i].same {
+			if n := e.Off - off; n > 0 {
+				if err := r.put(b[:n], off); err != nil {
+					return err
+				}
+			}
+			b, off = b[e.End()-off:], e.End()
+			r.skipped.Add(e.Len)
+		}
+	}
+	return r.put(b, off)
 }
 
 // put writes b at off, but for what is kept back.

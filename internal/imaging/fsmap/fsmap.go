@@ -248,22 +248,22 @@ func unread(typ string) string {
 }
 
 // Pieces tells where the files of the i-th volume, of the given type, lie, in bytes of the disk, in ascending order and none on
-// another; none where that is not known. It is good for deciding where to cut, not for what to capture: damaged files are passed
-// over. An error means that the disk could not be read.
-func (d Disk) Pieces(i int, typ string) ([]fact.Piece, error) {
-	var all fact.Pieces
-	if err := d.addPieces(i, typ, all.Add); err != nil {
-		return nil, err
+// another; none where that is not known, and not all where there were too many. It is good for deciding where to cut, not for
+// what to capture: damaged files are passed over. An error means that the disk could not be read.
+func (d Disk) Pieces(i int, typ string) (list []fact.Piece, all bool, err error) {
+	var found fact.Pieces
+	if err := d.addPieces(i, typ, found.Add); err != nil {
+		return nil, false, err
 	}
-	list := all.List()
+	list = found.List()
 	end := int64(0)
 	for _, v := range d.Volumes {
 		end = max(end, v.End())
 	}
 	if n := len(list); n > 0 && list[n-1].Off+list[n-1].Len > end {
-		return nil, nil
+		return nil, false, nil
 	}
-	return list, nil
+	return list, !found.Dropped(), nil
 }
 
 func (d Disk) addPieces(i int, typ string, add func(fact.Piece)) error {

@@ -67,6 +67,13 @@ type want struct {
 	dst  []byte
 }
 
+// Metadata is cut in small chunks, and who reads one mostly reads the next: those that lie within the same nearLen bytes of
+// the disk, and are not longer than nearChunk, are fetched along.
+const (
+	nearLen   = 64 << 10
+	nearChunk = 8 << 10
+)
+
 // maxWants bounds the chunks of one question to the store, and so what lies in memory.
 const maxWants = 256
 
@@ -83,22 +90,26 @@ func (d *Disk) ReadAt(b []byte, off int64) (int, error) {
 		b, end = b[:rest], io.EOF
 	}
 	clear(b)
-	var wants []want
-	err := d.Entries(off, off+int64(len(b)), func(e manifest.Entry) error {
-		if e.Zero {
-			return nil
-		}
+	var wants, near []want
+	first, last := off/nearLen*nearLen, (off+int64(len(b))+nearLen-1)/nearLen*nearLen
+	err := d.Entries(first, last, func(e manifest.Entry) error {
 		from, to := max(e.Off, off), min(e.Off+e.Len, off+int64(len(b)))
-		wants = append(wants, want{id: e.ID, len: e.Len, from: from - e.Off, dst: b[from-off : to-off]})
+		switch {
+		case e.Zero:
+		case from < to:
+			wants = append(wants, want{id: e.ID, len: e.Len, from: from - e.Off, dst: b[from-off : to-off]})
+		case e.Len <= nearChunk:
+			near = append(near, want{id: e.ID, len: e.Len})
+		}
 		if len(wants) < maxWants {
 			return nil
 		}
-		err := d.load(wants)
-		wants = wants[:0]
+		err := d.load(wants, near)
+		wants, near = wants[:0], near[:0]
 		return err
 	})
 	if err == nil {
-		err = d.load(wants)
+		err = d.load(wants, near)
 	}
 	if err != nil {
 		return 0, fmt.Errorf("read %d bytes at offset %d: %w", len(b), off, err)
@@ -171,25 +182,44 @@ func (d *Disk) segment(i int) ([]byte, error) {
 	return raw, nil
 }
 
-// load fills what is wanted, from the cache or from the store.
-func (d *Disk) load(wants []want) error {
+// load fills what is wanted, from the cache or from the store. What is near is fetched where something must be, and can
+// be had: nobody has asked for it.
+func (d *Disk) load(wants, near []want) error {
+	missing := make([]want, 0, len(wants)+len(near))
+	for _, w := range wants {
+		if raw, ok := d.chunks.get(w.id); !ok {
+			missing = append(missing, w)
+		} else if int64(len(raw)) != w.len {
+			return fmt.Errorf("chunk %s has %d bytes, the image says %d", w.id, len(raw), w.len)
+		} else {
+			copy(w.dst, raw[w.from:])
+		}
+	}
+	if len(missing) == 0 {
+		return nil
+	}
+	wanted := len(missing)
+	for _, w := range near {
+		if _, ok := d.chunks.get(w.id); !ok {
+			missing = append(missing, w)
+		}
+	}
+	err := d.fetch(missing)
+	if err != nil && len(missing) > wanted && d.ctx.Err() == nil {
+		err = d.fetch(missing[:wanted])
+	}
+	return err
+}
+
+// fetch fills what is wanted from the store.
+func (d *Disk) fetch(wants []want) error {
 	var ids []chunk.ID
 	missing := make(map[chunk.ID][]want)
 	for _, w := range wants {
-		if raw, ok := d.chunks.get(w.id); ok {
-			if int64(len(raw)) != w.len {
-				return fmt.Errorf("chunk %s has %d bytes, the image says %d", w.id, len(raw), w.len)
-			}
-			copy(w.dst, raw[w.from:])
-			continue
-		}
 		if missing[w.id] == nil {
 			ids = append(ids, w.id)
 		}
 		missing[w.id] = append(missing[w.id], w)
-	}
-	if len(ids) == 0 {
-		return nil
 	}
 	err := d.from.Get(d.ctx, ids, func(c chunk.Encoded) error {
 		list := missing[c.ID]

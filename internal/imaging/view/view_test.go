@@ -128,3 +128,49 @@ func TestDamage(t *testing.T) {
 		}
 	}
 }
+
+// counting counts what is asked for.
+type counting struct {
+	store.Reader
+	gets, chunks int
+}
+
+func (c *counting) Get(ctx context.Context, ids []chunk.ID, fn func(chunk.Encoded) error) error {
+	c.gets, c.chunks = c.gets+1, c.chunks+len(ids)
+	return c.Reader.Get(ctx, ids, fn)
+}
+
+// TestNear reads small chunks one after the other: they come with few questions, and one that cannot be had spoils only the reads
+// that need it.
+func TestNear(t *testing.T) {
+	rng := rand.New(rand.NewPCG(6, 6))
+	want := make([]byte, 256<<10)
+	for i := range want {
+		want[i] = byte(rng.Uint32())
+	}
+	st := mem.New()
+	src := capture.Source{ReaderAt: bytes.NewReader(want), Disk: manifest.Disk{Size: int64(len(want)), SectorSize: 512}}
+	plan := capture.Plan{Table: manifest.Table{Kind: "none"}, Used: extent.List{{Len: int64(len(want))}}}
+	res, err := capture.Run(t.Context(), src, plan, st, capture.Options{ChunkSize: 4096})
+	if err != nil {
+		t.Fatal(err)
+	}
+	bad := chunk.Sum(want[5*4096 : 6*4096])
+	from := &counting{Reader: liar{st, func(c *chunk.Encoded) bool { return c.ID != bad }}}
+	d, err := Open(t.Context(), from, res.Manifest)
+	if err != nil {
+		t.Fatal(err)
+	}
+	from.gets, from.chunks = 0, 0
+	b := make([]byte, 1024)
+	for at := 0; at < len(want); at += len(b) {
+		_, err := d.ReadAt(b, int64(at))
+		if needs := at/4096 == 5; needs != (err != nil) || !needs && !bytes.Equal(b, want[at:at+len(b)]) {
+			t.Fatalf("offset %d: %v", at, err)
+		}
+	}
+	// Of the first 64 KiB each chunk comes by itself, after a try with its neighbours.
+	if from.gets > 3+2*16+2*4 {
+		t.Errorf("%d questions for 64 chunks", from.gets)
+	}
+}

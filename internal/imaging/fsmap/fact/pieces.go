@@ -46,6 +46,9 @@ func (p *Pieces) Add(f Piece) {
 	p.list = append(p.list, f)
 }
 
+// Dropped tells whether any were.
+func (p *Pieces) Dropped() bool { return p.shortest > 0 }
+
 // List returns the pieces in ascending order of Off, none on another: of files that share blocks the first counts.
 func (p *Pieces) List() []Piece {
 	slices.SortFunc(p.list, func(a, b Piece) int {
