@@ -1,6 +1,7 @@
 package ext4
 
 import (
+	"bytes"
 	"fmt"
 	"io"
 	"math/rand/v2"
@@ -181,5 +182,62 @@ func TestJournalIsNeeded(t *testing.T) {
 	lost := extent.Subtract(free.Complement(length), used.list())
 	if lost.Bytes() < 100<<10 {
 		t.Errorf("only %d bytes would be lost without the journal", lost.Bytes())
+	}
+}
+
+// TestDamagedJournal damages what was committed. A replay would end there, and what is in use then is known to no bitmap.
+func TestDamagedJournal(t *testing.T) {
+	for _, v := range []struct{ name, args, mount string }{
+		{"csum", "-t ext4 -b 1024 -g 2048", ""},
+		{"csum-v1", "-t ext4 -b 1024 -O ^metadata_csum,uninit_bg -g 2048", "journal_checksum"},
+		{"no-csum", "-t ext4 -b 1024 -O ^metadata_csum,uninit_bg -g 2048", ""},
+	} {
+		t.Run(v.name, func(t *testing.T) {
+			t.Parallel()
+			b, err := os.ReadFile(crashed(t, 28<<10, v.args, v.mount))
+			if err != nil {
+				t.Fatal(err)
+			}
+			fs := &filesystem{r: bytes.NewReader(b), size: int64(len(b))}
+			if _, err := fs.used(); err != nil {
+				t.Fatal(err)
+			}
+			type place struct {
+				what string
+				off  int64
+			}
+			var places []place
+			commits := 0
+			for at := uint64(1); ; at++ {
+				r, ok := find(fs.log.journal, at)
+				if !ok {
+					break
+				}
+				off := int64(r.to+blockNr(at-r.from)) * fs.blockSize
+				switch {
+				case be.Uint32(b[off:]) != journalMagic:
+				case be.Uint32(b[off+4:]) == recordCommit:
+					if commits++; v.name != "no-csum" {
+						places = append(places, place{"sum of a commit", off + commitSum})
+					}
+				case be.Uint32(b[off+4:]) == recordDescriptor:
+					places = append(places, place{"head of a descriptor", off})
+					if v.name != "no-csum" {
+						places = append(places, place{"descriptor", off + 40}, place{"block", off + fs.blockSize + 700})
+					}
+				}
+			}
+			if commits < 3 {
+				t.Fatalf("%d commits", commits)
+			}
+			for _, p := range places {
+				b[p.off] ^= 4
+				facts, _, err := Used(bytes.NewReader(b), int64(len(b)))
+				b[p.off] ^= 4
+				if err != nil || !strings.Contains(facts.Whole, "journal") {
+					t.Errorf("%s at %d is damaged: %v, whole: %q", p.what, p.off, err, facts.Whole)
+				}
+			}
+		})
 	}
 }

@@ -27,8 +27,8 @@ func length(runs []run) uint64 {
 	return last.from + last.n
 }
 
-// readMapped reads a block of a file.
-func (fs *filesystem) readMapped(runs []run, block uint64, b []byte) error {
+// find returns the run that has a block of a file.
+func find(runs []run, block uint64) (run, bool) {
 	i, ok := slices.BinarySearchFunc(runs, block, func(r run, n uint64) int {
 		switch {
 		case r.from > n:
@@ -39,9 +39,18 @@ func (fs *filesystem) readMapped(runs []run, block uint64, b []byte) error {
 		return 0
 	})
 	if !ok {
+		return run{}, false
+	}
+	return runs[i], true
+}
+
+// readMapped reads a block of a file.
+func (fs *filesystem) readMapped(runs []run, block uint64, b []byte) error {
+	r, ok := find(runs, block)
+	if !ok {
 		return damaged("its journal has no block %d", block)
 	}
-	return fs.read(b, int64(runs[i].to+blockNr(block-runs[i].from))*fs.blockSize)
+	return fs.read(b, int64(r.to+blockNr(block-r.from))*fs.blockSize)
 }
 
 // journalRuns returns where the journal lies: inode 8, in group 0.

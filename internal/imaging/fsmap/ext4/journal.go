@@ -19,6 +19,10 @@ const (
 	journal64Bit, journalCsum2, journalCsum3, journalFastCommit = 0x2, 0x8, 0x10, 0x20
 	journalKnown                                                = 0x1 | journal64Bit | 0x4 | journalCsum2 | journalCsum3 // and revokes, asynchronous commits
 
+	journalCompatCsum = 0x1
+	commitSum         = 0x10      // where a commit has its checksum
+	journalRead       = 256 << 10 // bytes read at once
+
 	tagEscaped, tagSameUUID, tagLast = 0x1, 0x2, 0x8
 
 	maxJournal = 16 << 20 // blocks: more than mke2fs makes
@@ -164,6 +168,8 @@ type journal struct {
 	start    uint32 // block where the live part begins
 	sequence uint32 // of the transaction there
 	features uint32
+	sums1    bool   // each commit has a checksum of all before it (version 1)
+	seed     uint32 // of checksums of versions 2 and 3
 }
 
 // readSuper reads the journal's superblock.
@@ -181,7 +187,9 @@ func (j *journal) readSuper() error {
 	j.sequence, j.start = be.Uint32(b[0x18:]), be.Uint32(b[0x1c:])
 	if kind == recordSuperV2 {
 		j.features = be.Uint32(b[0x28:])
+		j.sums1 = be.Uint32(b[0x24:])&journalCompatCsum != 0 && j.features&(journalCsum2|journalCsum3) == 0
 	}
+	j.seed = crc32c(^uint32(0), b[0x30:0x40])
 	if int64(be.Uint32(b[0xc:])) != fs.blockSize || uint64(j.last) > length(j.runs) || j.first == 0 || j.first >= j.last {
 		return damaged("its journal's superblock makes no sense")
 	}
@@ -216,6 +224,10 @@ func (j *journal) next(n uint32) uint32 {
 }
 
 // scan walks the live transactions. The one that was never committed counts for touched alone.
+//
+// A replay ends at the first record that is damaged. What lies on the disk then is of no single moment: some blocks were
+// written there after later transactions, and the bitmaps need not know what the inodes have. So all that was committed
+// must be good, and nothing may follow where it ends.
 func (j *journal) scan() error {
 	type update struct {
 		to   blockNr
@@ -223,47 +235,135 @@ func (j *journal) scan() error {
 	}
 	var open []update
 	at, sequence := j.start, j.sequence
-	for left := int64(j.last - j.first); left > 0; {
+	good, sum := true, ^uint32(0)
+	sums := j.sums1 || j.features&(journalCsum2|journalCsum3) != 0
+	left := int64(j.last - j.first)
+walk:
+	for left > 0 {
 		if err := j.fs.readMapped(j.runs, uint64(at), j.buf); err != nil {
 			return fmt.Errorf("read the journal: %w", err)
 		}
 		b := j.buf
 		if be.Uint32(b) != journalMagic || be.Uint32(b[8:]) != sequence {
-			return nil
+			break
 		}
-		at, left = j.next(at), left-1
 		switch be.Uint32(b[4:]) {
 		case recordDescriptor:
+			if !j.sumOK(b) {
+				break walk
+			}
+			if j.sums1 {
+				sum = crc32be(sum, b)
+			}
 			tags, err := j.tags(b)
 			if err != nil {
 				return err
 			}
+			at, left = j.next(at), left-1
 			for _, t := range tags {
 				if left--; left < 0 {
 					return damaged("its journal bites its own tail")
 				}
 				j.targets = append(j.targets, j.fs.bytes(t.to, 1))
 				open = append(open, update{t.to, copied{at: at, escaped: t.escaped}})
+				if sums {
+					if err := j.fs.readMapped(j.runs, uint64(at), j.buf); err != nil {
+						return fmt.Errorf("read the journal: %w", err)
+					}
+					if j.sums1 {
+						sum = crc32be(sum, j.buf)
+					}
+					good = good && j.tagOK(t, sequence, j.buf)
+				}
 				at = j.next(at)
 			}
+			continue
 		case recordCommit:
+			if !good || !j.sumOK(b) || !j.commitOK(b, sum) {
+				return damaged("its journal is damaged: a checksum in transaction %d is wrong", sequence)
+			}
 			for _, u := range open {
 				j.replay.blocks[u.to] = u.copy
 			}
-			open = open[:0]
+			open, sum = open[:0], ^uint32(0)
 			sequence++
 		case recordRevoke:
+			good = good && j.sumOK(b)
 		default:
-			return nil
+			break walk
+		}
+		at, left = j.next(at), left-1
+	}
+	return j.checkRest(at, left, sequence)
+}
+
+// checkRest looks for what was committed behind the end of the log, where transaction sequence, which was not, should be.
+func (j *journal) checkRest(at uint32, left int64, sequence uint32) error {
+	b := make([]byte, journalRead/j.fs.blockSize*j.fs.blockSize)
+	for left > 0 {
+		r, ok := find(j.runs, uint64(at))
+		if !ok {
+			return damaged("its journal has no block %d", at)
+		}
+		in := uint64(at) - r.from
+		n := min(r.n-in, uint64(j.last-at), uint64(left), uint64(int64(len(b))/j.fs.blockSize))
+		if err := j.fs.read(b[:int64(n)*j.fs.blockSize], int64(r.to+blockNr(in))*j.fs.blockSize); err != nil {
+			return fmt.Errorf("read the journal: %w", err)
+		}
+		for i := range int64(n) {
+			c := b[i*j.fs.blockSize:][:j.fs.blockSize]
+			kind, ahead := be.Uint32(c[4:]), be.Uint32(c[8:])-sequence
+			if be.Uint32(c) == journalMagic && (ahead == 0 && kind == recordCommit || ahead > 0 && ahead < j.last && kind <= recordRevoke) && j.sumOK(c) {
+				return damaged("its journal is damaged: it ends before transaction %d, and has transaction %d", sequence, sequence+ahead)
+			}
+		}
+		left -= int64(n)
+		if at += uint32(n); at >= j.last {
+			at = j.first
 		}
 	}
 	return nil
+}
+
+// sumOK checks the checksum of a record, where records have one: of descriptors and revocations in the last four bytes.
+func (j *journal) sumOK(b []byte) bool {
+	if j.features&(journalCsum2|journalCsum3) == 0 {
+		return true
+	}
+	at := len(b) - 4
+	if be.Uint32(b[4:]) == recordCommit {
+		at = commitSum
+	}
+	sum := crc32c(crc32c(crc32c(j.seed, b[:at]), make([]byte, 4)), b[at+4:])
+	return sum == be.Uint32(b[at:])
+}
+
+// tagOK checks the checksum that a descriptor has of a block.
+func (j *journal) tagOK(t tag, sequence uint32, b []byte) bool {
+	sum := crc32c(crc32c(j.seed, be.AppendUint32(nil, sequence)), b)
+	switch {
+	case j.features&journalCsum3 != 0:
+		return sum == t.sum
+	case j.features&journalCsum2 != 0:
+		return sum&0xffff == t.sum
+	}
+	return true
+}
+
+// commitOK checks the checksum of version 1, of all descriptors and blocks of a transaction. There may be none.
+func (j *journal) commitOK(b []byte, sum uint32) bool {
+	const crc32Kind, crc32Len = 1, 4
+	if !j.sums1 || b[0xc] == 0 && b[0xd] == 0 && be.Uint32(b[commitSum:]) == 0 {
+		return true
+	}
+	return b[0xc] == crc32Kind && b[0xd] == crc32Len && be.Uint32(b[commitSum:]) == sum
 }
 
 // tag names a block that a transaction writes.
 type tag struct {
 	to      blockNr
 	escaped bool
+	sum     uint32 // of versions 2 and 3
 }
 
 // tags reads the tags of a descriptor block; their form depends on the journal's features.
@@ -283,12 +383,12 @@ func (j *journal) tags(b []byte) ([]tag, error) {
 		t := tag{to: blockNr(be.Uint32(b))}
 		var flags uint32
 		if j.features&journalCsum3 != 0 {
-			flags = be.Uint32(b[4:])
+			flags, t.sum = be.Uint32(b[4:]), be.Uint32(b[12:])
 			if j.features&journal64Bit != 0 {
 				t.to |= blockNr(be.Uint32(b[8:])) << 32
 			}
 		} else {
-			flags = uint32(be.Uint16(b[6:]))
+			flags, t.sum = uint32(be.Uint16(b[6:])), uint32(be.Uint16(b[4:]))
 			if j.features&journal64Bit != 0 {
 				t.to |= blockNr(be.Uint32(b[8:])) << 32
 			}
@@ -310,3 +410,23 @@ func (j *journal) tags(b []byte) ([]tag, error) {
 	}
 	return out, nil
 }
+
+// crc32be goes on with a checksum of version 1: CRC-32 with the high bit first, without the inversion at either end.
+func crc32be(c uint32, b []byte) uint32 {
+	for _, x := range b {
+		c = c<<8 ^ tableBE[byte(c>>24)^x]
+	}
+	return c
+}
+
+var tableBE = func() (t [256]uint32) {
+	for i := range t {
+		c := uint32(i) << 24
+		for range 8 {
+			high := c >> 31
+			c = c<<1 ^ high*0x04c11db7
+		}
+		t[i] = c
+	}
+	return t
+}()
