@@ -29,7 +29,8 @@ func FilesCmd() *cobra.Command {
 		Short: "List the files of an image",
 		Long: `Lists the files of a captured disk, straight from the store: a file, or what a
 directory holds. Without --partition it is the partition of the operating system,
-else the largest whose files can be read (ext2, ext3, ext4, XFS, NTFS).
+else the largest whose files can be read (ext2, ext3, ext4, XFS, btrfs, NTFS, FAT,
+exFAT, F2FS).
 
 With --json, one object a line; the last has "finished": true.`,
 		Example: `  mimeo-agent files rocky9 /etc --store dir:images

@@ -45,7 +45,7 @@ SIGTERM or "umount DIR". DIR is made where it is missing, and must be empty.
   disk.img        the whole disk, as large as it was: what is not in use are holes
   volumes/N.img   the bytes of partition N; volumes/N/VG/LV.img of a volume in it
   files/N/        the files of partition N; files/N/VG/LV of a volume in it
-                  (ext2, ext3, ext4, XFS, NTFS)
+                  (ext2, ext3, ext4, XFS, btrfs, NTFS, FAT, exFAT, F2FS)
 
 PLACE is dir:PATH, a store in a folder, s3://BUCKET/PREFIX, or https://ADDRESS:PORT, that of a management
 node; then MIMEO_TOKEN and MIMEO_PIN (an admin's token and the key's pin) are read from
