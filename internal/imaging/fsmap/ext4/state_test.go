@@ -24,7 +24,6 @@ func TestStates(t *testing.T) {
 		{"recovery without a journal", "-t ext4 -O ^has_journal", "feature needs_recovery", "there is none"},
 		{"unknown feature", "-t ext4", "feature FEATURE_I20", "unknown incompatible features 0x100000"},
 		{"unknown feature of what is read-only", "-t ext4", "feature FEATURE_R20", "unknown features 0x100000"},
-		{"shared blocks", "-t ext4", "feature shared_blocks", "unknown features 0x4000"},
 		{"free blocks of a group", "-t ext4 -O ^metadata_csum,^uninit_bg", "set_bg 0 free_blocks_count 77", "by its descriptor"},
 		{"free blocks of the superblock", "-t ext4", "ssv free_blocks_count 77", "77 by the superblock"},
 		{"a journal that is not needed", "-t ext4", "clri <8>", ""},
@@ -44,6 +43,39 @@ func TestStates(t *testing.T) {
 				t.Errorf("notes %q", facts.Notes)
 			}
 		})
+	}
+}
+
+// TestSharedBlocks lets two files have the same block, as Android does in what is never written to.
+func TestSharedBlocks(t *testing.T) {
+	dir := t.TempDir()
+	for _, name := range []string{"a", "b"} {
+		if err := os.WriteFile(filepath.Join(dir, name), bytes.Repeat([]byte{'x'}, 3000), 0o644); err != nil {
+			t.Fatal(err)
+		}
+	}
+	img := filepath.Join(t.TempDir(), "img")
+	tool(t, "mke2fs", "-q", "-F", "-t", "ext4", "-b", "4096", "-O", "^extents,^64bit,^has_journal", "-L", "shared", "-d", dir, img, "16M")
+	block := func(name string) string {
+		return strings.TrimSpace(string(tool(t, "debugfs", "-R", "blocks /"+name, img)))
+	}
+	a, b := block("a"), block("b")
+	for _, cmd := range []string{"feature shared_blocks", "sif /b block[0] " + a, "freeb " + b} {
+		tool(t, "debugfs", "-w", "-R", cmd, img)
+	}
+	replayed(t, img) // puts the counts right
+	if block("b") != a {
+		t.Fatalf("blocks %s and %s are not shared", a, b)
+	}
+	facts, used := mapImage(t, img)
+	if facts.Whole != "" {
+		t.Fatalf("whole: %s", facts.Whole)
+	}
+	dup := copyUsed(t, img, used)
+	fsck(t, img, dup)
+	free, length := freeBlocks(t, img)
+	if want := free.Complement(length); extent.Subtract(want, used) != nil || extent.Subtract(used, want) != nil {
+		t.Errorf("used %v, by dumpe2fs %v", used, want)
 	}
 }
 

@@ -45,8 +45,9 @@ const (
 	roGDTCsum  = 0x10
 	roBigalloc = 0x200
 	roMetaCsum = 0x400
-	// huge files, more than 65000 links, larger inodes, quota, read-only, project quota, verity, orphan file in use.
-	roOther = 0x8 | 0x20 | 0x40 | 0x100 | 0x1000 | 0x2000 | 0x8000 | 0x10000
+	// huge files, more than 65000 links, larger inodes, quota, read-only, project quota, blocks that files share (of Android,
+	// never written to), verity, orphan file in use.
+	roOther = 0x8 | 0x20 | 0x40 | 0x100 | 0x1000 | 0x2000 | 0x4000 | 0x8000 | 0x10000
 	roKnown = roSparse | roLarge | roBtree | roGDTCsum | roBigalloc | roMetaCsum | roOther
 
 	stateClean  = 0x1
