@@ -208,6 +208,9 @@ func TestLog(t *testing.T) {
 			if facts.Whole != "" {
 				t.Fatal(facts.Whole)
 			}
+			if len(facts.Notes) != 1 || !strings.Contains(facts.Notes[0], "its log is captured") {
+				t.Errorf("notes: %q", facts.Notes)
+			}
 			committed, _ := dumpTree(t, img)
 			if lost := extent.Subtract(committed, used); len(lost) > 0 {
 				t.Errorf("used by dump-tree and not by us: %v", lost)

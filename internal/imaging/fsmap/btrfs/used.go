@@ -107,6 +107,9 @@ func (fs *filesystem) used() (extent.List, error) {
 	if err != nil {
 		return nil, err
 	}
+	if fs.logRoot.logical != 0 {
+		fs.facts.Notes = append(fs.facts.Notes, "it was not unmounted cleanly: its log is captured, and is replayed when the copy is mounted; until then what only the log knows of is not among its files")
+	}
 	if fs.badCopies > 0 {
 		fs.facts.Notes = append(fs.facts.Notes, fmt.Sprintf("%d blocks of metadata are damaged, and have a good copy: btrfs scrub it", fs.badCopies))
 	}
