@@ -21,7 +21,10 @@ const (
 	maxRecordSize = 256 << 10 // bytes of a buffer
 )
 
-const notReplayed = damage("its log was not replayed: mount and unmount it once")
+const (
+	notReplayed = damage("its log was not replayed: mount and unmount it once")
+	cutOff      = damage("its log was not replayed, and its end cannot be told: mount and unmount it once")
+)
 
 // logExtent returns where the log lies.
 func (fs *filesystem) logExtent() extent.Extent {
@@ -45,10 +48,15 @@ func (fs *filesystem) checkLog() error {
 	if err == nil {
 		_, err = l.unmount(head)
 	}
-	if err != nil && !errors.Is(err, notReplayed) {
-		return prefixed(err, "log")
+	return ofLog(err)
+}
+
+// ofLog says of an error that it is of the log.
+func ofLog(err error) error {
+	if err == nil || errors.Is(err, notReplayed) || errors.Is(err, cutOff) {
+		return err
 	}
-	return err
+	return prefixed(err, "log")
 }
 
 func (fs *filesystem) ring() *ring {
@@ -120,7 +128,7 @@ func (l *ring) head() (int64, error) {
 		}
 		// xfs_repair and xfs_admin leave zeros behind the record that they write.
 		if got := roundOf(b[i*sector:]); got != want && (got != 0 || n < head || n >= l.n) {
-			return 0, notReplayed
+			return 0, cutOff
 		}
 	}
 	return head, nil
@@ -128,6 +136,22 @@ func (l *ring) head() (int64, error) {
 
 // unmount returns the last record in front of head, and notReplayed unless it says that the filesystem was unmounted.
 func (l *ring) unmount(head int64) ([]byte, error) {
+	b, err := l.last(head)
+	if err != nil {
+		return nil, err
+	}
+	headers, content := recordSize(b)
+	if be.Uint32(b[40:]) != 1 || b[headers*sector+9]&unmountFlag == 0 {
+		return nil, notReplayed
+	}
+	if sum := binary.LittleEndian.Uint32(b[32:]); l.fs.version == 5 && sum != 0 && !recordChecked(b, headers, content, sum) {
+		return nil, damaged("the checksum of the record at sector %d is wrong", be.Uint32(b[20:]))
+	}
+	return b, nil
+}
+
+// last returns the last record in front of head, with its headers.
+func (l *ring) last(head int64) ([]byte, error) {
 	const most = (maxRecordSize + maxRecordSize/recordCycles*sector) / sector // of a record and its headers
 	window := min(l.n, most)
 	b, err := l.read(head-window, window)
@@ -150,22 +174,25 @@ func (l *ring) unmount(head int64) ([]byte, error) {
 	if id := b[304:320]; !bytes.Equal(id, l.fs.uuid) && !bytes.Equal(id, make([]byte, 16)) {
 		return nil, damaged("it is of another filesystem")
 	}
+	if headers, content := recordSize(b); headers == 0 || int64(len(b)) != (headers+(content+sector-1)/sector)*sector {
+		return nil, cutOff // something was to follow
+	}
+	return b, nil
+}
+
+// recordSize returns how many sectors the headers of a record take, and how many bytes its content; no header where that
+// makes no sense.
+func recordSize(b []byte) (headers, content int64) {
 	version, size := be.Uint32(b[8:]), int64(be.Uint32(b[320:]))
-	headers := int64(1)
+	headers = 1
 	if version&2 != 0 && size > recordCycles {
 		headers = (size + recordCycles - 1) / recordCycles
 	}
-	content := int64(be.Uint32(b[12:]))
-	if size > maxRecordSize || content <= 0 || content > maxRecordSize || int64(len(b)) != (headers+(content+sector-1)/sector)*sector {
-		return nil, notReplayed // something was to follow
+	content = int64(be.Uint32(b[12:]))
+	if size > maxRecordSize || content <= 0 || content > maxRecordSize {
+		return 0, 0
 	}
-	if be.Uint32(b[40:]) != 1 || b[headers*sector+9]&unmountFlag == 0 {
-		return nil, notReplayed
-	}
-	if sum := binary.LittleEndian.Uint32(b[32:]); l.fs.version == 5 && sum != 0 && !recordChecked(b, headers, content, sum) {
-		return nil, damaged("the checksum of the record at sector %d is wrong", n)
-	}
-	return b, nil
+	return headers, content
 }
 
 // recordChecked tells whether the checksum of a record is good: of its header, what the further ones hold, and content.

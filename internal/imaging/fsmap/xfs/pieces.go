@@ -147,7 +147,7 @@ func (fs *filesystem) claimTrees(group uint32, heads []byte, add func(extent.Ext
 // told where the inodes and their tree lie.
 func (fs *filesystem) eachInode(group uint32, heads []byte, seen func(extent.Extent), fn func(nr uint64, b []byte) error) error {
 	h := heads[2*fs.sectorSize : 3*fs.sectorSize]
-	if err := fs.checkHead(h, group, inodesMagic, inodesSum, 8, 296); err != nil {
+	if err := fs.checkHead(h, group, inodesMagic, inodesSum, 8, 296, false); err != nil {
 		return prefixed(err, "header of inodes")
 	}
 	buf := make([]byte, chunkInodes*fs.inodeSize)

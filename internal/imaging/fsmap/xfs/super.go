@@ -26,6 +26,9 @@ const (
 
 	more4Known = 0x2 | 0x8 | 0x80 | 0x200 // lazy counters, attributes of version 2, 32-bit project IDs, types in folders
 	moreFtype  = 0x200
+	moreLazy   = 0x2
+
+	logKnown = 0x1 // of the log: changes of attributes that a replay finishes
 
 	roFinobt  = 0x1
 	roRmap    = 0x2
@@ -45,21 +48,25 @@ const (
 
 // super is what is needed of the superblock.
 type super struct {
-	version    int // 4 or 5
-	blockSize  int64
-	sectorSize int64
-	blocks     uint64
-	free       uint64 // blocks
-	agBlocks   uint32
-	agCount    uint32
-	agLog      uint   // bits of the number of a block within its group
-	logStart   uint64 // block of the filesystem, with the group in its high bits
-	logBlocks  uint32
-	uuid       []byte // of the filesystem
-	metaUUID   []byte // of its metadata
-	finobt     bool   // there is a tree of free inodes
-	rmap       bool   // there is a tree of owners
-	reflink    bool   // there is a tree of shared extents
+	version     int // 4 or 5
+	blockSize   int64
+	sectorSize  int64
+	blocks      uint64
+	free        uint64 // blocks
+	agBlocks    uint32
+	agCount     uint32
+	agLog       uint   // bits of the number of a block within its group
+	logStart    uint64 // block of the filesystem, with the group in its high bits
+	logBlocks   uint32
+	uuid        []byte // of the filesystem
+	metaUUID    []byte // of its metadata
+	hasMetaUUID bool   // that is another one
+	logV2       bool   // records of the log may be longer than 32 KiB
+	logNews     uint32 // features of what is in the log now
+	lazy        bool   // after a crash the free blocks are counted anew
+	finobt      bool   // there is a tree of free inodes
+	rmap        bool   // there is a tree of owners
+	reflink     bool   // there is a tree of shared extents
 
 	inodeSize   int64
 	inodeLog    uint // inodes of a block, as a power of two
@@ -119,7 +126,7 @@ func (fs *filesystem) readSuper() error {
 // features reads which kind of XFS it is.
 func (s *super) features(b []byte) error {
 	flags := be.Uint16(b[100:])
-	s.version, s.dirV2 = int(flags&versionMask), flags&versionDirV2 != 0
+	s.version, s.dirV2, s.logV2 = int(flags&versionMask), flags&versionDirV2 != 0, flags&versionLogV2 != 0
 	more := uint32(0)
 	if flags&versionMore != 0 {
 		more = be.Uint32(b[200:])
@@ -132,7 +139,7 @@ func (s *super) features(b []byte) error {
 		case more&^more4Known != 0:
 			return damaged("superblock: unknown features %#x", more&^more4Known)
 		}
-		s.ftype = more&moreFtype != 0
+		s.ftype, s.lazy = more&moreFtype != 0, more&moreLazy != 0
 		return nil
 	case 5:
 	default:
@@ -150,9 +157,10 @@ func (s *super) features(b []byte) error {
 		return damaged("it is marked as damaged: xfs_repair it")
 	}
 	s.finobt, s.rmap, s.reflink = ro&roFinobt != 0, ro&roRmap != 0, ro&roReflink != 0
+	s.lazy, s.logNews = true, be.Uint32(b[220:])
 	s.sparse, s.ftype, s.dirV2 = incompat&incompatSparse != 0, incompat&incompatFtype != 0, true
 	if incompat&incompatMetaUUID != 0 {
-		s.metaUUID = bytes.Clone(b[248:264])
+		s.metaUUID, s.hasMetaUUID = bytes.Clone(b[248:264]), true
 	}
 	return nil
 }

@@ -5,7 +5,8 @@
 // B+trees of its free space, one by place and one by length. What no tree has is in use: headers, trees, the list of
 // blocks kept for the trees, the log. Both trees must agree with each other and with the counts in header and
 // superblock; checksums must be good where the filesystem has them (version 5). After a crash the trees on disk are
-// behind the log. Then, and where anything does not agree, the answer is that the volume must be captured whole.
+// behind the log. Then it is read, as the kernel's fs/xfs/xfs_log_recover.c does, and what is looked at are the trees as they
+// will be. Where anything does not agree, the answer is that the volume must be captured whole.
 package xfs
 
 import (
@@ -54,6 +55,7 @@ type filesystem struct {
 	r     io.ReaderAt
 	size  int64
 	facts fact.Facts
+	log   *replay // what a mount will replay; nil for nothing
 
 	super
 }
@@ -62,7 +64,11 @@ func (fs *filesystem) used() (extent.List, error) {
 	if err := fs.readSuper(); err != nil {
 		return nil, err
 	}
-	if err := fs.checkLog(); err != nil {
+	err := fs.checkLog()
+	if errors.Is(err, notReplayed) {
+		err = fs.readLog()
+	}
+	if err != nil {
 		return nil, err
 	}
 	var g fact.Gather
@@ -79,13 +85,17 @@ func (fs *filesystem) used() (extent.List, error) {
 		}
 		free += blocks
 	}
-	if free != fs.free {
+	if fs.log == nil && free != fs.free { // after a crash a mount counts anew
 		return nil, damaged("the superblock counts %d free blocks, the allocation groups %d: xfs_repair it", fs.free, free)
 	}
 	if e := fs.logExtent(); !g.List().ContainsAll(e) {
 		return nil, damaged("the log lies at %v, which is free in the trees of free space", e)
 	}
-	return g.List(), nil
+	if fs.log == nil {
+		return g.List(), nil
+	}
+	fs.note("it was not unmounted: its log is captured, and is replayed when the copy is mounted")
+	return extent.Union(g.List(), extent.FromUnsorted(fs.log.touched)), nil
 }
 
 // prefixed says where the damage is.
