@@ -1,6 +1,7 @@
 package xfs
 
 import (
+	"bytes"
 	"errors"
 	"fmt"
 	"io"
@@ -21,8 +22,9 @@ type Volume interface {
 // be mounted. In a later round than any that the disk has seen, no block is newer than the log. xfs_repair does the same
 // where it finds blocks that are ahead of the log.
 //
-// A filesystem of version 4, or one that Used would not believe, stays as it is. An error means that the volume could
-// not be read or written.
+// A log that must be replayed stays as it is, and what is newer than it is taken out of free space instead: see Forget. A
+// filesystem of version 4, or one that Used would not believe, stays as it is. An error means that the volume could not be
+// read or written.
 func RenewLog(v Volume, size int64, round uint32) error {
 	fs := &filesystem{r: v, size: size}
 	var d damage
@@ -31,7 +33,9 @@ func RenewLog(v Volume, size int64, round uint32) error {
 	} else if err != nil {
 		return err
 	}
-	if err := fs.checkLog(); errors.As(err, &d) {
+	if err := fs.checkLog(); errors.Is(err, notReplayed) {
+		return Forget(v, size)
+	} else if errors.As(err, &d) {
 		return nil
 	} else if err != nil {
 		return err
@@ -53,6 +57,48 @@ func RenewLog(v Volume, size int64, round uint32) error {
 		return nil // 2^32 rounds
 	}
 	return l.restart(v, record, round)
+}
+
+// Forget takes from the free space of a filesystem whose log must be replayed what an older use of the disk left there: each
+// block that passes for one of its metadata. Such a block may be newer than the log, and stand where the log wants to write
+// a new one after the next crash, see RenewLog. All other bytes, and all other filesystems, stay as they are. It reads all free
+// space. An error means that the volume could not be read or written.
+func Forget(v Volume, size int64) error {
+	fs := &filesystem{r: v, size: size}
+	used, err := fs.used()
+	if d := damage(""); errors.As(err, &d) || err == nil && (fs.log == nil || fs.version < 5) {
+		return nil // all of it was written, or nothing is newer
+	} else if err != nil {
+		return err
+	}
+	b, zeros := make([]byte, max(1<<20, fs.blockSize)), make([]byte, fs.blockSize)
+	for _, e := range used.Complement(fs.facts.Len) {
+		for off := e.Off; off < e.End(); off += int64(len(b)) {
+			b := b[:min(int64(len(b)), e.End()-off)]
+			if err := fs.read(b, off); err != nil {
+				return fmt.Errorf("read free space: %w", err)
+			}
+			for at := int64(0); at+fs.blockSize <= int64(len(b)); at += fs.blockSize {
+				if !fs.metadata(b[at:][:fs.blockSize]) {
+					continue
+				}
+				if _, err := v.WriteAt(zeros, off+at); err != nil {
+					return fmt.Errorf("write free space, %d bytes at offset %d: %w", len(zeros), off+at, err)
+				}
+			}
+		}
+	}
+	return nil
+}
+
+// metadata tells whether a block has the UUID of the filesystem where a kind of metadata keeps it. Inodes do so, too.
+func (fs *filesystem) metadata(b []byte) bool {
+	for _, at := range []int{8, 16, 24, 32, 40, 64, 160, 248, 296} {
+		if id := b[at:][:16]; bytes.Equal(id, fs.metaUUID) || bytes.Equal(id, fs.uuid) {
+			return true
+		}
+	}
+	return false
 }
 
 // restart writes the record of an unmount at the start of the log, and marks all behind it as of the round before.
