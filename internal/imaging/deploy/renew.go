@@ -27,7 +27,7 @@ func (r *run) renew(ctx context.Context) error {
 
 // window is the disk, with what is kept back as if it were written.
 type window struct {
-	ctx context.Context // once it is done, nothing more is written
+	ctx context.Context // once it is done, nothing more is read or written
 	r   *run
 }
 
@@ -35,6 +35,9 @@ func (w window) ReadAt(b []byte, off int64) (int, error) {
 	size := w.r.t.Size()
 	if off < 0 || off >= size {
 		return 0, io.EOF
+	}
+	if err := w.ctx.Err(); err != nil {
+		return 0, err
 	}
 	var end error
 	if rest := size - off; int64(len(b)) > rest {
