@@ -200,6 +200,9 @@ func (r *run) check(ctx context.Context) error {
 	if err := r.trust(ctx); err != nil {
 		return err
 	}
+	if err := r.planRenewals(ctx); err != nil {
+		return err
+	}
 	const ask = 4096 // chunks in one question: 128 KiB
 	ids := make([]chunk.ID, 0, ask)
 	list, _ := r.from.(lister)

@@ -4,25 +4,73 @@ import (
 	"context"
 	"fmt"
 	"io"
+	"slices"
 	"time"
 
+	"mimeo/internal/imaging/extent"
 	"mimeo/internal/imaging/fsmap"
 	"mimeo/internal/imaging/manifest"
+	"mimeo/internal/imaging/view"
 )
 
-// renew prepares the volumes that were written for what the disk held before and still holds in their free space.
-func (r *run) renew(ctx context.Context) error {
-	w := window{ctx, r}
-	volumes := fsmap.DiskOf(w, r.m.Volumes).Volumes
+// planRenewals finds out, from the image, what must be done because of what the disk may hold in free space.
+func (r *run) planRenewals(ctx context.Context) error {
+	if !slices.ContainsFunc(r.m.Volumes, func(v manifest.Volume) bool {
+		return v.Method == manifest.MethodUsed && (v.Type == "xfs" || fsmap.Holds(v.Type))
+	}) {
+		return nil
+	}
+	image, err := view.Open(ctx, r.from, r.image)
+	if err != nil {
+		return fmt.Errorf("read the image: %w", err)
+	}
+	d := fsmap.DiskOf(shifted{image, r.from0, r.room}, r.m.Volumes)
+	var logs extent.List
 	for i, v := range r.m.Volumes {
 		if v.Method != manifest.MethodUsed {
 			continue
 		}
-		if err := fsmap.Renew(w, volumes, i, v.Type, time.Now()); err != nil {
-			return fmt.Errorf("make the %s filesystem at offset %d fit for a disk that was in use: %w", v.Type, v.Off, err)
+		list, err := d.Renewals(i, v.Type)
+		if err != nil {
+			return fmt.Errorf("read the %s filesystem at offset %d of the image: %w", v.Type, v.Off, err)
+		}
+		for _, n := range list {
+			logs = extent.Union(logs, n.Log)
+		}
+		r.renewals = append(r.renewals, list...)
+	}
+	r.logs = logs
+	return nil
+}
+
+// anew tells whether all of e lies in a log that begins anew, and so need not be written.
+func (r *run) anew(e manifest.Entry) bool {
+	return !r.keeps(e) && r.logs.ContainsAll(extent.Extent{Off: e.Off, Len: e.Len})
+}
+
+// renew prepares the volumes that were written for what the disk held before and still holds in their free space.
+func (r *run) renew(ctx context.Context) error {
+	w := window{ctx, r}
+	for _, n := range r.renewals {
+		if err := n.Do(w, time.Now(), r.opts.Compare); err != nil {
+			return fmt.Errorf("make a filesystem fit for a disk that was in use: %w", err)
 		}
 	}
 	return nil
+}
+
+// shifted is a captured disk as it lies on a larger one: from an offset on, all of it lies further behind by some room.
+type shifted struct {
+	io.ReaderAt
+	from, room int64
+}
+
+// ReadAt implements io.ReaderAt. No volume lies on both sides of what was put in between.
+func (s shifted) ReadAt(b []byte, off int64) (int, error) {
+	if s.room > 0 && off >= s.from {
+		off = max(off-s.room, s.from)
+	}
+	return s.ReaderAt.ReadAt(b, off)
 }
 
 // window is the disk, with what is kept back as if it were written.

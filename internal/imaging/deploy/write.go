@@ -92,6 +92,10 @@ func (r *run) plan(ctx context.Context) error {
 		if err != nil {
 			return fmt.Errorf("read the image's contents: %w", err)
 		}
+		if r.anew(e) {
+			r.done.Add(e.Len)
+			continue
+		}
 		last := trusted.has(ctx, e)
 		n := 0
 		if !e.Zero && !last {

@@ -20,42 +20,82 @@ type Volume interface {
 // renewFrom is when rounds of logs begin to be counted.
 var renewFrom = time.Date(2020, 1, 1, 0, 0, 0, 0, time.UTC)
 
-// Renew prepares the i-th volume of a disk, which was written by its used blocks at the time now for what may lie in its free space: the
-// leavings of the same filesystem, from when the disk was in use. Of XFS that is a danger after a crash, and its log is
-// made to begin anew, see xfs.RenewLog; also in logical volumes. On a RAID or in a mirror, whose disks must stay equal, only free space
-// is written to, see xfs.Forget. All other filesystems stay as they are.
-//
-// A round of the log for each second since 2020: no disk writes its log around that fast for all of its life. So the
-// round is later than any that the disk has seen, whatever was on it in between.
-func Renew(disk Volume, volumes []extent.Extent, i int, typ string, now time.Time) error {
-	d, v := Disk{disk, volumes}, volumes[i]
+// firstRenewed is before any deploy that renewed a log.
+var firstRenewed = time.Date(2026, 1, 1, 0, 0, 0, 0, time.UTC)
+
+// round returns the round of a log that begins anew at a time: one for each second since 2020. No disk writes its log
+// around that fast for all of its life, so the round is later than any that the disk has seen, whatever was on it in between.
+func round(t time.Time) uint32 { return uint32(max(t.Sub(renewFrom)/time.Second, 1)) }
+
+// Renewal is what must be done for a filesystem that is written by its used blocks, because of what may lie in its free space: the
+// leavings of the same filesystem, from when the disk was in use. Of XFS that is a danger after a crash, see xfs.Log. All
+// other filesystems are well as they are.
+type Renewal struct {
+	Log extent.List // in bytes of the disk: where the log lies that begins anew; nobody else need write it
+
+	part fact.Part
+	log  *xfs.Log // nil where it stays, and free space is looked through
+}
+
+// Renewals returns the renewals for the i-th volume, also for what is in its logical volumes. On a RAID or in a mirror, whose
+// disks must stay equal, only free space is written to.
+func (d Disk) Renewals(i int, typ string) ([]Renewal, error) {
+	v := d.Volumes[i]
 	switch typ {
 	case "xfs":
-		return renewLog(fact.Part{Size: v.Len, Spans: []fact.Span{{Off: v.Off, Len: v.Len}}}, disk, now)
+		r, err := d.renewal(fact.Part{Size: v.Len, Spans: []fact.Span{{Off: v.Off, Len: v.Len}}}, false)
+		return []Renewal{r}, err
 	case "LVM2_member", "linux_raid_member":
 	default:
-		return nil
+		return nil, nil
 	}
 	inner, err := d.Inside(i, typ)
 	if err != nil {
-		return err
+		return nil, err
 	}
+	var list []Renewal
 	for _, in := range inner {
 		if in.Type != "xfs" || in.Method != manifest.MethodUsed {
 			continue
 		}
-		if in.Leg || typ == "linux_raid_member" {
-			err = xfs.Forget(fact.Bytes{Part: in.Part, Disk: disk}, in.Size)
-		} else {
-			err = renewLog(in.Part, disk, now)
-		}
+		r, err := d.renewal(in.Part, in.Leg || typ == "linux_raid_member")
 		if err != nil {
-			return fmt.Errorf("%s: %w", in.Name, err)
+			return nil, fmt.Errorf("%s: %w", in.Name, err)
 		}
+		list = append(list, r)
 	}
-	return nil
+	return list, nil
 }
 
-func renewLog(p fact.Part, disk Volume, now time.Time) error {
-	return xfs.RenewLog(fact.Bytes{Part: p, Disk: disk}, p.Size, uint32(max(now.Sub(renewFrom)/time.Second, 1)))
+func (d Disk) renewal(p fact.Part, mirrored bool) (r Renewal, err error) {
+	r.part = p
+	if mirrored {
+		return r, nil
+	}
+	if r.log, err = xfs.ReadLog(p.Reader(d.ReaderAt), p.Size); r.log != nil {
+		r.Log = p.OuterList(extent.List{r.log.Extent})
+	}
+	return r, err
+}
+
+// Do is called when all else is written. With look, the log that is on the disk may go on.
+func (r Renewal) Do(disk Volume, now time.Time, look bool) error {
+	v := fact.Bytes{Part: r.part, Disk: disk}
+	err := r.do(v, now, look)
+	if err != nil && r.part.Name != "" {
+		return fmt.Errorf("%s: %w", r.part.Name, err)
+	}
+	return err
+}
+
+func (r Renewal) do(v xfs.Volume, now time.Time, look bool) error {
+	if r.log == nil {
+		return xfs.Forget(v, r.part.Size)
+	}
+	if look {
+		if ok, err := r.log.Continue(v, round(firstRenewed)); ok || err != nil {
+			return err
+		}
+	}
+	return r.log.Restart(v, round(now))
 }

@@ -25,7 +25,12 @@ func TestRenewInLVM(t *testing.T) {
 		t.Fatal(err)
 	}
 	defer f.Close()
-	if err := Renew(f, []extent.Extent{{Len: 420 << 20}}, 0, "LVM2_member", time.Date(2020, 1, 1, 0, 0, 0x12345, 0, time.UTC)); err != nil {
+	list, err := Disk{f, []extent.Extent{{Len: 420 << 20}}}.Renewals(0, "LVM2_member")
+	if err != nil || len(list) != 1 || list[0].Log.Bytes() < 10<<20 {
+		t.Fatalf("%+v, %v", list, err)
+	}
+	// There is no log of a deploy to go on from.
+	if err := list[0].Do(f, time.Date(2020, 1, 1, 0, 0, 0x12345, 0, time.UTC), true); err != nil {
 		t.Fatal(err)
 	}
 	shell(t, lvmTools+`cd "$1"; attach pv; for i in root home; do move get vg0/$i $i.out pv; done

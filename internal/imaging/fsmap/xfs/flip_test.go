@@ -158,7 +158,7 @@ func FuzzUsed(f *testing.F) {
 			t.Fatalf("%v of %d bytes", used, len(p.base))
 		}
 		w := &writes{patched: p}
-		if err := RenewLog(w, int64(len(p.base)), 99); err != nil || facts.Whole == "" && len(extent.Subtract(extent.FromUnsorted(w.list), used)) > 0 {
+		if err := renew(w, int64(len(p.base)), 99); err != nil || facts.Whole == "" && len(extent.Subtract(extent.FromUnsorted(w.list), used)) > 0 {
 			t.Fatalf("RenewLog: %v, wrote %v", err, w.list)
 		}
 	})

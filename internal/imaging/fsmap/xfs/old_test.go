@@ -100,7 +100,7 @@ func TestOldLinux(t *testing.T) {
 		imgs = append(imgs, img)
 		if f, err := os.OpenFile(img, os.O_RDWR, 0); err != nil {
 			t.Fatal(err)
-		} else if err := errors.Join(RenewLog(f, 64*mib, 200_000_000), f.Close()); err != nil { // nothing happens to version 4
+		} else if err := errors.Join(renew(f, 64*mib, 200_000_000), f.Close()); err != nil { // nothing happens to version 4
 			t.Fatal(err)
 		}
 		fill += fmt.Sprintf("fill ubd%c %d\n", 'a'+i, []int{4096, 512, 1024, 4096, 4096}[i])

@@ -250,7 +250,7 @@ func FuzzLog(f *testing.F) {
 			t.Fatalf("%v of %d bytes", used, len(base))
 		}
 		w := &writes{patched: p}
-		if err := RenewLog(w, int64(len(base)), 99); err != nil {
+		if err := renew(w, int64(len(base)), 99); err != nil {
 			t.Fatal(err)
 		}
 		if written := extent.FromUnsorted(w.list); facts.Whole == "" && len(facts.Notes) > 0 && len(extent.Intersect(written, used)) > 0 {

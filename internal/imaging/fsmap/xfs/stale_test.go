@@ -1,6 +1,7 @@
 package xfs
 
 import (
+	"errors"
 	"fmt"
 	"io"
 	"maps"
@@ -9,6 +10,8 @@ import (
 	"strings"
 	"sync/atomic"
 	"testing"
+
+	"mimeo/internal/imaging/extent"
 )
 
 // manyFolders makes n folders with many files each.
@@ -37,12 +40,27 @@ func TestRenewLog(t *testing.T) {
 	}
 }
 
+// renew does what a deploy does that does not look at the log which is there.
+func renew(v Volume, size int64, round uint32) error {
+	l, err := ReadLog(v, size)
+	if err != nil {
+		return err
+	}
+	if l == nil {
+		return Forget(v, size)
+	}
+	return l.Restart(v, round)
+}
+
 func renewLog(t *testing.T, refused *[2]atomic.Int32) {
 	for k, args := range []string{"-l size=4m -b size=1024", "-l size=16m,su=256k -b size=1024 -d agcount=2", "-l size=5m -s size=4096",
 		"-l size=4m -b size=1024"} {
 		dirty := k >= 3
-		for _, renew := range []bool{true, false} {
-			t.Run(fmt.Sprint(args, dirty, renew), func(t *testing.T) {
+		for _, way := range []string{"restart", "continue", "nothing"} {
+			if dirty && way == "continue" {
+				continue
+			}
+			t.Run(fmt.Sprint(args, dirty, way), func(t *testing.T) {
 				t.Parallel()
 				img := mkfs(t, 96*mib, args)
 				var image string
@@ -58,6 +76,15 @@ func renewLog(t *testing.T, refused *[2]atomic.Int32) {
 				facts, used := mapImage(t, image)
 				if facts.Whole != "" || dirty != (len(facts.Notes) > 0) {
 					t.Fatalf("%+v", facts)
+				}
+				if way == "continue" { // an earlier deploy of the same image
+					dst, err := os.OpenFile(img, os.O_RDWR, 0)
+					if err != nil {
+						t.Fatal(err)
+					}
+					if err := errors.Join(renew(dst, 96*mib, 200_000_000), dst.Close()); err != nil {
+						t.Fatal(err)
+					}
 				}
 				mounted(t, img, "rw", func(dir, _ string) {
 					for range 15 {
@@ -75,13 +102,25 @@ func renewLog(t *testing.T, refused *[2]atomic.Int32) {
 					t.Fatal(err)
 				}
 				defer dst.Close()
+				log, err := ReadLog(src, 96*mib)
+				if err != nil || (log == nil) != dirty {
+					t.Fatalf("%v, %v", log, err)
+				}
+				if way == "continue" {
+					used = extent.Subtract(used, extent.List{log.Extent})
+				}
 				for _, e := range used {
 					if _, err := io.Copy(io.NewOffsetWriter(dst, e.Off), io.NewSectionReader(src, e.Off, e.Len)); err != nil {
 						t.Fatal(err)
 					}
 				}
-				if renew {
-					if err := RenewLog(dst, 96*mib, 200_000_000); err != nil {
+				if way != "nothing" {
+					if way == "restart" {
+						err = renew(dst, 96*mib, 200_000_000)
+					} else if ok, cerr := log.Continue(dst, 199_000_000); cerr != nil || !ok {
+						t.Fatalf("the log does not go on: %v", cerr)
+					}
+					if err != nil {
 						t.Fatal(err)
 					}
 					if !dirty {
@@ -98,7 +137,7 @@ func renewLog(t *testing.T, refused *[2]atomic.Int32) {
 				})
 				check(t, img)
 				compare(t, img)
-				if !renew { // this is what it is for
+				if way == "nothing" { // this is what it is for
 					if !mountable(t, crashed) {
 						refused[k/3].Add(1)
 					}

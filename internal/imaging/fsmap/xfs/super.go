@@ -62,6 +62,7 @@ type super struct {
 	metaUUID    []byte // of its metadata
 	hasMetaUUID bool   // that is another one
 	logV2       bool   // records of the log may be longer than 32 KiB
+	logPad      uint32 // bytes at multiples of which records begin; 0 and 1 for any sector
 	logNews     uint32 // features of what is in the log now
 	lazy        bool   // after a crash the free blocks are counted anew
 	finobt      bool   // there is a tree of free inodes
@@ -171,7 +172,7 @@ func (s *super) geometry(b []byte) error {
 	s.agBlocks, s.agCount, s.agLog = be.Uint32(b[84:]), be.Uint32(b[88:]), uint(b[124])
 	s.logStart, s.logBlocks = be.Uint64(b[48:]), be.Uint32(b[96:])
 	s.rootInode, s.inodeSize, s.inodeLog, s.dirLog = be.Uint64(b[56:]), int64(be.Uint16(b[104:])), uint(b[123]), uint(b[192])
-	s.realtimeExt = be.Uint64(b[24:])
+	s.realtimeExt, s.logPad = be.Uint64(b[24:]), be.Uint32(b[196:])
 	perBlock := be.Uint16(b[106:])
 	least := int64(512)
 	if s.version == 5 {
