@@ -211,7 +211,7 @@ func (f *finder) swap() {
 		if err != nil || g.Type() != tree.Regular {
 			continue
 		}
-		if name == hiberfil && sleeps(f.fs, g) {
+		if name == hiberfil && wakes(f.fs, g) {
 			f.note("/hiberfil.sys is kept: a Windows sleeps in it, which was hibernated, or shut down with fast startup")
 			continue
 		}
@@ -239,21 +239,30 @@ func Sleeps(fs tree.FS) bool {
 	return err != nil || g.Type() == tree.Regular && sleeps(fs, g)
 }
 
-// sleeps tells whether a hibernation file may hold a system that is to wake up.
+// sleeps tells whether a hibernation file may hold a system that is to wake up. Whoever is to write to the volume should
+// not do so where it is not known.
 func sleeps(fs tree.FS, g tree.File) bool {
+	head, ok := signature(fs, g)
+	// "wake" is what is left after it woke up, and zeros where it never slept.
+	return !ok && g.Size > 0 || ok && head != "wake" && head != "\x00\x00\x00\x00"
+}
+
+// wakes tells whether a hibernation file is one that Windows wakes up from. By any other signature than these it starts
+// afresh.
+func wakes(fs tree.FS, g tree.File) bool {
+	head, ok := signature(fs, g)
+	return !ok && g.Size > 0 || head == "hibr" || head == "rstr" || head == "link" || head == "horm"
+}
+
+// signature returns the first four bytes of a hibernation file in lower case, and whether they could be read.
+func signature(fs tree.FS, g tree.File) (string, bool) {
 	r, err := fs.Open(g.Inode)
 	if err != nil {
-		return true
+		return "", false
 	}
 	head := make([]byte, 4)
-	if n, _ := r.ReadAt(head, 0); n < len(head) {
-		return g.Size > 0
-	}
-	switch strings.ToLower(string(head)) {
-	case "wake", "\x00\x00\x00\x00":
-		return false
-	}
-	return true
+	n, _ := r.ReadAt(head, 0)
+	return strings.ToLower(string(head)), n == len(head)
 }
 
 // swapFiles returns where a Linux system may have swap files.

@@ -15,11 +15,11 @@ func TestWindows(t *testing.T) {
 	dir := t.TempDir()
 	sh(t, `cd "$1"; truncate -s 40M img; mkntfs -q -F -f img
 		yes page | head -c 5000000 >page; yes x | head -c 1000000 >hiber0; printf 'hibr' >hiber; cat hiber0 >>hiber; printf 'wake' >awake; cat hiber0 >>awake
-		ntfscp -q img page /pagefile.sys; ntfscp -q img page /kept.sys; cp img sleeping; ntfscp -q img awake /hiberfil.sys; ntfscp -q sleeping hiber /hiberfil.sys`, dir)
+		ntfscp -q img page /pagefile.sys; ntfscp -q img page /kept.sys; cp img sleeping; cp img other; ntfscp -q other hiber0 /hiberfil.sys; ntfscp -q img awake /hiberfil.sys; ntfscp -q sleeping hiber /hiberfil.sys`, dir)
 	for img, want := range map[string]struct {
 		files int
 		note  string
-	}{"img": {2, ""}, "sleeping": {1, "hiberfil.sys is kept"}} {
+	}{"img": {2, ""}, "other": {2, ""}, "sleeping": {1, "hiberfil.sys is kept"}} {
 		path := filepath.Join(dir, img)
 		f, err := os.OpenFile(path, os.O_RDWR, 0)
 		if err != nil {
