@@ -132,7 +132,8 @@ func Tree(r io.ReaderAt, size int64, typ string) (tree.FS, error) {
 }
 
 // around are kinds of content that hold volumes of their own.
-var around = map[string]bool{"crypto_LUKS": true, "linux_raid_member": true, "bcache": true, "LVM2_member": true}
+var around = map[string]bool{"crypto_LUKS": true, "BitLocker": true, "linux_raid_member": true, "bcache": true, "LVM2_member": true,
+	"vdo": true, "stratis": true, "DM_verity_hash": true, "DM_integrity": true}
 
 // headLen is as much of a volume as all magic numbers need: the last is that of btrfs, at 64 KiB.
 const headLen = 68 << 10
@@ -167,7 +168,9 @@ func (d Disk) mapVolume(i, depth int) (Usage, error) {
 		}
 	}
 	if around[u.Type] {
-		u.Reason = unread(u.Type)
+		if u.Reason = unread(u.Type); u.Type == "crypto_LUKS" {
+			u.UUID, u.Label = luks(head)
+		}
 		return u.whole(size), nil
 	}
 	for _, f := range readers {
@@ -227,7 +230,11 @@ var parts = map[string]string{
 	"apfs":               "a container of APFS",
 	"bcache":             "a disk of bcache",
 	"bcachefs":           "a disk of bcachefs",
+	"DM_integrity":       "a device of dm-integrity",
+	"DM_verity_hash":     "a hash tree of dm-verity",
 	"ceph_bluestore":     "a disk of a Ceph cluster (BlueStore)",
+	"stratis":            "a disk of a Stratis pool",
+	"vdo":                "a device of VDO",
 	"VMFS":               "a VMware datastore (VMFS)",
 	"VMFS_volume_member": "a disk of a VMware datastore (VMFS)",
 	"zfs_member":         "a disk of a ZFS pool",
@@ -297,7 +304,11 @@ func (d Disk) addPieces(i int, typ string, add func(fact.Piece)) error {
 	return nil
 }
 
+// whole captures all of it, and says what to do about that where something can be done.
 func (u Usage) whole(size int64) Usage {
 	u.Method, u.Used = manifest.MethodWhole, extent.List{{Off: 0, Len: size}}
+	if h := hints[u.Type]; h != "" {
+		u.Notes = append(u.Notes, "hint: "+h)
+	}
 	return u
 }

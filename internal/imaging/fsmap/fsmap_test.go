@@ -7,6 +7,8 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"slices"
+	"strconv"
 	"strings"
 	"testing"
 
@@ -99,6 +101,12 @@ func TestNames(t *testing.T) {
 		{"ceph_bluestore", "a Ceph cluster", put(0, "bluestore block device\n")},
 		{"reiser4", "no reader for reiser4 yet", put(64<<10, "ReIsEr4")},
 		{"hfs", "no reader for hfs yet", put(1024, "BD")},
+		{"vdo", "a device of VDO", put(0, "dmvdo001")},
+		{"stratis", "a Stratis pool", put(516, "!Stra0tis\x86\xff\x02^\x41rh")},
+		{"DM_verity_hash", "dm-verity", put(0, "verity\x00\x00")},
+		{"DM_integrity", "dm-integrity", put(0, "integrt\x00")},
+		{"ocfs2", "no reader for ocfs2 yet", put(4096, "OCFSV2")},
+		{"gfs2", "no reader for gfs2 yet", put(64<<10, "\x01\x16\x19\x70\x00\x00\x00\x01")},
 		{"bcache", "a disk of bcache", put(4096+24, "\xc6\x85\x73\xf6\x4e\x1a\x45\xca\x82\x65\xf5\x7f\x48\xba\x6d\x81")},
 	} {
 		t.Run(c.name, func(t *testing.T) {
@@ -115,11 +123,37 @@ func TestNames(t *testing.T) {
 			if u.Type != c.name || u.Method != manifest.MethodWhole || !strings.Contains(u.Reason, c.reason) || u.Used.Bytes() != size {
 				t.Errorf("%+v", u)
 			}
-			if c.name == "hfs" || c.name == "bcache" {
+			if slices.Contains([]string{"hfs", "bcache", "stratis", "DM_integrity", "DM_verity_hash", "ocfs2", "gfs2"}, c.name) {
 				return // blkid wants more of it
 			}
 			if want := strings.TrimSpace(run(t, "blkid", "-p", "-o", "value", "-s", "TYPE", path)); want != c.name {
 				t.Errorf("%s: blkid says %s", c.name, want)
+			}
+		})
+	}
+}
+
+// TestHints makes sure that who captures what is encrypted is told so, and what to do, whatever lay there before.
+func TestHints(t *testing.T) {
+	fve := func(jump, name string, at int, mark string) string {
+		return `printf '` + jump + name + `' | dd of="$1" conv=notrunc status=none; printf '` + mark + `' | dd of="$1" bs=1 seek=` + strconv.Itoa(at) +
+			` conv=notrunc status=none; printf '\125\252' | dd of="$1" bs=1 seek=510 conv=notrunc status=none`
+	}
+	for _, c := range []struct{ name, kind, uuid, label, make, hint string }{
+		{"LUKS1", "crypto_LUKS", "6f1f2d3e-0000-4000-8000-0123456789ab", "", `printf 'LUKS\272\276\0\1aes' | dd of="$1" conv=notrunc status=none; printf 6f1f2d3e-0000-4000-8000-0123456789ab | dd of="$1" bs=1 seek=168 conv=notrunc status=none`, "cryptsetup open"},
+		{"LUKS2", "crypto_LUKS", "6f1f2d3e-0000-4000-8000-0123456789ab", "secret", `printf 'LUKS\272\276\0\2' | dd of="$1" conv=notrunc status=none; printf secret | dd of="$1" bs=1 seek=24 conv=notrunc status=none; printf 6f1f2d3e-0000-4000-8000-0123456789ab | dd of="$1" bs=1 seek=168 conv=notrunc status=none`, "cryptsetup open"},
+		{"BitLocker of Vista", "BitLocker", "", "", fve(`\353\122\220`, "-FVE-FS-", 0, ""), "manage-bde -off"},
+		{"BitLocker", "BitLocker", "", "", fve(`\353\130\220`, "-FVE-FS-", 0, ""), "manage-bde -off"},
+		{"BitLocker To Go", "BitLocker", "", "", `mkfs.vfat -F 32 "$1" >/dev/null; ` + fve(`\353\130\220`, "MSWIN4.1", 0x1a8, `\073\326\147\111\051\056\330\112\203\231\366\243\071\343\320\001`), "manage-bde -off"},
+	} {
+		t.Run(c.name, func(t *testing.T) {
+			path := makeFS(t, 40*mib, "sh", "-euc", `mke2fs -q -F "$1"; `+c.make, "sh")
+			u, size := mapFile(t, path)
+			if u.Type != c.kind || u.UUID != c.uuid || u.Label != c.label || u.Method != manifest.MethodWhole || !strings.Contains(u.Reason, "encrypted") || u.Used.Bytes() != size {
+				t.Errorf("%+v", u)
+			}
+			if len(u.Notes) != 1 || !strings.HasPrefix(u.Notes[0], "hint: ") || !strings.Contains(u.Notes[0], c.hint) {
+				t.Errorf("notes %q", u.Notes)
 			}
 		})
 	}

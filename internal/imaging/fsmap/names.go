@@ -16,6 +16,10 @@ var magics = []magic{
 	{"linux_raid_member", 0, "\xfc\x4e\x2b\xa9\x01\x00\x00\x00"},    // 1.1
 	{"linux_raid_member", 4096, "\xfc\x4e\x2b\xa9\x01\x00\x00\x00"}, // 1.2
 	{"ceph_bluestore", 0, "bluestore block device\n"},
+	{"vdo", 0, "dmvdo001"},
+	{"stratis", 512 + 4, "!Stra0tis\x86\xff\x02^\x41rh"},
+	{"DM_verity_hash", 0, "verity\x00\x00"},
+	{"DM_integrity", 0, "integrt\x00"},
 	{"bcache", 4096 + 24, "\xc6\x85\x73\xf6\x4e\x1a\x45\xca\x82\x65\xf5\x7f\x48\xba\x6d\x81"},
 	{"xfs", 0, "XFSB"},
 	{"btrfs", 0x10040, "_BHRfS_M"},
@@ -49,6 +53,9 @@ var magics = []magic{
 	{"iso9660", 0x8001, "CD001"},
 	{"udf", 0x8001, "BEA01"},
 	{"bcachefs", 4096 + 24, "\xc6\x85\x73\xf6\x66\xce\x90\xa9\xd9\x6a\x60\xcf\x80\x3d\xf7\xef"},
+	{"gfs2", 0x10000, "\x01\x16\x19\x70\x00\x00\x00\x01"},
+	{"ocfs2", 4096, "OCFSV2"},
+	{"ocfs2", 8192, "OCFSV2"},
 	{"minix", 1024 + 24, "\x5a\x4d"},
 	{"minix", 1024 + 16, "\x7f\x13"},
 	{"minix", 1024 + 16, "\x8f\x13"},

@@ -3,6 +3,7 @@ package vfat
 import (
 	"bytes"
 	"fmt"
+	"slices"
 
 	"mimeo/internal/imaging/extent"
 )
@@ -38,8 +39,12 @@ type boot struct {
 // Others begin as FAT does, and have their name where the name of the system that formatted it stands.
 var others = []string{"NTFS    ", "EXFAT   ", "-FVE-FS-", "ReFS\x00\x00\x00\x00"}
 
-// toGo marks, at 0x1a8, a volume of BitLocker To Go: a small FAT32 for older systems around one that is encrypted.
-var toGo = []byte("\x3b\xd6\x67\x49\x29\x2e\xd8\x4a\x83\x99\xf6\xa3\x39\xe3\xd0\x01")
+// toGo mark, at 0x1a8, a volume of BitLocker To Go: a small FAT32 for older systems around one that is encrypted. The second
+// stands where only what was in use was encrypted.
+var toGo = []string{
+	"\x3b\xd6\x67\x49\x29\x2e\xd8\x4a\x83\x99\xf6\xa3\x39\xe3\xd0\x01",
+	"\x3b\x4d\xa8\x92\x80\xdd\x0e\x4d\x9e\x4e\xb1\xe3\x28\x4e\xae\xd8",
+}
 
 // Is tells whether a volume that starts with head may be FAT. A master boot record and the boot sectors of NTFS, exFAT,
 // HPFS and BitLocker are not.
@@ -84,9 +89,9 @@ func (v *volume) readBoot() error {
 	if !Is(b) {
 		return damaged("there is no boot sector")
 	}
-	if bytes.Equal(b[0x1a8:0x1b8], toGo) {
+	if slices.Contains(toGo, string(b[0x1a8:0x1b8])) {
 		v.facts.Type = "BitLocker"
-		return damaged("it is encrypted with BitLocker To Go")
+		return damaged("it is encrypted (BitLocker To Go): which of it is in use cannot be told without the key")
 	}
 	t := &v.boot
 	t.raw = b

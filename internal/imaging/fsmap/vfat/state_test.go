@@ -158,7 +158,8 @@ var states = []struct {
 	{"no root", "12 16", func(e *editor) { copy(e.b[0x11:], "\x00\x00") }, "room for 0 entries", ""},
 	{"two lengths", "12 16", func(e *editor) { e.b[0x20] = 7 }, "sectors, and 7", ""},
 	{"all is table", "12 16", func(e *editor) { copy(e.b[0x16:], "\x00\xff") }, "the clusters begin in sector", ""},
-	{"BitLocker To Go", "32", func(e *editor) { copy(e.b[0x1a8:], toGo) }, "BitLocker To Go", ""},
+	{"BitLocker To Go", "32", func(e *editor) { copy(e.b[0x1a8:], toGo[0]) }, "BitLocker To Go", ""},
+	{"BitLocker To Go, of what was in use", "32", func(e *editor) { copy(e.b[0x1a8:], toGo[1]) }, "BitLocker To Go", ""},
 }
 
 // place is where the first cluster of a folder lies.
