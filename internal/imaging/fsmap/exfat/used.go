@@ -81,9 +81,14 @@ func (v *volume) used() (extent.List, error) {
 		g.Add(extent.Extent{Off: v.heapAt + n*v.clusterSize, Len: (to - n) * v.clusterSize})
 		n = all.Next(to, end, true)
 	}
-	// The sectors behind the last whole cluster.
-	if rest := v.heapAt + end*v.clusterSize; rest < v.facts.Len {
-		g.Add(extent.Extent{Off: rest, Len: v.facts.Len - rest})
+	// The sectors behind the last whole cluster, so far as something lies there.
+	rest := v.heapAt + end*v.clusterSize
+	behind, err := fact.Written(v.r, extent.Extent{Off: rest, Len: v.facts.Len - rest})
+	if err != nil {
+		return nil, fmt.Errorf("read behind the last cluster: %w", err)
+	}
+	for _, e := range behind {
+		g.Add(e)
 	}
 	return g.List(), nil
 }

@@ -5,6 +5,7 @@ import (
 	"fmt"
 
 	"mimeo/internal/imaging/extent"
+	"mimeo/internal/imaging/fsmap/fact"
 )
 
 const (
@@ -98,13 +99,15 @@ func (v *volume) readBoot() error {
 	return nil
 }
 
-// outside returns what the bitmap does not speak of: the sectors behind the last whole cluster, and the backup of the boot
+// outside returns what the bitmap does not speak of: what lies in the sectors behind the last whole cluster, and the backup of the boot
 // sector. It should lie right behind the filesystem; programs that changed the size leave it in the last sector of the
 // partition, and Windows NT 3.51 put it in the middle.
 func (v *volume) outside() (extent.List, error) {
-	var list extent.List
 	end := int64(v.clusters) * v.clusterSize
-	list.Add(extent.Extent{Off: end, Len: v.facts.Len - end})
+	list, err := fact.Written(v.r, extent.Extent{Off: end, Len: v.facts.Len - end})
+	if err != nil {
+		return nil, fmt.Errorf("read behind the last cluster: %w", err)
+	}
 	b := make([]byte, bootLen)
 	found := false
 	for _, off := range []int64{v.sectors * v.sector, v.size - v.size%v.sector - v.sector, v.sectors / 2 * v.sector} {
