@@ -84,7 +84,7 @@ func system(t *testing.T) string {
 		}
 	}
 	sh(t, `cd "$1"; mkdir -p etc usr/lib; echo 'ID=debian' >usr/lib/os-release; ln -s ../usr/lib/os-release etc/os-release
-		truncate -s 3M sparse; printf end >>sparse`, dir)
+		truncate -s 3M sparse; printf end >>sparse; mkdir dev; mknod dev/null c 1 3; mknod dev/zero c 1 3`, dir)
 	return dir
 }
 
@@ -155,7 +155,7 @@ func TestDiff(t *testing.T) {
 		chmod 600 usr/d2/f2
 		ln -sfn nowhere etc/os-release
 		printf more >>usr/d3/f3
-		rm usr/d0/f4; mkdir usr/d0/f4
+		rm usr/d0/f4 dev/zero; mkdir usr/d0/f4; mknod dev/zero c 1 5
 		touch usr/d1/f5`, dir)
 	after := volume(t, image(t, st, dir, 1024)) // another filesystem, with the files elsewhere
 	var got []string
@@ -168,7 +168,7 @@ func TestDiff(t *testing.T) {
 		t.Fatal(err)
 	}
 	want := []string{
-		"added /etc/new", "modified /etc/os-release", "added /opt", "added /opt/deep", "added /opt/deep/x", "removed /usr/d0/f0",
+		"modified /dev/zero", "added /etc/new", "modified /etc/os-release", "added /opt", "added /opt/deep", "added /opt/deep/x", "removed /usr/d0/f0",
 		"removed /usr/d0/f4", "added /usr/d0/f4", "modified /usr/d1/f1", "changed /usr/d2/f2", "modified /usr/d3/f3",
 	}
 	if !slices.Equal(got, want) {

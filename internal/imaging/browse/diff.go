@@ -15,7 +15,7 @@ import (
 const (
 	Added    = "added"
 	Removed  = "removed"
-	Modified = "modified" // the content, or where a link leads
+	Modified = "modified" // the content, where a link leads, or which device it is
 	Changed  = "changed"  // mode, owner or type, with the same content
 )
 
@@ -88,6 +88,10 @@ func (d *diff) both(name string, fa, fb tree.File) error {
 		}
 	case tree.Link:
 		if fa.Target != fb.Target {
+			c.Kind = Modified
+		}
+	case tree.Char, tree.Block:
+		if fa.Device != fb.Device {
 			c.Kind = Modified
 		}
 	}

@@ -3,6 +3,7 @@ package exfat
 import (
 	"fmt"
 	"io"
+	"math"
 	"strings"
 	"time"
 	"unicode/utf16"
@@ -12,8 +13,8 @@ import (
 )
 
 const (
-	rootInode = 1       // where no entry can lie
-	plain     = 1 << 62 // of the number of a file: the folder that it is in has no chain
+	rootInode = 1       // where no entry lies: of the boot sector
+	plain     = 1       // of the number of a file: the folder that it is in has no chain
 	fileRuns  = 4 << 20 // pieces of a file, at most
 	attrRO    = 0x01
 
@@ -22,7 +23,7 @@ const (
 )
 
 // Tree reads the files of a volume. exFAT does not number files: the number of one is where its entry lies, in units of
-// 32 bytes from the start of the volume, and whether what follows the entry lies beside it. Times of which the zone is
+// 16 bytes from the start of the volume, and, as the lowest bit, whether what follows the entry lies beside it. Times of which the zone is
 // not kept are taken as UTC. Its methods may be called from several goroutines.
 type Tree struct{ v *volume }
 
@@ -43,9 +44,9 @@ func (t *Tree) Root() uint64 { return rootInode }
 // set returns the entries of a file.
 func (t *Tree) set(inode uint64) ([]byte, error) {
 	v := t.v
-	at := int64(inode&^plain) * entryLen
+	at := int64(min(inode>>1, math.MaxInt64/entryLen)) * entryLen
 	end := v.place(v.clusters + firstCluster)
-	if inode&^plain > uint64(end)/entryLen || at < v.heapAt || at >= end {
+	if at < v.heapAt || at >= end {
 		return nil, damaged("there is no file %d", inode)
 	}
 	set := make([]byte, entryLen)
@@ -194,7 +195,7 @@ func (t *Tree) Dir(inode uint64, fn func(tree.Entry) error) error {
 		if err := checkFile(set); err != nil {
 			return err
 		}
-		e := tree.Entry{Name: name(set), Inode: uint64(at / entryLen)}
+		e := tree.Entry{Name: name(set), Inode: uint64(at/entryLen) << 1}
 		if e.Name == "" || e.Name == "." || e.Name == ".." || strings.ContainsAny(e.Name, "/\x00") {
 			return damaged("an entry has no name")
 		}

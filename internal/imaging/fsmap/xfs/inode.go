@@ -19,6 +19,7 @@ const (
 
 // How a fork keeps its content.
 const (
+	formatDevice  = 0
 	formatLocal   = 1
 	formatExtents = 2
 	formatTree    = 3
@@ -101,6 +102,20 @@ func (i *inode) links() uint32 {
 	return be.Uint32(i.raw[16:])
 }
 
+// blocks returns how many blocks a file takes, with those of its maps and attributes.
+func (i *inode) blocks() uint64 { return be.Uint64(i.raw[64:]) }
+
+// device returns the number of a device file, as Linux has it: on the disk the major one is in the upper 14 bits.
+func (i *inode) device() uint32 {
+	f := i.content()
+	if f.format != formatDevice || len(f.b) < 4 {
+		return 0
+	}
+	n := be.Uint32(f.b)
+	major, minor := n>>18&0x1ff, n&(1<<18-1)
+	return minor&0xff | major<<8 | (minor&^0xff)<<12
+}
+
 // content returns the fork with a file's content.
 func (i *inode) content() fork {
 	f := fork{b: i.raw[i.head():i.attrAt()], format: i.raw[5], count: uint64(be.Uint32(i.raw[76:]))}
@@ -162,7 +177,7 @@ type mapping struct {
 func (m *mapping) walk(f fork) error {
 	var err error
 	switch f.format {
-	case 0, formatLocal: // 0: devices
+	case formatDevice, formatLocal:
 		return nil
 	case formatExtents:
 		if f.count > uint64(len(f.b)/16) {

@@ -78,8 +78,13 @@ func (t *Tree) File(nr uint64) (tree.File, error) {
 		return f, damaged("inode %d has %d bytes", nr, i.size())
 	}
 	f.Size = int64(i.size())
-	if f.Type() == tree.Link {
+	switch f.Type() {
+	case tree.Regular:
+		f.Holes = f.Size - int64(min(i.blocks(), 1<<62/uint64(t.fs.blockSize)))*t.fs.blockSize
+	case tree.Link:
 		f.Target, err = t.target(i)
+	case tree.Char, tree.Block:
+		f.Device = i.device()
 	}
 	return f, err
 }

@@ -46,12 +46,17 @@ func listed(t testing.TB, img string) map[string]string {
 			return err
 		}
 		line := fmt.Sprintf("%o %d:%d links=%d time=%d", f.Mode, f.UID, f.GID, f.Links, f.Modified.UnixNano())
+		if f.Type() == tree.Regular {
+			line += fmt.Sprintf(" blocks=%d", (f.Size-f.Holes+511)/512)
+		}
 		if f.Type() != tree.Dir {
 			line += fmt.Sprintf(" size=%d", f.Size)
 		}
 		switch f.Type() {
 		case tree.Link:
 			line += " -> " + f.Target
+		case tree.Char, tree.Block:
+			line += fmt.Sprintf(" %#x", f.Device)
 		case tree.Regular:
 			r, err := tr.Open(f.Inode)
 			if err != nil {
@@ -86,6 +91,9 @@ func listedByKernel(t testing.TB, img string) map[string]string {
 				return err
 			}
 			line := fmt.Sprintf("%o %d:%d links=%d time=%d", st.Mode, st.Uid, st.Gid, st.Nlink, st.Mtim.Nano())
+			if st.Mode&tree.TypeMask == tree.Regular {
+				line += fmt.Sprintf(" blocks=%d", st.Blocks)
+			}
 			if st.Mode&tree.TypeMask != tree.Dir {
 				line += fmt.Sprintf(" size=%d", st.Size)
 			}
@@ -96,6 +104,8 @@ func listedByKernel(t testing.TB, img string) map[string]string {
 					return err
 				}
 				line += " -> " + to
+			case tree.Char, tree.Block:
+				line += fmt.Sprintf(" %#x", st.Rdev)
 			case tree.Regular:
 				b, err := os.ReadFile(p)
 				if err != nil {
@@ -123,7 +133,8 @@ func fillTree(at string) error {
 		os.Link(path("a/small"), path("a/b/hard")), os.Chown(path("a/small"), 70_000, 80_000),
 		os.Symlink("../a/small", path("a/b/soft")), os.Symlink("/"+strings.Repeat("long/", 100), path("a/b/softlong")),
 		os.Symlink("/"+strings.Repeat("long/", 203), path("a/b/longest")),
-		syscall.Mknod(path("a/null"), syscall.S_IFCHR|0o666, 0x103), syscall.Mknod(path("a/pipe"), syscall.S_IFIFO|0o600, 0),
+		syscall.Mknod(path("a/null"), syscall.S_IFCHR|0o666, 0x103), syscall.Mknod(path("a/large"), syscall.S_IFBLK|0o600, 0x11112c70),
+		syscall.Mknod(path("a/pipe"), syscall.S_IFIFO|0o600, 0),
 		os.WriteFile(path("a/na\xefve \n name"), []byte("x"), 0o644),
 		unix.Setxattr(path("a/small"), "user.small", []byte("value"), 0), unix.Setxattr(path("a/empty"), "user.large", make([]byte, 20_000), 0),
 		unix.Setxattr(path("many"), "user.folder", make([]byte, 300), 0),
