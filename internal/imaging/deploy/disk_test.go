@@ -274,6 +274,17 @@ func TestGrowOthers(t *testing.T) {
 			}
 		})
 	}
+	// FAT grows in an image, as far as its kind of it can.
+	st, from, to := mem.New(), imageFile(t, 42, "label: gpt\nsize=1MiB\nsize=40MiB,type=uefi\n"), imageFile(t, 200, "")
+	command(t, "", "sh", "-euc", `mkfs.vfat -F 16 -s 2 -n EFI "$1.fs" -C 40960; mmd -i "$1.fs" ::/EFI ::/EFI/BOOT; mcopy -i "$1.fs" /etc/passwd ::/EFI/BOOT/FILE
+		dd if="$1.fs" of="$1" bs=1M seek=2 conv=notrunc,sparse status=none`, "sh", from)
+	m, _ := captured(t, from, st, capture.Options{})
+	res := deployed(t, to, st, m, Options{Grow: GrowLast})
+	g, err := GrowVolume(t.Context(), to, 200<<20, m, res.Table, GrowLast)
+	if err != nil || len(g.Grown) != 1 || g.Grown[0].To < 63<<20 || g.Grown[0].To > 65<<20 || len(g.Notes) != 1 || !strings.Contains(g.Notes[0], "FAT16 has no numbers") {
+		t.Errorf("%+v, %v", g, err)
+	}
+	command(t, "", "sh", "-euc", `dd if="$1" of="$1.fs" bs=1M skip=2 count=197 status=none; fsck.vfat -n "$1.fs"; mcopy -i "$1.fs" ::/EFI/BOOT/FILE - | cmp - /etc/passwd`, "sh", to)
 	// A Windows that sleeps is left alone.
 	dir := t.TempDir()
 	img := filepath.Join(dir, "img")

@@ -12,6 +12,8 @@ import (
 	"golang.org/x/sys/unix"
 
 	"mimeo/internal/imaging/fsmap"
+	"mimeo/internal/imaging/fsmap/fact"
+	"mimeo/internal/imaging/fsmap/vfat"
 	"mimeo/internal/imaging/leaveout"
 	"mimeo/internal/imaging/tool"
 )
@@ -23,15 +25,26 @@ var ErrCannotGrow = errors.New("no way known to grow it")
 // ErrSleeps says that a system sleeps on the filesystem, which must find it as it left it.
 var ErrSleeps = errors.New("a hibernated Windows sleeps on it")
 
+// KeptError says why a filesystem of a kind that can grow does not take all of its device. It works as it is.
+type KeptError struct {
+	Size int64 // bytes that it has grown to; 0 where it keeps its size
+	Why  string
+}
+
+func (e *KeptError) Error() string { return e.Why }
+
 // Grow makes the filesystem on a block device as large as the device, with the filesystem's own tools: e2fsck and
 // resize2fs for ext2, ext3 and ext4, ntfsresize for NTFS, and for XFS and btrfs, which grow while they are mounted, the
-// kernel, xfs_growfs and btrfs. A swap area stays as it is. The filesystem must not be mounted.
+// kernel, xfs_growfs and btrfs; FAT, for which there is no sound tool, by ourselves. A swap area stays as it is. The
+// filesystem must not be mounted.
 func Grow(ctx context.Context, device, fsType string) error {
 	switch fsType {
 	case "ext2", "ext3", "ext4":
 		return growExt(ctx, device)
 	case "ntfs":
 		return growNTFS(ctx, device)
+	case "vfat":
+		return growOwn(device, vfat.Grow)
 	case "xfs":
 		// The disk that it was captured from may be here as well, with the same UUID.
 		return growMounted(ctx, device, fsType, "nouuid", "xfs_growfs", "-d")
@@ -73,6 +86,27 @@ func growNTFS(ctx context.Context, device string) error {
 	}
 	if _, err := tool.Run(ctx, 0, "ntfsresize", "--no-progress-bar", "--force", "--force", device); err != nil {
 		return fmt.Errorf("grow the filesystem on %s: %w", device, err)
+	}
+	return nil
+}
+
+// growOwn grows a filesystem with a function of ours.
+func growOwn(device string, grow func(f fact.Disk, size int64) (n int64, why string, err error)) (err error) {
+	f, err := os.OpenFile(device, os.O_RDWR, 0)
+	if err != nil {
+		return err
+	}
+	defer func() { err = errors.Join(err, f.Close()) }()
+	size, err := f.Seek(0, io.SeekEnd)
+	if err != nil {
+		return err
+	}
+	n, why, err := grow(f, size)
+	if err != nil {
+		return fmt.Errorf("grow the filesystem on %s, which is not one any more until the disk is deployed again: %w", device, err)
+	}
+	if why != "" {
+		return &KeptError{n, why}
 	}
 	return nil
 }

@@ -41,7 +41,7 @@ const (
 )
 
 // growable are the filesystems that Grow knows.
-var growable = []string{"ext2", "ext3", "ext4", "xfs", "btrfs", "ntfs"}
+var growable = []string{"ext2", "ext3", "ext4", "xfs", "btrfs", "ntfs", "vfat"}
 
 // GrowVolume makes what lies in the volume that grew with the table as large as there is room: its filesystem or, in a
 // physical volume of LVM, that and one logical volume with its filesystem. Of an unnamed one it is the only one of its
@@ -74,7 +74,14 @@ func GrowVolume(ctx context.Context, path string, size int64, m *manifest.Manife
 
 // filesystem notes how the growth of a filesystem ended.
 func (g *Growth) filesystem(what string, from, to int64, err error) error {
+	var kept *KeptError
 	switch {
+	case errors.As(err, &kept) && kept.Size > 0:
+		g.note("%s: the filesystem grew to %d bytes: %s", what, kept.Size, kept.Why)
+		to = kept.Size
+	case errors.As(err, &kept):
+		g.note("%s: the filesystem keeps its size: %s", what, kept.Why)
+		return nil
 	case errors.Is(err, ErrCannotGrow):
 		g.note("%s: the filesystem keeps its size: %v", what, ErrCannotGrow)
 		return nil
