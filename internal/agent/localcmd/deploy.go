@@ -10,6 +10,7 @@ import (
 	"time"
 
 	"github.com/spf13/cobra"
+	"golang.org/x/sys/unix"
 
 	"mimeo/internal/cluster/api"
 	"mimeo/internal/imaging/deploy"
@@ -295,7 +296,9 @@ func deployError(path string, res *deploy.Result, err error) error {
 	case errors.As(err, &grow):
 		e.Code, e.Hint = "refused", "name another volume with --grow, or say --grow none"
 	case errors.As(err, &missing), errors.As(err, &damaged):
-		e.Hint = "the store is damaged: capture the image again, which mends it, or deploy another revision"
+		e.Hint = "\"mimeo-agent store repair --dry-run\" says what the store has lost; once it is repaired, a new capture of the same disk mends it, or deploy another revision"
+	case errors.Is(err, unix.ENOSPC):
+		e.Hint = "make room where it lies, and run the same command again with --force; what is written already is not written again"
 	}
 	if !res.Touched {
 		e.Message += "; nothing was written to the disk"

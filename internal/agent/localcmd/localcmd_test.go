@@ -365,13 +365,19 @@ func TestDamagedStore(t *testing.T) {
 	}
 	f.Close()
 	target := filepath.Join(work, "copy.img")
-	fails(t, 1, []string{"deploy", "golden", target, "--store", "dir:" + place}, "damaged", "no partition table", "hint: ")
+	fails(t, 1, []string{"deploy", "golden", target, "--store", "dir:" + place}, "damaged", "no partition table", "store repair")
 	if out := tool(t, "", "sfdisk", "-d", disk); !strings.Contains(out, "label: gpt") {
 		t.Fatal(out)
 	}
 	if out, err := exec.Command("sfdisk", "-d", target).CombinedOutput(); err == nil && strings.Contains(string(out), "label: gpt") {
 		t.Errorf("the half-written disk has a table: %s", out)
 	}
+	// What the hint says helps.
+	if r := run(t, "store", "repair", "--yes", "--store", "dir:"+place); r.code != 1 || !strings.Contains(r.out, "1 chunks lost") {
+		t.Errorf("store repair: exit %d\n%s%s", r.code, r.out, r.err)
+	}
+	ok(t, new(captured), "capture", disk, "--store", "dir:"+place, "--image", "golden")
+	ok(t, new(deployed), "deploy", "golden@1", target, "--store", "dir:"+place, "--force")
 }
 
 // TestInterrupt ends a deploy with a signal.

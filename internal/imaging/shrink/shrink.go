@@ -182,7 +182,11 @@ func Run(ctx context.Context, src layout.Source, opts Options) (*Disk, error) {
 		}
 	}
 	if len(s.notes) == 0 {
-		return nil, &Error{Why: "it has no ext or NTFS filesystem whose shrinking would save as much as a twentieth of it"}
+		why := "it has no ext or NTFS filesystem whose shrinking would save as much as a twentieth of it"
+		if slices.ContainsFunc(l.Volumes, func(v layout.Volume) bool { return v.Type == "LVM2_member" }) {
+			why += "; what lies in LVM keeps its size"
+		}
+		return nil, &Error{Why: why}
 	}
 	before := s.needs(l.Table.Table)
 	if err := s.pack(); err != nil {
