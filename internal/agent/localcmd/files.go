@@ -71,15 +71,16 @@ func CatCmd() *cobra.Command {
 				if err != nil {
 					return fileError(err)
 				}
+				name := "/" + strings.Trim(args[1], "/")
 				if f.Type() != tree.Regular {
-					return badUsage("%s is no regular file", args[1])
+					return badUsage("%s is no regular file", name)
 				}
 				r, err := v.Open(f.Inode)
 				if err != nil {
-					return fmt.Errorf("open %s: %w", args[1], err)
+					return fmt.Errorf("open %s: %w", name, err)
 				}
 				if _, err := io.CopyBuffer(cmd.OutOrStdout(), io.NewSectionReader(r, 0, f.Size), make([]byte, 1<<20)); err != nil {
-					return fmt.Errorf("read %s: %w", args[1], err)
+					return fmt.Errorf("read %s: %w", name, err)
 				}
 				return nil
 			})

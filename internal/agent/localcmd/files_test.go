@@ -81,7 +81,7 @@ func TestFiles(t *testing.T) {
 		t.Errorf("files for people: %d %s%s", r.code, r.out, r.err)
 	}
 	fails(t, 3, []string{"cat", "x", "/no/such", "--store", store}, "/no/such: no such file")
-	fails(t, 2, []string{"cat", "x", "/", "--store", store}, "no regular file")
+	fails(t, 2, []string{"cat", "x", "//lost+found/", "--store", store}, "error: /lost+found is no regular file")
 	fails(t, 3, []string{"files", "x", "/", "--partition", "9", "--store", store}, "partition 9", "--partition")
 	fails(t, 3, []string{"files", "y", "--store", store}, "y")
 
