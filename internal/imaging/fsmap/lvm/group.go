@@ -42,7 +42,7 @@ type group struct {
 	name   string
 	extent int64              // bytes of a physical extent
 	here   map[string]*member // by their names in the text
-	cows   []string           // logical volumes that hold what snapshots keep
+	needed map[string]string  // logical volumes that others name, and one of these
 	lvs    *section
 }
 
@@ -77,13 +77,7 @@ func (p *pv) group(disk io.ReaderAt, text []byte, volumes []*pv) (fact.Container
 	if own == nil {
 		return c, damaged("volume group %s does not know this disk", name)
 	}
-	for _, lv := range g.lvs.order {
-		for _, seg := range g.lvs.sub(lv).sections {
-			if cow := seg.text("cow_store"); cow != "" {
-				g.cows = append(g.cows, cow)
-			}
-		}
-	}
+	g.needed = g.relations()
 	for _, lv := range g.lvs.order {
 		part, err := g.volume(lv)
 		if err != nil {
@@ -121,6 +115,27 @@ func (p *pv) group(disk io.ReaderAt, text []byte, volumes []*pv) (fact.Container
 		}
 	}
 	return c, nil
+}
+
+// relations finds the logical volumes that others name: origins of snapshots and of thin volumes, what snapshots keep, pools. A
+// snapshot reads from its origin what that has deleted since; and what is written into an origin, the others see.
+func (g *group) relations() map[string]string {
+	out := map[string]string{}
+	for _, lv := range g.lvs.order {
+		for _, seg := range g.lvs.sub(lv).sections {
+			for key, words := range seg.values {
+				if key == "type" || key == "stripes" {
+					continue
+				}
+				for _, w := range words {
+					if w != lv && g.lvs.sections[w] != nil && (out[w] == "" || lv < out[w]) {
+						out[w] = lv
+					}
+				}
+			}
+		}
+	}
+	return out
 }
 
 // take takes a physical volume into the group, where the text knows it.
@@ -174,8 +189,8 @@ func (g *group) volume(name string) (fact.Part, error) {
 		part.Whole = "it is a part of another"
 	case slices.Contains(status, "LOCKED"):
 		part.Whole = "it is being moved"
-	case slices.Contains(g.cows, name):
-		part.Whole = "it is a snapshot"
+	case g.needed[name] != "":
+		part.Whole = fmt.Sprintf("another volume needs it, too (%s)", g.needed[name])
 	}
 	for i := range n {
 		seg := lv.sub("segment" + strconv.FormatInt(i+1, 10))
