@@ -10,6 +10,7 @@ import (
 	"strings"
 	"unicode/utf16"
 
+	"mimeo/internal/imaging/extent"
 	"mimeo/internal/imaging/manifest"
 )
 
@@ -18,6 +19,8 @@ const (
 	maxEntries = manifest.EntriesMax
 	// gptHeaderLen is the part of a header that has a meaning (UEFI 2.10, table 5.5).
 	gptHeaderLen = 92
+	// hybridGap is where before the first partition a hybrid MBR may have partitions of its own: it is captured in any case.
+	hybridGap = 1 << 20
 )
 
 // guid is a GUID as it lies on disk: its first three fields are little-endian.
@@ -190,7 +193,27 @@ func (s *scan) readGPT(m mbr) error {
 		t.note("of the GPT that was read something makes no sense: %s", why)
 	}
 	s.gptPartitions(g)
+	s.hybrid(m)
 	return nil
+}
+
+// hybrid looks for partitions of a hybrid MBR that the GPT does not have: they would be lost.
+func (s *scan) hybrid(m mbr) {
+	var all []extent.Extent
+	first := s.size
+	for _, p := range s.t.Partitions {
+		all = append(all, extent.Extent{Off: p.Off, Len: p.Len})
+		first = min(first, p.Off)
+	}
+	known := extent.FromUnsorted(append(all, extent.Extent{Len: min(first, hybridGap)}))
+	for i, e := range m.entries {
+		if e.kind == typeGPT || e.kind == 0 || e.count == 0 {
+			continue
+		}
+		if x := (extent.Extent{Off: int64(e.start) * s.sector, Len: int64(e.count) * s.sector}); !known.ContainsAll(x) {
+			s.t.distrust("partition %d of the hybrid MBR (sectors %d to %d) is none of the GPT's", i+1, e.start, uint64(e.start)+uint64(e.count)-1)
+		}
+	}
 }
 
 // copyAt reads one copy of the GPT; nil where it is not good.

@@ -63,21 +63,37 @@ func (m mbr) others() (n int) {
 	return n
 }
 
-// plausible tells a table from the boot code of a filesystem on a bare disk, which has the same signature.
-func (m mbr) plausible() (used int, ok bool) {
-	for _, e := range m.entries {
-		if e.flag&^0x80 != 0 {
-			return 0, false
+// plausible tells a table from the boot code of a filesystem on a bare disk, which has the same signature. Where it seems to be one
+// that cannot be believed, why says so.
+func (m mbr) plausible() (used int, ok bool, why string) {
+	end := uint64(0) // of what begins with the table itself
+	for i, e := range m.entries {
+		switch {
+		case e.flag&^0x80 != 0:
+			return 0, false, ""
+		case e.count == 0:
+		case e.start == 0:
+			// The image of a CD that can be started from a disk. What else is there may lie in it.
+			end = max(end, uint64(e.count))
+			why = fmt.Sprintf("partition %d begins with the table itself", i+1)
+		case e.kind != 0:
+			used++
 		}
-		if e.kind == 0 || e.count == 0 {
-			continue
-		}
-		if e.start == 0 {
-			return 0, false
-		}
-		used++
 	}
-	return used, m.signed
+	if end > 0 {
+		for _, e := range m.entries {
+			if e.count > 0 && uint64(e.start)+uint64(e.count) > end {
+				return used, false, why
+			}
+		}
+		return used, false, ""
+	}
+	for i, e := range m.entries {
+		if e.kind == 0 && e.count > 0 && used > 0 {
+			return used, false, fmt.Sprintf("partition %d (%d sectors from %d on) has no type", i+1, e.count, e.start)
+		}
+	}
+	return used, m.signed, ""
 }
 
 // bootSector tells whether a sector is the first of a FAT, exFAT or NTFS filesystem, and of which.
@@ -99,7 +115,10 @@ func (s *scan) readMBR(m mbr, first []byte) error {
 	if !m.signed {
 		return nil
 	}
-	used, ok := m.plausible()
+	used, ok, why := m.plausible()
+	if used > 0 && why != "" {
+		s.t.distrust("%s", why)
+	}
 	if used == 0 || !ok {
 		return nil
 	}

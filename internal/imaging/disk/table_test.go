@@ -316,6 +316,26 @@ func TestDamagedGPT(t *testing.T) {
 	}
 }
 
+// TestHybridMBR makes sure that a partition that only a hybrid MBR has is not lost.
+func TestHybridMBR(t *testing.T) {
+	t.Parallel()
+	path := image(t, 64*mib)
+	run(t, gptScript, "sfdisk", "-q", path)
+	run(t, "", "sgdisk", "-h", "2:3", path)
+	if tab, _ := read(t, path, Options{}); tab.Whole != "" || len(tab.Partitions) != 4 {
+		t.Fatalf("whole %q, partitions %+v", tab.Whole, tab.Partitions)
+	}
+	run(t, "", "sgdisk", "-d", "4", path)
+	edit(t, path, func(b []byte) {
+		copy(b[446+3*16:], []byte{0, 0, 0, 0, 0x83, 0, 0, 0})
+		le.PutUint32(b[446+3*16+8:], 48<<11)
+		le.PutUint32(b[446+3*16+12:], 8<<11)
+	})
+	if tab, _ := read(t, path, Options{}); !strings.Contains(tab.Whole, "is none of the GPT's") {
+		t.Errorf("whole %q, notes %q", tab.Whole, tab.Notes)
+	}
+}
+
 func withoutAttrs(t manifest.Table) manifest.Table {
 	t.Partitions = slices.Clone(t.Partitions)
 	for i := range t.Partitions {
@@ -383,6 +403,10 @@ func TestDamagedMBR(t *testing.T) {
 		{"no table of logical ones", func(b []byte) { b[ebrs[0]+510] = 0 }, false, "holds no table"},
 		{"no signature", func(b []byte) { b[510] = 0 }, false, ""},
 		{"bad flag", func(b []byte) { b[446] = 0x7f }, false, ""},
+		{"a first partition without a type", func(b []byte) { b[446+4] = 0 }, true, "has no type"},
+		{"a first partition from sector 0 on", func(b []byte) { le.PutUint32(b[446+8:], 0) }, true, "begins with the table itself"},
+		{"the same without a type", func(b []byte) { b[446+4] = 0; le.PutUint32(b[446+8:], 0) }, true, "begins with the table itself"},
+		{"all lies in one from sector 0 on", func(b []byte) { le.PutUint32(b[446+8:], 0); le.PutUint32(b[446+12:], 64*mib/512) }, false, ""},
 		{"boot sector of fat", func(b []byte) { copy(b[54:], "FAT16   ") }, true, "FAT filesystem and a partition table"},
 	} {
 		t.Run(c.name, func(t *testing.T) {
