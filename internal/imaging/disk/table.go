@@ -50,6 +50,38 @@ func ReadTable(r io.ReaderAt, size int64, sector int) (*Table, error) {
 	return t, nil
 }
 
+const (
+	// bootLen is what is taken at the start of a disk whose table has no partitions.
+	bootLen = 1 << 20
+	// maxGap bounds what is taken before the first partition. Boot loaders take less than 1 MiB there.
+	maxGap = 64 << 20
+)
+
+// Volumes returns the partitions that hold something themselves, by their offsets.
+func (t *Table) Volumes() []manifest.Partition {
+	parts := slices.DeleteFunc(slices.Clone(t.Partitions), func(p manifest.Partition) bool {
+		return p.Len == 0 || slices.Contains(t.Extended, p.Number)
+	})
+	slices.SortFunc(parts, func(a, b manifest.Partition) int { return cmp.Compare(a.Off, b.Off) })
+	return parts
+}
+
+// Outside returns the bytes outside of all partitions that are to be captured, of a disk of size bytes: the table itself, and all up
+// to the first partition. note says where some of that is left out.
+func (t *Table) Outside(size int64) (list extent.List, note string) {
+	first := min(bootLen, size)
+	for i, p := range t.Partitions {
+		if i == 0 || p.Off < first {
+			first = p.Off
+		}
+	}
+	if first > maxGap {
+		note = fmt.Sprintf("the first partition begins at %d: what lies from %d on before it is left out", first, maxGap)
+		first = maxGap
+	}
+	return extent.Union(t.Regions, extent.List{{Off: 0, Len: first}}), note
+}
+
 // note keeps what a person should know about the table.
 func (t *Table) note(format string, args ...any) {
 	if s := fmt.Sprintf(format, args...); !slices.Contains(t.Notes, s) && len(t.Notes) < 64 {

@@ -146,7 +146,7 @@ func Map(r io.ReaderAt, size int64) (Usage, error) { return single(r, size).Map(
 func (d Disk) Map(i int) (Usage, error) { return d.mapVolume(i, 0) }
 
 // maxInside is how deep volumes may lie in each other.
-const maxInside = 2
+const maxInside = 3
 
 func (d Disk) mapVolume(i, depth int) (Usage, error) {
 	r, size := d.Volume(i), d.Volumes[i].Len
@@ -166,6 +166,9 @@ func (d Disk) mapVolume(i, depth int) (Usage, error) {
 		if depth < maxInside && c.is(head, r, size) {
 			return d.container(c, head, i, depth)
 		}
+	}
+	if 0 < depth && depth < maxInside && tables.is(head, r, size) {
+		return d.container(tables, head, i, depth)
 	}
 	if around[u.Type] {
 		if u.Reason = unread(u.Type); u.Type == "crypto_LUKS" {

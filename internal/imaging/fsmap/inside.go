@@ -94,14 +94,14 @@ func Inside(r io.ReaderAt, size int64, typ string) ([]Inner, error) {
 
 // Inside returns the volumes inside the i-th volume, which is of the given type, as the function Inside does. Their Spans are in bytes
 // of the disk. One that lies in several volumes comes with the one in which it begins.
-func (d Disk) Inside(i int, typ string) ([]Inner, error) { return d.inside(i, typ, 1) }
+func (d Disk) Inside(i int, typ string) ([]Inner, error) { return d.inside(i, typ, 1, containers) }
 
-func (d Disk) inside(i int, typ string, depth int) ([]Inner, error) {
-	k := slices.IndexFunc(containers, func(c container) bool { return c.typ == typ })
+func (d Disk) inside(i int, typ string, depth int, kinds []container) ([]Inner, error) {
+	k := slices.IndexFunc(kinds, func(c container) bool { return c.typ == typ })
 	if k < 0 || depth > maxInside {
 		return nil, nil
 	}
-	c, why, err := containers[k].open(d.ReaderAt, d.Volumes, i)
+	c, why, err := kinds[k].open(d.ReaderAt, d.Volumes, i)
 	if err != nil || why != "" {
 		return nil, err
 	}
@@ -116,7 +116,7 @@ func (d Disk) inside(i int, typ string, depth int) ([]Inner, error) {
 		if in.Method != manifest.MethodUsed || in.Striped() {
 			continue
 		}
-		deeper, err := single(in.Reader(d.ReaderAt), in.Size).inside(0, in.Type, depth+1)
+		deeper, err := single(in.Reader(d.ReaderAt), in.Size).inside(0, in.Type, depth+1, kinds)
 		if err != nil {
 			return nil, fmt.Errorf("%s: %w", in.Name, err)
 		}

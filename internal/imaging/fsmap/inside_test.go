@@ -106,6 +106,27 @@ func TestLogicalVolumes(t *testing.T) {
 	}
 }
 
+// TestTablesInside looks into logical volumes that are the disks of virtual machines.
+func TestTablesInside(t *testing.T) {
+	dir := t.TempDir()
+	path := filepath.Join(dir, "pv")
+	shell(t, lvmTools+`cd "$1"; truncate -s 130M pv; attach pv
+		run pvcreate -q $dev; run vgcreate -q -s 1M vg0 $dev
+		for i in gpt dos; do run lvcreate -q -y -an -Zn -Wn -L 60M -n $i vg0; head -c 60M /dev/urandom >$i
+			printf 'label: %s\nsize=30M\nsize=+,type=swap\n' $i | sfdisk -q --wipe=never $i
+			mkdir $i.d; head -c 3M /dev/urandom >$i.d/f; truncate -s 30M part; mke2fs -q -F -t ext4 -d $i.d part; dd if=part of=$i bs=1M seek=1 conv=notrunc status=none; rm part
+			truncate -s 10M swap; mkswap -q swap; dd if=swap of=$i bs=1M seek=31 conv=notrunc status=none; move put vg0/$i $i pv; done`, dir)
+	u, size := mapFile(t, path)
+	if notes := strings.Join(u.Notes, "\n"); u.Method != manifest.MethodUsed || strings.Count(notes, "partition 1: ext4") != 2 || u.Used.Bytes() > 80*mib {
+		t.Fatalf("%s, %d MiB: %s\n%s", u.Method, u.Used.Bytes()/mib, u.Reason, notes)
+	}
+	if err := os.Rename(copyUsed(t, path, size, u.Used), path); err != nil {
+		t.Fatal(err)
+	}
+	shell(t, lvmTools+`cd "$1"; attach pv; for i in gpt dos; do sfdisk -d $i >want; rm $i; move get vg0/$i $i pv; sfdisk -d $i | cmp - want; sfdisk --verify $i
+		dd if=$i of=part bs=1M skip=1 count=30 status=none; e2fsck -fn part; debugfs -R "dump /f f" part; cmp f $i.d/f; done`, dir)
+}
+
 // TestDamagedLVM flips bits of the metadata, and changes the text behind its checksum: the answer is the same, more, or
 // that all must be captured.
 func TestDamagedLVM(t *testing.T) {

@@ -3,6 +3,7 @@ package fsmap
 import (
 	"fmt"
 	"io"
+	"slices"
 	"time"
 
 	"mimeo/internal/imaging/extent"
@@ -37,7 +38,7 @@ type Renewal struct {
 	log  *xfs.Log // nil where it stays, and free space is looked through
 }
 
-// Renewals returns the renewals for the i-th volume, also for what is in its logical volumes. On a RAID or in a mirror, whose
+// Renewals returns the renewals for the i-th volume, also for what is in its logical volumes, and in partitions in these. On a RAID or in a mirror, whose
 // disks must stay equal, only free space is written to.
 func (d Disk) Renewals(i int, typ string) ([]Renewal, error) {
 	v := d.Volumes[i]
@@ -49,7 +50,7 @@ func (d Disk) Renewals(i int, typ string) ([]Renewal, error) {
 	default:
 		return nil, nil
 	}
-	inner, err := d.Inside(i, typ)
+	inner, err := d.inside(i, typ, 1, append(slices.Clip(containers), tables))
 	if err != nil {
 		return nil, err
 	}

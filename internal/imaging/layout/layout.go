@@ -2,14 +2,13 @@
 package layout
 
 import (
-	"cmp"
 	"fmt"
 	"io"
-	"slices"
 
 	"mimeo/internal/imaging/disk"
 	"mimeo/internal/imaging/extent"
 	"mimeo/internal/imaging/fsmap"
+	"mimeo/internal/imaging/fsmap/md"
 	"mimeo/internal/imaging/manifest"
 )
 
@@ -36,13 +35,6 @@ type Volume struct {
 	Extents extent.List // bytes of the disk
 }
 
-const (
-	// bootLen is what is taken at the start of a disk whose table has no partitions.
-	bootLen = 1 << 20
-	// maxGap bounds what is taken before the first partition. Boot loaders take less than 1 MiB there.
-	maxGap = 64 << 20
-)
-
 // Plan reads the partition table and the maps of all volumes. Damaged content is captured whole and noted; an error
 // means that the disk could not be read.
 //
@@ -56,6 +48,15 @@ func Plan(src Source) (*Layout, error) {
 	var err error
 	if l.Table, err = disk.ReadTable(src, size, l.Disk.SectorSize); err != nil {
 		return nil, err
+	}
+	array, err := l.array(src)
+	if err != nil {
+		return nil, err
+	}
+	if array {
+		l.Table = &disk.Table{Table: manifest.Table{Kind: "none"}}
+		l.Notes = append(l.Notes, "the whole disk is one of a RAID, which keeps its superblock at the end, and the partition table is the array's: "+
+			"deploy it onto a disk of the same size")
 	}
 	for _, n := range l.Table.Notes {
 		l.Notes = append(l.Notes, "partition table: "+n)
@@ -80,21 +81,32 @@ func Plan(src Source) (*Layout, error) {
 	return l, nil
 }
 
+// array tells whether the whole disk belongs to a Linux RAID that keeps its superblock at the end. Then the table at the start of the
+// disk is that of the array. A superblock in a partition is a matter of that, and so is one before a backup GPT: it is a remnant.
+func (l *Layout) array(src Source) (bool, error) {
+	if l.Table.Kind == "none" {
+		return false, nil
+	}
+	size := l.Disk.Size
+	own, ok, err := md.Behind(src, size)
+	if err != nil || !ok {
+		return false, err
+	}
+	for _, p := range l.Table.Partitions {
+		if own.Off < p.Off+p.Len {
+			return false, nil
+		}
+	}
+	n := int64(l.Disk.SectorSize)
+	return !l.Table.Regions.ContainsAll(extent.Extent{Off: size/n*n - n, Len: n}), nil
+}
+
 func (l *Layout) partitions(src Source) error {
-	parts := slices.Clone(l.Table.Partitions)
-	slices.SortFunc(parts, func(a, b manifest.Partition) int { return cmp.Compare(a.Off, b.Off) })
-	first := min(bootLen, l.Disk.Size)
-	if len(parts) > 0 {
-		first = parts[0].Off
+	var note string
+	if l.Outside, note = l.Table.Outside(l.Disk.Size); note != "" {
+		l.Notes = append(l.Notes, note)
 	}
-	if first > maxGap {
-		l.Notes = append(l.Notes, fmt.Sprintf("the first partition begins at %d: what lies from %d on before it is left out", first, maxGap))
-		first = maxGap
-	}
-	l.Outside = extent.Union(l.Table.Regions, extent.List{{Off: 0, Len: first}})
-	parts = slices.DeleteFunc(parts, func(p manifest.Partition) bool {
-		return p.Len == 0 || slices.Contains(l.Table.Extended, p.Number)
-	})
+	parts := l.Table.Volumes()
 	d := fsmap.Disk{ReaderAt: src}
 	for _, p := range parts {
 		d.Volumes = append(d.Volumes, extent.Extent{Off: p.Off, Len: p.Len})

@@ -2,6 +2,7 @@ package layout
 
 import (
 	"bytes"
+	"encoding/binary"
 	"errors"
 	"fmt"
 	"io"
@@ -282,8 +283,49 @@ func TestLongGap(t *testing.T) {
 	}
 	run(t, "label: dos\nstart=150MiB,size=1MiB\n", "sfdisk", "-q", path)
 	l := plan(t, path)
-	if l.Outside.Bytes() != maxGap || len(l.Notes) != 1 {
+	if l.Outside.Bytes() != 64<<20 || len(l.Notes) != 1 {
 		t.Errorf("outside %v, notes %q", l.Outside, l.Notes)
+	}
+}
+
+// TestWholeDiskOfRAID looks at a whole disk of a RAID1 whose superblock lies at the end, and whose table is that of the array.
+func TestWholeDiskOfRAID(t *testing.T) {
+	const size, array = 66 * mib, 64 * mib
+	for _, table := range []string{"gpt", "dos"} {
+		path := build(t, array, "label: "+table+"\nsize=20MiB\nsize=+\n", map[int]content{1: {mkfs: []string{"mke2fs", "-q", "-F", "-t", "ext4"}}, 2: {fill: 7}})
+		if err := os.Truncate(path, size); err != nil {
+			t.Fatal(err)
+		}
+		b, err := os.ReadFile(path)
+		if err != nil {
+			t.Fatal(err)
+		}
+		at := int64(size/512-16) &^ 7 * 512
+		sb, le := b[at:], binary.LittleEndian
+		le.PutUint32(sb, 0xa92b4efc)
+		le.PutUint32(sb[4:], 1)
+		le.PutUint32(sb[72:], 1) // level
+		le.PutUint64(sb[80:], array/512)
+		le.PutUint32(sb[92:], 2)
+		le.PutUint64(sb[136:], array/512)
+		le.PutUint64(sb[144:], uint64(at/512))
+		le.PutUint64(sb[208:], 1<<64-1)
+		le.PutUint32(sb[220:], 2)
+		sum := uint64(0)
+		for i := 0; i < 260; i += 4 {
+			sum += uint64(le.Uint32(sb[i:]))
+		}
+		le.PutUint32(sb[216:], uint32(sum)+uint32(sum>>32))
+		if err := os.WriteFile(path, b, 0o644); err != nil {
+			t.Fatal(err)
+		}
+		l := plan(t, path)
+		if l.Table.Kind != "none" || len(l.Volumes) != 1 || l.Volumes[0].Type != "linux_raid_member" || l.Volumes[0].Method != manifest.MethodUsed {
+			t.Fatalf("%s: %+v\n%q", table, l.Volumes, l.Notes)
+		}
+		if !l.Used.ContainsAll(extent.Extent{Off: array, Len: size - array}) || !l.Used.ContainsAll(extent.Extent{Len: mib}) || l.Used.Bytes() > 60*mib {
+			t.Errorf("%s: captured is %v\n%q", table, l.Used, l.Notes)
+		}
 	}
 }
 

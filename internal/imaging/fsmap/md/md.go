@@ -116,6 +116,30 @@ func Open(r io.ReaderAt, size int64) (c fact.Container, why string, err error) {
 	return c, "", nil
 }
 
+// Behind returns where the superblock lies of a member of size bytes that begins with the array itself, as those of versions 0.90 and
+// 1.0 do. ok is false where there is none that can be believed.
+func Behind(r io.ReaderAt, size int64) (at extent.Extent, ok bool, err error) {
+	for _, p := range places(size) {
+		if p.version != "0.90" && p.version != "1.0" {
+			continue
+		}
+		b := make([]byte, 4096)
+		if n, err := r.ReadAt(b, p.at); n < len(b) {
+			if err == nil || errors.Is(err, io.EOF) {
+				err = io.ErrUnexpectedEOF
+			}
+			return at, false, fmt.Errorf("4096 bytes at offset %d: %w", p.at, err)
+		}
+		if !p.marked(b) {
+			continue
+		}
+		if s, err := p.parse(b, size); err == nil && s.data == 0 && s.size <= s.at {
+			return extent.Extent{Off: s.at, Len: s.len}, true, nil
+		}
+	}
+	return at, false, nil
+}
+
 func (p place) parse(b []byte, size int64) (super, error) {
 	s := super{version: p.version, at: p.at, len: 4096}
 	var err error
