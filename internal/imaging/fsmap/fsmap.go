@@ -37,6 +37,8 @@ type Usage struct {
 	Reason    string      // why not by used blocks
 	Notes     []string    // what a person should know, such as a journal on another disk
 	Used      extent.List // what must be captured
+
+	renews bool // a deploy has a log begin anew on it
 }
 
 // reader understands a kind of filesystem.
@@ -193,7 +195,7 @@ func (d Disk) mapVolume(i, depth int) (Usage, error) {
 		if v.Whole == "" && other != "" {
 			v.Whole = "it has the marks of " + other + ", too"
 		}
-		u = Usage{Type: v.Type, UUID: v.UUID, Label: v.Label, BlockSize: v.BlockSize, Reason: v.Whole, Notes: v.Notes, Used: used}
+		u = Usage{Type: v.Type, UUID: v.UUID, Label: v.Label, BlockSize: v.BlockSize, Reason: v.Whole, Notes: v.Notes, Used: used, renews: v.Type == "xfs"}
 		if v.Whole == "" && (used.Valid() != nil || len(used) > 0 && used[len(used)-1].End() > size || v.Len < 0 || v.Len > size) {
 			u.Reason = "the map of used blocks makes no sense"
 		}

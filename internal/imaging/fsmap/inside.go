@@ -146,12 +146,53 @@ func inside(r io.ReaderAt, c fact.Container, depth int) ([]Inner, error) {
 			}
 		} else if p.Only != nil {
 			in.Usage = Usage{Type: "unknown", Method: manifest.MethodUsed, Used: p.Only, Notes: []string{p.Whole}}
+			if err := in.Usage.views(p, p.Reader(r), depth); err != nil {
+				return nil, fmt.Errorf("%s: %w", p.Name, err)
+			}
 		} else {
 			in.Usage = Usage{Type: "unknown", Reason: p.Whole}.whole(p.Size)
 		}
 		out = append(out, in)
 	}
 	return out, nil
+}
+
+// maxShared bounds the memory of what is in use of a part by its views: 16 bytes each.
+const maxShared = fact.MaxExtents
+
+// views leaves out what all views that have it call free. What no view has stays.
+func (u *Usage) views(p fact.Part, r io.ReaderAt, depth int) error {
+	var used, had extent.List
+	var notes []string
+	for _, v := range p.Views {
+		all := v.All()
+		list, note := all, v.Whole
+		if v.Whole == "" {
+			w, err := single(v.Reader(r), v.Size).mapVolume(0, depth)
+			if err != nil {
+				return fmt.Errorf("%s: %w", v.Name, err)
+			}
+			switch {
+			case w.Method == manifest.MethodWhole:
+				note = w.Type + ": " + w.Reason
+			case w.renews:
+				// Into blocks that are shared nothing can be written.
+				note = w.Type + ", whose log cannot begin anew in a thin volume"
+			default:
+				list, note = extent.Union(v.Covers(w.Used), v.Behind()), w.Type
+			}
+		}
+		notes = append(notes, fmt.Sprintf("%s: %d of %d MiB captured (%s)", v.Name, list.Bytes()>>20, all.Bytes()>>20, note))
+		used, had = extent.Union(used, list), extent.Union(had, all)
+		if len(used) > maxShared || len(had) > maxShared {
+			u.Notes = append(u.Notes, "its volumes are not looked into: they lie in too many pieces")
+			return nil
+		}
+	}
+	if len(p.Views) > 0 {
+		u.Used, u.Notes = extent.Union(used, extent.Subtract(p.Only, had)), append(u.Notes, notes...)
+	}
+	return nil
 }
 
 // container maps a volume that holds others: what belongs to none of them, and what each has in use.
@@ -181,7 +222,7 @@ func (d Disk) container(k container, head []byte, i, depth int) (Usage, error) {
 		} else {
 			list = in.OuterList(in.Used)
 		}
-		u.Used = extent.Union(u.Used, list.Clip(v))
+		u.Used, u.renews = extent.Union(u.Used, list.Clip(v)), u.renews || in.renews
 		if !d.begins(i, in.Part) {
 			continue // it is told of where it begins
 		}

@@ -17,6 +17,7 @@ type Part struct {
 	Spans []Span      // where it lies, by At, without a gap from 0 to Size; of one that cannot be looked into only what is known
 	Whole string      // why it cannot be looked into; "" where it can
 	Only  extent.List // with Whole: what of it is known to be in use; nil means all of it
+	Views []View      // with Only: volumes that lie in what is in use, all that have some of it
 	Leg   bool        // it is one of several copies that must stay the same: to be read, and not written to alone
 }
 
@@ -32,6 +33,57 @@ type Span struct {
 type Stripes struct {
 	Offs []int64 // bytes from the start of the volume around it
 	Size int64   // bytes; Len is a multiple of Size times the number of places
+}
+
+// View is a volume that lies in a Part piece by piece, and may share pieces with others, as thin volumes do.
+type View struct {
+	Name  string
+	Size  int64  // bytes
+	Spans []Span // where it lies in the part, by At; what lies in between reads as zeros. Some may lie behind Size
+	Whole string // why it cannot be looked into; "" where it can
+}
+
+// Reader reads the view out of the part.
+func (v View) Reader(part io.ReaderAt) io.ReaderAt {
+	return viewReader{Part{Size: v.Size, Spans: v.Spans}, part}
+}
+
+type viewReader struct {
+	p Part
+	r io.ReaderAt
+}
+
+func (r viewReader) ReadAt(b []byte, off int64) (int, error) {
+	if off < 0 || off >= r.p.Size {
+		return 0, io.EOF
+	}
+	var end error
+	if rest := r.p.Size - off; int64(len(b)) > rest {
+		b, end = b[:rest], io.EOF
+	}
+	clear(b)
+	for i := r.p.span(off); i < len(r.p.Spans) && r.p.Spans[i].At < off+int64(len(b)); i++ {
+		s := r.p.Spans[i]
+		from, to := max(s.At, off), min(s.At+s.Len, off+int64(len(b)))
+		if n, err := r.r.ReadAt(b[from-off:to-off], s.Off+from-s.At); int64(n) < to-from {
+			if err == nil || errors.Is(err, io.EOF) {
+				err = io.ErrUnexpectedEOF
+			}
+			return int(from - off), err
+		}
+	}
+	return len(b), end
+}
+
+// Covers returns where extents of the view lie in the part.
+func (v View) Covers(list extent.List) extent.List { return Part{Spans: v.Spans}.OuterList(list) }
+
+// All returns all of the part that the view has some of.
+func (v View) All() extent.List { return Part{Spans: v.Spans}.All() }
+
+// Behind returns what of the part the view has behind its end.
+func (v View) Behind() extent.List {
+	return v.Covers(extent.List{{Off: v.Size, Len: 1<<62 - v.Size}})
 }
 
 // Same tells whether two Spans that may differ in length lie in the same place.

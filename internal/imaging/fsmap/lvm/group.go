@@ -124,8 +124,8 @@ func (g *group) relations() map[string]string {
 	for _, lv := range g.lvs.order {
 		for _, seg := range g.lvs.sub(lv).sections {
 			for key, words := range seg.values {
-				if key == "type" || key == "stripes" {
-					continue
+				if key == "type" || key == "stripes" || key == "thin_pool" || key == "origin" && seg.text("type") == "thin" {
+					continue // a thin volume stands for itself, when it has been made from another
 				}
 				for _, w := range words {
 					if w != lv && g.lvs.sections[w] != nil && (out[w] == "" || lv < out[w]) {
@@ -383,9 +383,57 @@ func (g *group) pools(parts []fact.Part) error {
 			data.Whole += ": " + why
 		default:
 			data.Only = append(extent.List{}, list...)
+			if data.Views, why, err = g.thins(name, *meta, data.Size, chunk*sector, list); err != nil {
+				return err
+			}
+			if why != "" {
+				data.Whole += "; its volumes are not looked into: " + why
+			}
 		}
 	}
 	return nil
+}
+
+// thins returns the volumes of a thin pool, of whose data used is in use.
+func (g *group) thins(pool string, meta fact.Part, dataSize, chunk int64, used extent.List) (views []fact.View, why string, err error) {
+	transaction, err := g.lvs.sub(pool).sub("segment1").number("transaction_id", 1<<62)
+	if err != nil {
+		return nil, err.Error(), nil
+	}
+	known := map[int64]fact.View{} // by their numbers
+	for _, name := range g.lvs.order {
+		lv := g.lvs.sub(name)
+		seg := lv.sub("segment1")
+		if seg.text("thin_pool") != pool {
+			continue
+		}
+		v := fact.View{Name: g.name + "/" + name}
+		id, err1 := seg.number("device_id", 1<<24-1)
+		count, err2 := seg.number("extent_count", 1<<62/g.extent)
+		if _, twice := known[id]; err1 != nil || err2 != nil || twice || lv.text("segment_count") != "1" || seg.text("type") != "thin" {
+			return nil, fmt.Sprintf("what the volume group says of %s is not known", v.Name), nil
+		}
+		v.Size = count * g.extent
+		switch status := lv.values["status"]; {
+		case seg.text("external_origin") != "":
+			v.Whole = "it has an origin that lies elsewhere"
+		case g.needed[name] != "":
+			v.Whole = fmt.Sprintf("another volume needs it, too (%s)", g.needed[name])
+		case !slices.Contains(status, "VISIBLE"), slices.Contains(status, "LOCKED"):
+			v.Whole = "it is a part of another"
+		}
+		known[id] = v
+	}
+	list, why, err := thin.Devices(meta.Reader(g.r), meta.Size, dataSize, chunk, transaction, used)
+	for _, d := range list {
+		v, ok := known[d.ID]
+		if !ok {
+			v = fact.View{Name: fmt.Sprintf("device %d", d.ID), Whole: "the volume group does not know it"}
+		}
+		v.Spans = d.Spans
+		views = append(views, v)
+	}
+	return views, why, err
 }
 
 // together tells whether all of a part lies on this disk, piece by piece, and puts the pieces in order.

@@ -1,8 +1,9 @@
-// Package thin tells which blocks of a thin pool's data are in use.
+// Package thin tells which blocks of a thin pool's data are in use, and which of its volumes have them.
 //
 // It follows Linux' drivers/md/dm-thin-metadata.c and drivers/md/persistent-data: the superblock in block 0 of the pool's metadata has
 // the root of the data's space map, a B-tree of bitmap blocks with two bits for each data block. All blocks read must have their
 // number and a right checksum, and the counts of what is in use must agree; what the pool changed after its last commit is in none.
+// Where volumes lie is in a tree of two levels: devices, and their blocks. A second tree says how many blocks each has.
 package thin
 
 import (
@@ -48,7 +49,7 @@ func damaged(format string, args ...any) error { return damage(fmt.Sprintf(forma
 // Used returns what is in use of a pool's data, of dataSize bytes in blocks of chunk, by its metadata of size bytes. why says why the
 // metadata cannot be trusted, or is empty; an error means that it could not be read.
 func Used(meta io.ReaderAt, size, dataSize, chunk int64) (list extent.List, why string, err error) {
-	p := &pool{r: meta, blocks: uint64(size / blockLen)}
+	p := &pool{r: meta, blocks: uint64(size / blockLen), most: uint64(size / blockLen)} // none is needed twice
 	list, err = p.used(dataSize, chunk)
 	var d damage
 	if errors.As(err, &d) {
@@ -60,7 +61,8 @@ func Used(meta io.ReaderAt, size, dataSize, chunk int64) (list extent.List, why 
 type pool struct {
 	r      io.ReaderAt
 	blocks uint64 // of the metadata
-	read   uint64 // so many were read: none is needed twice
+	read   uint64 // so many were read
+	most   uint64 // so many may be
 
 	chunk     int64  // bytes of a data block
 	data      uint64 // data blocks
@@ -74,8 +76,8 @@ func (p *pool) block(n uint64, mix uint32) ([]byte, error) {
 	if n >= p.blocks {
 		return nil, damaged("block %d of the metadata does not exist", n)
 	}
-	if p.read++; p.read > p.blocks {
-		return nil, damaged("the metadata's blocks lead back to each other")
+	if p.read++; p.read > p.most {
+		return nil, damaged("the metadata's blocks lead back to each other, or are too many")
 	}
 	b := make([]byte, blockLen)
 	if got, err := p.r.ReadAt(b, int64(n)*blockLen); got < len(b) {
@@ -93,7 +95,8 @@ func (p *pool) block(n uint64, mix uint32) ([]byte, error) {
 	return b, nil
 }
 
-func (p *pool) used(dataSize, chunk int64) (extent.List, error) {
+// super reads the superblock.
+func (p *pool) super(dataSize, chunk int64) ([]byte, error) {
 	b, err := p.block(0, superSum)
 	if err != nil {
 		return nil, err
@@ -111,11 +114,19 @@ func (p *pool) used(dataSize, chunk int64) (extent.List, error) {
 	}
 	p.chunk = chunk
 	p.data = le.Uint64(b[64:])
-	count, root := le.Uint64(b[72:]), le.Uint64(b[80:])
-	if p.data > maxData || int64(p.data) > dataSize/chunk || count > p.data {
+	if count := le.Uint64(b[72:]); p.data > maxData || int64(p.data) > dataSize/chunk || count > p.data {
 		return nil, damaged("the metadata has %d data blocks, of which %d are in use; there is room for %d", p.data, count, dataSize/chunk)
 	}
-	if err := p.node(root, 0); err != nil {
+	return b, nil
+}
+
+func (p *pool) used(dataSize, chunk int64) (extent.List, error) {
+	b, err := p.super(dataSize, chunk)
+	if err != nil {
+		return nil, err
+	}
+	count, root := le.Uint64(b[72:]), le.Uint64(b[80:])
+	if err := p.walk(root, 0, indexLen, p.index); err != nil {
 		return nil, err
 	}
 	if p.next < p.data {
@@ -127,42 +138,45 @@ func (p *pool) used(dataSize, chunk int64) (extent.List, error) {
 	return p.out, nil
 }
 
-// node walks the tree in the order of its keys, which are the numbers of bitmap blocks.
-func (p *pool) node(n uint64, depth int) error {
+// walk calls fn with the entries of a tree, in the order of its keys, with values of so many bytes.
+func (p *pool) walk(n uint64, depth int, valueLen uint32, fn func(key uint64, value []byte) error) error {
 	if depth > maxDepth {
-		return damaged("the space map is too deep")
+		return damaged("a tree of the metadata is too deep")
 	}
 	b, err := p.block(n, nodeSum)
 	if err != nil {
 		return err
 	}
 	flags, count, most, size := le.Uint32(b[4:]), le.Uint32(b[16:]), le.Uint32(b[20:]), le.Uint32(b[24:])
-	want := uint32(indexLen)
+	want := valueLen
 	if flags == internal {
 		want = 8
 	} else if flags != leaf {
-		return damaged("node %d of the space map is of no kind (%d)", n, flags)
+		return damaged("node %d of the metadata is of no kind (%d)", n, flags)
 	}
 	if size != want || most > (blockLen-nodeHead)/(8+want) || count > most {
-		return damaged("node %d of the space map has %d of %d entries of %d bytes", n, count, most, size)
+		return damaged("node %d of the metadata has %d of %d entries of %d bytes", n, count, most, size)
 	}
 	for i := range count {
-		key := le.Uint64(b[nodeHead+8*i:])
-		value := le.Uint64(b[nodeHead+8*most+want*i:])
+		key, value := le.Uint64(b[nodeHead+8*i:]), b[nodeHead+8*most+want*i:][:want]
 		if flags == internal {
-			if err := p.node(value, depth+1); err != nil {
-				return err
-			}
-			continue
+			err = p.walk(le.Uint64(value), depth+1, valueLen, fn)
+		} else {
+			err = fn(key, value)
 		}
-		if key*perBitmap != p.next || key > maxData/perBitmap {
-			return damaged("the space map has bitmap %d where that of data block %d should be", key, p.next)
-		}
-		if err := p.bitmap(value); err != nil {
+		if err != nil {
 			return err
 		}
 	}
 	return nil
+}
+
+// index takes an entry of the space map's tree: the keys are the numbers of bitmap blocks.
+func (p *pool) index(key uint64, value []byte) error {
+	if key*perBitmap != p.next || key > maxData/perBitmap {
+		return damaged("the space map has bitmap %d where that of data block %d should be", key, p.next)
+	}
+	return p.bitmap(le.Uint64(value))
 }
 
 // bitmap adds what is in use of the next data blocks.
