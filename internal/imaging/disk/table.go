@@ -190,7 +190,24 @@ func (s *scan) read() error {
 			break
 		}
 	}
+	if sunLabel(first) {
+		s.t.distrust("it has a disklabel of Sun, which is not read")
+		return nil
+	}
 	return s.readMBR(m, first)
+}
+
+// sunLabel tells whether a sector is a disklabel of Sun (Linux' block/partitions/sun.c). Its first partition begins with the label, so
+// that a filesystem in it looks like one on the bare disk.
+func sunLabel(b []byte) bool {
+	if len(b) < 512 || b[508] != 0xda || b[509] != 0xbe {
+		return false
+	}
+	var sum [2]byte
+	for i := 0; i < 512; i += 2 {
+		sum[0], sum[1] = sum[0]^b[i], sum[1]^b[i+1]
+	}
+	return sum == [2]byte{}
 }
 
 // hasGPTMagic tells whether the header of a GPT for sectors of that size seems to be there.

@@ -435,6 +435,16 @@ func TestLogicalInGap(t *testing.T) {
 	same(t, tab.Table, sfdisk(t, path))
 }
 
+// TestSunLabel makes sure that a filesystem at the start of a disk with a disklabel of Sun is not taken for all of it.
+func TestSunLabel(t *testing.T) {
+	t.Parallel()
+	path := image(t, 64*mib)
+	run(t, "label: sun\nsize=20MiB\nsize=+\n", "sfdisk", "-q", path)
+	if tab, _ := read(t, path, Options{}); !strings.Contains(tab.Whole, "Sun") {
+		t.Errorf("whole %q, notes %q", tab.Whole, tab.Notes)
+	}
+}
+
 // TestNoTable makes sure that filesystems on a bare disk are not taken for tables: many have the MBR's signature.
 func TestNoTable(t *testing.T) {
 	t.Parallel()
