@@ -8,6 +8,7 @@ import (
 	"testing"
 
 	"mimeo/internal/imaging/capture"
+	"mimeo/internal/imaging/extent"
 	"mimeo/internal/imaging/fsmap"
 	"mimeo/internal/imaging/manifest"
 	"mimeo/internal/imaging/store/mem"
@@ -54,5 +55,34 @@ func TestRenew(t *testing.T) {
 	record := bytes.Index(d.data[:size], []byte("\xfe\xed\xba\xbe"))
 	if changed*512 != 64<<20 || record < 0 || d.data[record+4] < 0x0c {
 		t.Errorf("%d sectors differ, the record of round %x at %d", changed, d.data[record+4:record+8], record)
+	}
+
+	// Once more onto the same disk: its log is known to be the newest, and goes on.
+	before := bytes.Clone(d.data)
+	again, err := Run(t.Context(), st, cap.Manifest, d, Options{Compare: true, Verify: true})
+	if err != nil {
+		t.Fatal(err)
+	}
+	log := extent.List{{Off: int64(record), Len: 64 << 20}}
+	wrote := 0
+	for at := 0; at < size; at += 512 {
+		if e := (extent.Extent{Off: int64(at), Len: 512}); !bytes.Equal(before[at:at+512], d.data[at:at+512]) {
+			if wrote++; !log.ContainsAll(e) || at < record+512 {
+				t.Errorf("the second deploy changed sector %d", at/512)
+			}
+		}
+	}
+	if wrote == 0 || wrote > 2 || again.Written > 256<<10 {
+		t.Errorf("the second deploy changed %d sectors of the log, and wrote %d bytes", wrote, again.Written)
+	}
+	if err := os.WriteFile(out, d.data, 0o600); err != nil {
+		t.Fatal(err)
+	}
+	command(t, "", "xfs_repair", "-n", "-f", out)
+
+	// Where the log is not whole, all of it is written.
+	d.data[record+32<<20]++
+	if again, err = Run(t.Context(), st, cap.Manifest, d, Options{Compare: true}); err != nil || again.Written < 64<<20 {
+		t.Errorf("onto a damaged log %d bytes were written, %v", again.Written, err)
 	}
 }

@@ -46,7 +46,7 @@ func TestSeveralPhysicalVolumes(t *testing.T) {
 	st := mem.New()
 	m, l := captured(t, from, st, capture.Options{})
 	for _, v := range l.Volumes {
-		if v.Type == "LVM2_member" && v.Method != manifest.MethodUsed || v.Used > 60<<20 {
+		if v.Type == "LVM2_member" && v.Method != manifest.MethodUsed || v.Used > 80<<20 {
 			t.Errorf("partition %d: %s, %d MiB: %s\n%s", v.Partition, v.Method, v.Used>>20, v.Reason, strings.Join(v.Notes, "\n"))
 		}
 	}

@@ -321,7 +321,7 @@ func (r *run) putAll(b []byte, pieces []piece) error {
 	for i := range pieces {
 		for _, e := range pieces[i].same {
 			if n := e.Off - off; n > 0 {
-				if err := r.put(b[:n], off); err != nil {
+				if err := r.putOutside(b[:n], off); err != nil {
 					return err
 				}
 			}
@@ -329,7 +329,17 @@ func (r *run) putAll(b []byte, pieces []piece) error {
 			r.skipped.Add(e.Len)
 		}
 	}
-	return r.put(b, off)
+	return r.putOutside(b, off)
+}
+
+// putOutside writes b at off, but for what lies in logs that begin anew.
+func (r *run) putOutside(b []byte, off int64) error {
+	for _, e := range extent.Subtract(extent.List{{Off: off, Len: int64(len(b))}}, r.logs) {
+		if err := r.put(b[e.Off-off:e.End()-off], e.Off); err != nil {
+			return err
+		}
+	}
+	return nil
 }
 
 // put writes b at off, but for what is kept back.
@@ -354,9 +364,9 @@ func (r *run) put(b []byte, off int64) error {
 	return nil
 }
 
-// zeroRange makes a range read as zeros, but for what is kept back.
+// zeroRange makes a range read as zeros, but for what is kept back, and for logs that begin anew.
 func (r *run) zeroRange(ctx context.Context, off, n int64) error {
-	e := extent.List{{Off: off, Len: n}}
+	e := extent.Subtract(extent.List{{Off: off, Len: n}}, r.logs)
 	for _, h := range []*held{&r.head, &r.tail} {
 		if h.Len == 0 {
 			continue
