@@ -36,8 +36,8 @@ const (
 	bufferChunk               = 128 // bytes that a bit speaks of
 	bufferTree, bufferGroup   = 4, 5
 	bufferKept, bufferHead    = 6, 18
-	bufferKinds               = 20                   // higher ones are not known
-	maxHeld, maxImages        = 256 << 20, 128 << 20 // bytes of transactions that are not committed yet, and of blocks that the log changes
+	bufferKinds               = 20                 // higher ones are not known
+	maxHeld, maxImages        = 64 << 20, 48 << 20 // bytes of transactions that are not committed yet, and of blocks that the log changes
 	maxTouched, maxUnfinished = 1 << 21, 1 << 16
 )
 
