@@ -365,7 +365,11 @@ func testTrust(t *testing.T, kind, mkfs, mount string) {
 				if n := extent.Intersect(seen, bigAt).Bytes(); wants > 8*mib && n > 128<<10 {
 					t.Errorf("%d bytes of a file that nobody wrote to were read", n)
 				}
-				if c.name == "unchanged" && m == base && from.n.Load() > 60 {
+				most := int64(60)
+				if kind == "xfs" {
+					most += 1100 // 4 MiB of the log, around its end
+				}
+				if c.name == "unchanged" && m == base && int64(from.n.Load()) > most {
 					t.Errorf("%d chunks were asked for", from.n.Load())
 				}
 				if c.name == "all gone" && res.Trusted > 0 {

@@ -38,8 +38,8 @@ func made(t testing.TB, kind string, flags ...string) (volumes [][]byte, theirs 
 		esac
 		a=$(losetup -f --show fs); b=$(losetup -f --show other); trap 'blockdev --flushbufs $b; losetup -d $a; losetup -d $b' EXIT
 		shift 2
-		partimage "$@" -o -d -b -B gui=no -f3 save $a "$PWD/image" >log 2>&1
-		partimage -b -B gui=no -f3 restore $b "$PWD/image.000" >>log 2>&1`
+		partimage "$@" -o -d -b -B gui=no -f3 save $a "$PWD/image" >log 2>&1 || { tail -c 2000 log; exit 1; }
+		partimage -b -B gui=no -f3 restore $b "$PWD/image.000" >>log 2>&1 || { tail -c 2000 log; exit 1; }`
 	tool(t, "sh", append([]string{"-euc", script, "sh", dir, kind}, flags...)...)
 	theirs, err := os.ReadFile(filepath.Join(dir, "other"))
 	if err != nil {
