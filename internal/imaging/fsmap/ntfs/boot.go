@@ -110,15 +110,16 @@ func (v *volume) outside() (extent.List, error) {
 	}
 	b := make([]byte, bootLen)
 	found := false
-	for _, off := range []int64{v.sectors * v.sector, v.size - v.size%v.sector - v.sector, v.sectors / 2 * v.sector} {
+	for i, off := range []int64{v.sectors * v.sector, v.size - v.size%v.sector - v.sector, v.sectors / 2 * v.sector} {
 		if off+v.sector > v.size {
 			continue
 		}
 		if err := v.read(b, off); err != nil {
 			return nil, fmt.Errorf("read the backup of the boot sector: %w", err)
 		}
-		if bytes.Equal(b, v.raw) {
-			found = true
+		same := bytes.Equal(b, v.raw)
+		found = found || same
+		if same || i == 0 { // in its own place nobody else's shall be found after a deploy
 			list.Add(extent.Extent{Off: off, Len: v.sector})
 		}
 	}

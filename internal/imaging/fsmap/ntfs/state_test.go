@@ -282,10 +282,10 @@ func TestBackup(t *testing.T) {
 		at   int64
 		want extent.List
 	}{
-		{79 << 9, extent.List{{Off: 72 << 9, Len: 8 << 9}}}, // behind the last sector of the filesystem
-		{199 << 9, extent.List{{Off: 199 << 9, Len: 512}}},  // at the end of the volume
-		{39 << 9, extent.List{{Off: 39 << 9, Len: 512}}},    // in the middle
-		{38 << 9, nil}, // nowhere
+		{79 << 9, extent.List{{Off: 72 << 9, Len: 8 << 9}}},                          // behind the last sector of the filesystem
+		{199 << 9, extent.List{{Off: 79 << 9, Len: 512}, {Off: 199 << 9, Len: 512}}}, // at the end of the volume
+		{39 << 9, extent.List{{Off: 39 << 9, Len: 512}, {Off: 79 << 9, Len: 512}}},   // in the middle
+		{38 << 9, extent.List{{Off: 79 << 9, Len: 512}}},                             // nowhere
 	} {
 		b := make([]byte, size)
 		raw := bytes.Repeat([]byte("boot"), 128)
