@@ -43,7 +43,9 @@ func ReadLog(r io.ReaderAt, size int64) (*Log, error) {
 	} else if err != nil {
 		return nil, err
 	}
-	return &Log{Extent: fs.logExtent(), fs: *fs, round: round, record: record}, nil
+	l := &Log{Extent: fs.logExtent(), fs: *fs, round: round, record: record}
+	l.fs.r = nil // it may have much in memory
+	return l, nil
 }
 
 // lastUnmount returns the record of the unmount of a filesystem of version 5, and in which round it was written.

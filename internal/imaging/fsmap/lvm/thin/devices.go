@@ -30,7 +30,6 @@ func Devices(meta io.ReaderAt, size, dataSize, chunk, transaction int64, used ex
 	// Devices share nodes, so that some are read more than once.
 	p := &pool{r: meta, blocks: uint64(size / blockLen), most: maxNodes}
 	list, err = p.devices(dataSize, chunk, transaction, used)
-	list, err = p.devices(dataSize, chunk, transaction, used)
 	var d damage
 	if errors.As(err, &d) {
 		return nil, err.Error(), nil
