@@ -7,6 +7,8 @@ import (
 	"slices"
 	"time"
 
+	"mimeo/internal/imaging/chunk"
+	"mimeo/internal/imaging/disk"
 	"mimeo/internal/imaging/extent"
 	"mimeo/internal/imaging/fsmap"
 	"mimeo/internal/imaging/manifest"
@@ -25,6 +27,10 @@ func (r *run) planRenewals(ctx context.Context) error {
 		return fmt.Errorf("read the image: %w", err)
 	}
 	d := fsmap.DiskOf(shifted{image, r.from0, r.room}, r.m.Volumes)
+	lies, err := r.lies()
+	if err != nil {
+		return err
+	}
 	var logs extent.List
 	for i, v := range r.m.Volumes {
 		if v.Method != manifest.MethodUsed {
@@ -36,11 +42,42 @@ func (r *run) planRenewals(ctx context.Context) error {
 		}
 		for _, n := range list {
 			logs = extent.Union(logs, n.Log)
+			r.renewals = append(r.renewals, renewal{n, lies(v)})
 		}
-		r.renewals = append(r.renewals, list...)
 	}
 	r.logs = logs
 	return nil
+}
+
+// renewal is what must be done for a filesystem.
+type renewal struct {
+	fsmap.Renewal
+	look bool // its volume lies on the disk already
+}
+
+// lies returns what tells whether a volume lies on the disk where it is to lie, by the table that the disk has before the first
+// write. Only then may a log on it go on. After a deploy that was broken off there is no table: blocks of the image that was
+// to come may lie in free space, newer than the log that was there. And a log may be left from an older deploy, when
+// the volume lay there before it lay elsewhere.
+func (r *run) lies() (func(manifest.Volume) bool, error) {
+	no := func(manifest.Volume) bool { return false }
+	if !r.opts.Compare {
+		return no, nil
+	}
+	table, err := disk.ReadTable(r.t, r.t.Size(), r.t.SectorSize())
+	if err != nil || table.Kind != r.m.Table.Kind {
+		return no, nil // an error may be gone by the time that it matters
+	}
+	if table.Kind == "none" {
+		b := make([]byte, r.head.Len) // which is written last
+		if err := readFull(r.t, b, 0); err != nil {
+			return nil, fmt.Errorf("read the first %d bytes of the disk: %w", len(b), err)
+		}
+		if chunk.IsZero(b) {
+			return no, nil
+		}
+	}
+	return func(v manifest.Volume) bool { return place(table.Table, v, r.t.Size()) >= v.Len }, nil
 }
 
 // anew tells whether all of e lies in a log that begins anew, and so need not be written.
@@ -52,7 +89,7 @@ func (r *run) anew(e manifest.Entry) bool {
 func (r *run) renew(ctx context.Context) error {
 	w := window{ctx, r}
 	for _, n := range r.renewals {
-		if err := n.Do(w, time.Now(), r.opts.Compare); err != nil {
+		if err := n.Do(w, time.Now(), n.look); err != nil {
 			return fmt.Errorf("make a filesystem fit for a disk that was in use: %w", err)
 		}
 	}

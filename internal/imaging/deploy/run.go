@@ -5,7 +5,6 @@ import (
 	"time"
 
 	"mimeo/internal/imaging/extent"
-	"mimeo/internal/imaging/fsmap"
 	"mimeo/internal/imaging/manifest"
 	"mimeo/internal/imaging/store"
 )
@@ -27,7 +26,7 @@ type run struct {
 	table      manifest.Table // as it is on the disk at the end
 	head, tail held           // kept back while all else is written
 
-	renewals []fsmap.Renewal
+	renewals []renewal
 	logs     extent.List // that begin anew: nothing else is written there
 
 	same      extent.List // what by the word of the filesystems is as the last deploy wrote it
