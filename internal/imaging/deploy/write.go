@@ -60,7 +60,9 @@ func (r *run) write(ctx context.Context) error {
 		g.Go(func() error { return r.worker(ctx) })
 	}
 	g.Go(func() error { return r.writer(ctx) })
-	return g.Wait()
+	err := g.Wait()
+	r.free, r.fetch, r.order = nil, nil, nil // the memory is needed for what follows
+	return err
 }
 
 // recv takes the next of q; it returns false and no error when q is closed and empty.

@@ -79,7 +79,7 @@ func (d Disk) renewal(p fact.Part, mirrored bool) (r Renewal, err error) {
 	return r, err
 }
 
-// Do is called when all else is written. With look, the log that is on the disk may go on.
+// Do is called when all else is written. With look, the log that is on the disk may go on: the volume lay there before, as it should.
 func (r Renewal) Do(disk Volume, now time.Time, look bool) error {
 	v := fact.Bytes{Part: r.part, Disk: disk}
 	err := r.do(v, now, look)

@@ -94,7 +94,8 @@ func (l *Log) Restart(w io.WriterAt, round uint32) error {
 
 // Continue has the log go on from the one that the same filesystem left on the volume: the record of an unmount is put at
 // its end. That costs a sector or two where Restart writes all of the log, and is as good: what lies in the free space of
-// the disk is not newer than its own log. It returns false, and writes nothing, where the volume has no such log, or not
+// the disk is not newer than its own log, where since then only the filesystem itself was written to, or a deploy that came
+// to its end. It returns false, and writes nothing, where the volume has no such log, or not
 // each sector of it is of the round that it should be, or that round is before least or not later than the image's, whose
 // blocks would be newer.
 func (l *Log) Continue(v Volume, least uint32) (bool, error) {

@@ -38,7 +38,9 @@ const (
 	bufferKept, bufferHead    = 6, 18
 	bufferKinds               = 20                 // higher ones are not known
 	maxHeld, maxImages        = 64 << 20, 48 << 20 // bytes of transactions that are not committed yet, and of blocks that the log changes
-	maxTouched, maxUnfinished = 1 << 21, 1 << 16
+	maxTouched, maxUnfinished = 1 << 21, 1 << 18
+	maxCancels                = 1 << 20
+	otherLen                  = 256 // bytes that are counted for a block of another tree
 )
 
 // replay is what recovery will do to the filesystem when it is mounted.
@@ -50,6 +52,7 @@ type replay struct {
 
 	cancels map[buffer]int               // how often each buffer is still to be cancelled
 	intents map[intent][][]extent.Extent // what was begun and not finished; an ID may be used again
+	begun   int                          // so many, and extents of these
 }
 
 // image is a block as it will be.
@@ -142,7 +145,9 @@ func (p *replay) lookAt(b []byte) error {
 			return err
 		}
 		if f.flags&bufferCancel != 0 {
-			p.cancels[f.buffer]++
+			if p.cancels[f.buffer]++; len(p.cancels) > maxCancels {
+				return damaged("it cancels more than %d buffers", maxCancels)
+			}
 		}
 		return p.touch(f.off, f.n)
 	case itemInode:
@@ -176,7 +181,7 @@ func (p *replay) lookAt(b []byte) error {
 		if err != nil {
 			return err
 		}
-		if len(p.intents) > maxUnfinished {
+		if p.begun += 1 + len(es); p.begun > maxUnfinished {
 			return damaged("more than %d things were begun and not finished", maxUnfinished)
 		}
 		id := intent{kind, le.Uint64(b[8:])}
@@ -187,7 +192,11 @@ func (p *replay) lookAt(b []byte) error {
 			return err
 		}
 		id := intent{kind - 1, le.Uint64(b[8:])}
-		if list := p.intents[id]; len(list) > 1 {
+		list := p.intents[id]
+		if len(list) > 0 {
+			p.begun -= 1 + len(list[0])
+		}
+		if len(list) > 1 {
 			p.intents[id] = list[1:]
 		} else {
 			delete(p.intents, id)
@@ -375,7 +384,7 @@ func (p *replay) patch(place uint64, f bufferFormat, regions [][]byte) error {
 	}
 	if f.kind() == bufferTree && i.b != nil && !fs.ofFreeSpace(i.b) {
 		i.b = nil
-		p.size -= f.n
+		p.size -= f.n - otherLen
 	}
 	return nil
 }

@@ -258,3 +258,46 @@ func FuzzLog(f *testing.F) {
 		}
 	})
 }
+
+// TestManyIntents reads a log in which things are begun under the same number again and again, or ever more buffers are cancelled.
+func TestManyIntents(t *testing.T) {
+	fs := &filesystem{super: super{version: 5, blockSize: 4096, sectorSize: 512, blocks: 1 << 20, agBlocks: 1 << 20, agCount: 1, agLog: 20}}
+	fs.facts.Len = 1 << 32
+	p := &replay{fs: fs, touched: []extent.Extent{{Len: 512}}, cancels: map[buffer]int{}, intents: map[intent][][]extent.Extent{}}
+	const extents = 16
+	begin := make([]byte, 16+16*extents)
+	le.PutUint16(begin, itemFree)
+	le.PutUint32(begin[4:], extents)
+	for i := range extents {
+		le.PutUint64(begin[16+16*i:], uint64(100+i))
+		le.PutUint32(begin[24+16*i:], 1)
+	}
+	end := make([]byte, 16)
+	le.PutUint16(end, itemFreed)
+	for range maxUnfinished {
+		for _, b := range [][]byte{begin, end} {
+			if err := p.lookAt(b); err != nil {
+				t.Fatal(err)
+			}
+		}
+	}
+	var err error
+	n := 0
+	for ; err == nil && n < maxUnfinished; n++ {
+		err = p.lookAt(begin)
+	}
+	if err == nil || n > maxUnfinished/extents {
+		t.Errorf("after %d things that were begun: %v", n, err)
+	}
+	cancel := make([]byte, 24)
+	le.PutUint16(cancel, itemBuffer)
+	le.PutUint16(cancel[4:], bufferCancel)
+	le.PutUint16(cancel[6:], 8)
+	for n, err = 0, nil; err == nil && n <= 1<<21; n++ {
+		le.PutUint64(cancel[8:], uint64(n))
+		err = p.lookAt(cancel)
+	}
+	if err == nil || n > maxCancels+1 {
+		t.Errorf("after %d buffers that were cancelled: %v", n, err)
+	}
+}
