@@ -122,6 +122,7 @@ func (d Disk) inside(i int, typ string, depth int, kinds []container) ([]Inner, 
 		}
 		for _, x := range deeper {
 			x.Part = x.Part.Within(in.Part)
+			x.Leg = x.Leg || in.Type == "linux_raid_member" // of a RAID on logical volumes, or of a virtual machine
 			out = append(out, x)
 		}
 	}

@@ -38,16 +38,15 @@ type Renewal struct {
 	log  *xfs.Log // nil where it stays, and free space is looked through
 }
 
-// Renewals returns the renewals for the i-th volume, also for what is in its logical volumes, and in partitions in these. On a RAID or in a mirror, whose
-// disks must stay equal, only free space is written to.
+// Renewals returns the renewals for the i-th volume, also for what is inside it, as in logical volumes, and in partitions in these. On a
+// RAID or in a mirror, whose disks must stay equal, only free space is written to.
 func (d Disk) Renewals(i int, typ string) ([]Renewal, error) {
 	v := d.Volumes[i]
-	switch typ {
-	case "xfs":
+	if typ == "xfs" {
 		r, err := d.renewal(fact.Part{Size: v.Len, Spans: []fact.Span{{Off: v.Off, Len: v.Len}}}, false)
 		return []Renewal{r}, err
-	case "LVM2_member", "linux_raid_member":
-	default:
+	}
+	if !Holds(typ) {
 		return nil, nil
 	}
 	inner, err := d.inside(i, typ, 1, append(slices.Clip(containers), tables))

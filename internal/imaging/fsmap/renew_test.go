@@ -2,6 +2,7 @@ package fsmap
 
 import (
 	"bytes"
+	"encoding/binary"
 	"os"
 	"path/filepath"
 	"testing"
@@ -57,5 +58,46 @@ func TestRenewInLVM(t *testing.T) {
 	}
 	if records != 1 || marked < 10_000 {
 		t.Errorf("%d records, %d sectors of the round before", records, marked)
+	}
+}
+
+// TestRenewLeg leaves the log alone of an XFS in a RAID1 on logical volumes, or on disks of a virtual machine: the other disks must
+// stay equal.
+func TestRenewLeg(t *testing.T) {
+	dir := t.TempDir()
+	const size = 330 << 20
+	b := make([]byte, size) // of the member
+	at := int64(size/512-16) &^ 7 * 512
+	sb, le := b[at:], binary.LittleEndian
+	le.PutUint32(sb, 0xa92b4efc)
+	le.PutUint32(sb[4:], 1)
+	le.PutUint32(sb[72:], 1) // level
+	le.PutUint64(sb[80:], 320<<20/512)
+	le.PutUint32(sb[92:], 2)
+	le.PutUint64(sb[136:], 320<<20/512)
+	le.PutUint64(sb[144:], uint64(at/512))
+	le.PutUint64(sb[208:], 1<<64-1)
+	le.PutUint32(sb[220:], 2)
+	sum := uint64(0)
+	for i := 0; i < 260; i += 4 {
+		sum += uint64(le.Uint32(sb[i:]))
+	}
+	le.PutUint32(sb[216:], uint32(sum)+uint32(sum>>32))
+	member := filepath.Join(dir, "member")
+	if err := os.WriteFile(member, b, 0o600); err != nil {
+		t.Fatal(err)
+	}
+	shell(t, lvmTools+`cd "$1"; truncate -s 340M pv; attach pv
+		run pvcreate -q $dev; run vgcreate -q -s 1M vg0 $dev; run lvcreate -q -y -an -Zn -Wn -L 330M -n leg vg0
+		truncate -s 320M xfs; mkfs.xfs -q xfs; dd if=xfs of=member conv=notrunc bs=1M status=none
+		move put vg0/leg member pv`, dir)
+	f, err := os.Open(filepath.Join(dir, "pv"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer f.Close()
+	list, err := Disk{f, []extent.Extent{{Len: 340 << 20}}}.Renewals(0, "LVM2_member")
+	if err != nil || len(list) != 1 || len(list[0].Log) != 0 {
+		t.Errorf("%+v, %v", list, err)
 	}
 }
