@@ -65,8 +65,8 @@ where there is none.
 
 Swap files (but for their header), page files and hibernation files are captured
 as zeros, and so are files that --leave-out names: their names, sizes and owners
-stay. That is for ext2, ext3, ext4, XFS, NTFS, FAT, exFAT and F2FS; btrfs has checksums
-of what files hold, so there nothing is left out.
+stay. That is for ext2, ext3, ext4, XFS, NTFS, FAT, exFAT and F2FS, and on btrfs for
+files without checksums, as swap files are and what was made with "chattr +C".
 
 With --shrink the image is that of a smaller disk: ext and NTFS filesystems are made
 smaller by their own tools, and what lies behind them moves up. That is done on a

@@ -76,16 +76,13 @@ var pieces = map[string]func(r io.ReaderAt, size int64, add func(fact.Piece)) er
 
 // claims are the filesystems of which is known what belongs to what, by type.
 var claims = map[string]func(r io.ReaderAt, size int64, add func(extent.Extent)) (why string, err error){
-	"ext2": ext4.Claims, "ext3": ext4.Claims, "ext4": ext4.Claims, "exfat": exfat.Claims, "f2fs": f2fs.Claims, "ntfs": ntfs.Claims, "vfat": vfat.Claims, "xfs": xfs.Claims,
+	"btrfs": btrfs.Claims, "ext2": ext4.Claims, "ext3": ext4.Claims, "ext4": ext4.Claims, "exfat": exfat.Claims, "f2fs": f2fs.Claims, "ntfs": ntfs.Claims, "vfat": vfat.Claims, "xfs": xfs.Claims,
 }
 
 // Claims calls add with every stretch of a volume of the given type that something of the filesystem says is its own, in
 // any order. Where bytes come twice, two things claim them. why says why not all could be told, or is empty.
 func Claims(r io.ReaderAt, size int64, typ string, add func(extent.Extent)) (why string, err error) {
 	walk := claims[typ]
-	if typ == "btrfs" {
-		return "btrfs has checksums of what files hold, with which zeros would not agree", nil
-	}
 	if walk == nil {
 		return "what belongs to which file is not known of " + typ, nil
 	}

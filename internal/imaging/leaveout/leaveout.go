@@ -7,6 +7,7 @@ package leaveout
 import (
 	"bufio"
 	"bytes"
+	"cmp"
 	"errors"
 	"fmt"
 	"io"
@@ -15,6 +16,7 @@ import (
 	"strings"
 
 	"mimeo/internal/imaging/extent"
+	"mimeo/internal/imaging/fsmap/fact"
 	"mimeo/internal/imaging/fsmap/tree"
 )
 
@@ -70,20 +72,20 @@ type Claims func(add func(extent.Extent)) (why string, err error)
 // in a damaged one, two files may. Damage is noted, and what is damaged is kept. An error means that the rules make no
 // sense, or that the volume could not be read.
 func Find(fs tree.FS, rules Rules, claims Claims) (Found, error) {
-	found, err := find(fs, rules)
-	if err != nil || len(found.Extents) == 0 {
+	found, list, err := find(fs, rules)
+	if err != nil || len(list) == 0 {
 		return found, err
 	}
-	times := make([]int64, len(found.Extents)) // bytes that were claimed of each extent
+	times := make([]int64, len(list)) // bytes that were claimed of each stretch
 	why, err := claims(func(e extent.Extent) {
-		i, _ := slices.BinarySearchFunc(found.Extents, e.Off, func(x extent.Extent, off int64) int {
+		i, _ := slices.BinarySearchFunc(list, e.Off, func(x extent.Extent, off int64) int {
 			if x.End() <= off {
 				return -1
 			}
 			return 1
 		})
-		for ; i < len(found.Extents) && found.Extents[i].Off < e.End(); i++ {
-			x := found.Extents[i]
+		for ; i < len(list) && list[i].Off < e.End(); i++ {
+			x := list[i]
 			times[i] += min(x.End(), e.End()) - max(x.Off, e.Off)
 		}
 	})
@@ -93,23 +95,24 @@ func Find(fs tree.FS, rules Rules, claims Claims) (Found, error) {
 	if why != "" {
 		return Found{Notes: append(found.Notes, "nothing is left out: "+why)}, nil
 	}
-	var alone extent.List
-	for i, x := range found.Extents {
+	var alone []extent.Extent
+	for i, x := range list {
 		if times[i] == x.Len {
 			alone = append(alone, x)
 		}
 	}
-	if n := len(found.Extents) - len(alone); n > 0 {
+	if n := len(list) - len(alone); n > 0 {
 		found.Notes = append(found.Notes, fmt.Sprintf("%d stretches are kept: another file claims them too", n))
 	}
-	found.Extents = alone
+	found.Extents = extent.FromUnsorted(alone)
 	return found, nil
 }
 
-// find walks the files of a volume.
-func find(fs tree.FS, rules Rules) (Found, error) {
+// find walks the files of a volume, and returns the stretches that the rules leave out, in ascending order. Stretches side
+// by side stay apart, so that the copies of a file, with other files beside each, have the same fate.
+func find(fs tree.FS, rules Rules) (Found, []extent.Extent, error) {
 	if err := rules.Check(); err != nil {
-		return Found{}, err
+		return Found{}, nil, err
 	}
 	f := &finder{fs: fs}
 	for _, p := range rules.Patterns {
@@ -126,8 +129,19 @@ func find(fs tree.FS, rules Rules) (Found, error) {
 			f.walk(root)
 		}
 	}
-	f.found.Extents = extent.FromUnsorted(f.es)
-	return f.found, nil
+	if f.summed > 0 {
+		f.found.Notes = append(f.found.Notes, fmt.Sprintf("%d files are kept, %s the first: each has checksums, with which zeros would not agree", f.summed, f.summedName))
+	}
+	slices.SortFunc(f.es, func(a, b extent.Extent) int { return cmp.Compare(a.Off, b.Off) })
+	var list []extent.Extent
+	for _, e := range f.es {
+		if n := len(list); n > 0 && e.Off < list[n-1].End() {
+			list[n-1].Len = max(list[n-1].End(), e.End()) - list[n-1].Off
+		} else {
+			list = append(list, e)
+		}
+	}
+	return f.found, list, nil
 }
 
 type finder struct {
@@ -136,6 +150,9 @@ type finder struct {
 	found    Found
 	es       []extent.Extent
 	notes    int
+
+	summed     int // files that are kept as they have checksums
+	summedName string
 }
 
 func (f *finder) note(format string, args ...any) {
@@ -187,21 +204,37 @@ func (f *finder) leave(name string, g tree.File, keep int64) {
 		f.note("%s is kept: it has another name", name)
 		return
 	}
-	r, err := f.fs.Open(g.Inode)
-	if err != nil {
+	pieces, err := f.pieces(g)
+	switch {
+	case errors.Is(err, tree.ErrSummed):
+		if f.summed++; f.summed == 1 {
+			f.summedName = name
+		}
+		return
+	case err != nil:
 		f.note("%s is kept: %v", name, err)
 		return
-	}
-	p, ok := r.(*tree.Pieced)
-	if !ok {
+	case len(pieces) == 0:
 		return // so small that it lies within metadata, or kept in a way of its own
 	}
 	f.found.Files++
-	for _, e := range p.Pieces {
+	for _, e := range pieces {
 		if cut := min(max(keep-e.At, 0), e.Len); cut < e.Len {
 			f.es = append(f.es, extent.Extent{Off: e.Off + cut, Len: e.Len - cut})
 		}
 	}
+}
+
+// pieces returns where a file lies.
+func (f *finder) pieces(g tree.File) ([]fact.Piece, error) {
+	if s, ok := f.fs.(tree.Summed); ok {
+		return s.Bare(g.Inode)
+	}
+	r, err := f.fs.Open(g.Inode)
+	if p, ok := r.(*tree.Pieced); ok && err == nil {
+		return p.Pieces, nil
+	}
+	return nil, err
 }
 
 // swap finds swap, page and hibernation files.
@@ -217,16 +250,54 @@ func (f *finder) swap() {
 		}
 		f.leave("/"+name, g, 0)
 	}
-	for _, name := range f.swapFiles() {
-		g, err := tree.Lookup(f.fs, name, true)
-		if err != nil || g.Type() != tree.Regular {
-			continue
+	roots := []uint64{f.fs.Root()}
+	s, several := f.fs.(tree.Summed)
+	if several {
+		roots = s.Roots()
+		roots = roots[:min(len(roots), maxRoots)]
+	}
+	var names []string
+	for _, root := range roots {
+		names = swapFiles(rooted{f.fs, root}, names)
+	}
+	if several { // what is /swap/file to the system may be /file of what it mounts at /swap
+		for _, name := range names {
+			for i := 1; i < len(name); i++ {
+				if name[i] == '/' && !slices.Contains(names, name[i:]) {
+					names = append(names, name[i:])
+				}
+			}
 		}
-		if r, err := f.fs.Open(g.Inode); err == nil && isSwap(r) {
-			f.leave(name, g, swapHeader)
+	}
+	seen := map[uint64]bool{}
+	for _, root := range roots {
+		for _, name := range names[:min(len(names), maxSwaps)] {
+			g, err := tree.Lookup(rooted{f.fs, root}, name, true)
+			if err != nil || g.Type() != tree.Regular || seen[g.Inode] {
+				continue
+			}
+			seen[g.Inode] = true
+			if r, err := f.fs.Open(g.Inode); err == nil && isSwap(r) {
+				f.leave(name, g, swapHeader)
+			}
 		}
 	}
 }
+
+// Of a filesystem with several roots, so many are looked through for swap files, and so many names are tried in each.
+const (
+	maxRoots = 256
+	maxSwaps = 64
+)
+
+// rooted is a filesystem as it looks from one of its roots.
+type rooted struct {
+	tree.FS
+	root uint64
+}
+
+// Root implements tree.FS.
+func (r rooted) Root() uint64 { return r.root }
 
 const hiberfil = "hiberfil.sys"
 
@@ -265,22 +336,29 @@ func signature(fs tree.FS, g tree.File) (string, bool) {
 	return strings.ToLower(string(head)), n == len(head)
 }
 
-// swapFiles returns where a Linux system may have swap files.
-func (f *finder) swapFiles() []string {
-	names := []string{"/swapfile", "/swap.img", "/var/swap", "/var/swapfile"}
-	fstab, err := tree.Lookup(f.fs, "/etc/fstab", true)
+// swapFiles adds to names where a Linux system may have swap files.
+func swapFiles(fs tree.FS, names []string) []string {
+	add := func(name string) {
+		if !slices.Contains(names, name) && len(names) < maxSwaps {
+			names = append(names, name)
+		}
+	}
+	for _, name := range []string{"/swapfile", "/swap.img", "/var/swap", "/var/swapfile"} {
+		add(name)
+	}
+	fstab, err := tree.Lookup(fs, "/etc/fstab", true)
 	if err != nil || fstab.Type() != tree.Regular {
 		return names
 	}
-	r, err := f.fs.Open(fstab.Inode)
+	r, err := fs.Open(fstab.Inode)
 	if err != nil {
 		return names
 	}
 	lines := bufio.NewScanner(io.NewSectionReader(r, 0, min(fstab.Size, 1<<20)))
 	for lines.Scan() {
 		w := strings.Fields(lines.Text())
-		if len(w) >= 3 && w[2] == "swap" && strings.HasPrefix(w[0], "/") && !strings.HasPrefix(w[0], "/dev/") && !slices.Contains(names, path.Clean(w[0])) {
-			names = append(names, path.Clean(w[0]))
+		if len(w) >= 3 && w[2] == "swap" && strings.HasPrefix(w[0], "/") && !strings.HasPrefix(w[0], "/dev/") {
+			add(path.Clean(w[0]))
 		}
 	}
 	return names

@@ -32,8 +32,22 @@ type fileExtent struct {
 	diskLen     uint64
 	skip        uint64 // bytes of the extent, unpacked, before those of the file
 	unpacked    uint64 // bytes
+	room        uint64 // logical address of an extent that is set aside, and reads as zeros; 0 without
 	compression byte
 	inline      []byte
+}
+
+// stretch returns which logical addresses it has, written or not; n is 0 where it has none.
+func (e *fileExtent) stretch() (from, n uint64) {
+	switch {
+	case e.room != 0:
+		return e.room + e.skip, e.n
+	case e.disk == 0:
+		return 0, 0
+	case e.compression != 0:
+		return e.disk, e.diskLen
+	}
+	return e.disk + e.skip, e.n
 }
 
 // parseFileExtent reads a file extent item.
@@ -63,6 +77,9 @@ func parseFileExtent(at uint64, b []byte) (fileExtent, error) {
 	case e.n == 0 || e.n > 1<<62-at:
 		return e, damaged("a file extent of %d bytes at %d", e.n, at)
 	case e.disk == 0 || b[20] == fileExtentPrealloc:
+		if e.disk <= maxLogical && e.diskLen <= maxLogical && e.skip <= e.diskLen && e.n <= e.diskLen-e.skip {
+			e.room = e.disk
+		}
 		e.disk = 0
 		return e, nil
 	case e.skip > e.unpacked || e.n > e.unpacked-e.skip:

@@ -39,6 +39,7 @@ const (
 type Tree struct {
 	fs      *filesystem
 	volumes []subvolume
+	sums    ref // the tree of checksums
 }
 
 var _ tree.FS = (*Tree)(nil)
@@ -76,6 +77,10 @@ func (t *Tree) readVolumes() error {
 	roots := &btree{fs: t.fs, name: "root", owner: treeRoot, blocks: func(uint64) {}, item: func(k key, b []byte) error {
 		files := k.obj == treeFiles || k.obj >= firstFree && k.obj < 1<<63
 		switch {
+		case k.obj == treeSums && k.typ == itemRoot:
+			var err error
+			t.sums, err = parseRoot(b)
+			return err
 		case files && k.typ == itemBackref:
 			if len(b) < 18 {
 				return damaged("a reference of %d bytes", len(b))
@@ -311,10 +316,7 @@ func (t *Tree) pieces(i int, seen map[uint64]bool, add func(fact.Piece)) error {
 			if err != nil || e.disk == 0 {
 				return err
 			}
-			from, n := e.disk+e.skip, e.n
-			if e.compression != 0 {
-				from, n = e.disk, e.diskLen
-			}
+			from, n := e.stretch()
 			places, err := fs.chunks.places(from, n)
 			if err != nil {
 				return nil // on another device

@@ -253,6 +253,9 @@ func TestTreeOfDamage(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
+	if why, err := Claims(bytes.NewReader(b), int64(len(b)), func(extent.Extent) {}); err != nil || !strings.Contains(why, "not unmounted cleanly") {
+		t.Errorf("claims after a crash: %q, %v", why, err)
+	}
 	blocks := fileBlocks(t, b)
 	r := rand.New(rand.NewPCG(9, 9))
 	failed := 0

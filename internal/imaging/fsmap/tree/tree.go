@@ -10,6 +10,8 @@ import (
 	"slices"
 	"strings"
 	"time"
+
+	"mimeo/internal/imaging/fsmap/fact"
 )
 
 // Types of files, the high bits of File.Mode, as stat(2) has them.
@@ -63,6 +65,18 @@ type FS interface {
 type Attributed interface {
 	Attributes(inode uint64) (map[string][]byte, error)
 }
+
+// Summed is a filesystem that has checksums of what files hold, and may have several roots in it, as btrfs has.
+type Summed interface {
+	// Bare returns where a regular file lies, by its offsets in the file, so far as nothing would notice if zeros lay there
+	// instead; with ErrSummed nothing of a file that has checksums.
+	Bare(inode uint64) ([]fact.Piece, error)
+	// Roots returns the directories that a system may have as its root, or mount by themselves.
+	Roots() []uint64
+}
+
+// ErrSummed says that zeros in place of a file would be damage.
+var ErrSummed = errors.New("it has checksums, with which zeros would not agree")
 
 // ErrNotFound says that there is no such file.
 var ErrNotFound = errors.New("no such file")
