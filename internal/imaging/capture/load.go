@@ -11,6 +11,7 @@ type load struct {
 	last         time.Time // end of the last wait
 	turns        int
 	waits, works float64 // seconds, older ones counting less
+	spare        bool    // the last judgement
 }
 
 // idle notes a wait that has just ended; the time between two waits is work.
@@ -26,5 +27,15 @@ func (l *load) idle(waited time.Duration) {
 	l.works = l.works*keep + work
 }
 
-// full tells whether the worker hardly ever waits: less than a tenth of its time.
-func (l *load) full() bool { return l.turns > loadTurns && l.waits*9 <= l.works }
+// idles tells whether the worker has the time for zstd, which takes more than twice that of s2: with s2 it has where it waits
+// for half of its time, and with zstd until it hardly ever waits, less than a tenth of its time.
+func (l *load) idles() bool {
+	switch {
+	case l.turns <= loadTurns:
+	case l.waits > l.works:
+		l.spare = true
+	case l.waits*9 <= l.works:
+		l.spare = false
+	}
+	return l.spare
+}

@@ -277,10 +277,10 @@ func (r *run) encode(enc *chunk.Encoder, b *block, out *batch, codec chunk.Codec
 	}
 }
 
-// codec chooses by what a worker waits for. One that never waits is what holds the capture up, and s2 makes it faster.
-// One that waits, for a slow disk or for a store behind a slow line, has the time for zstd.
+// codec chooses by what a worker waits for. One that hardly waits is what holds the capture up, and s2 makes it faster.
+// One that waits a lot, for a slow disk or for a store behind a slow line, has the time for zstd.
 func (r *run) codec(l *load) chunk.Codec {
-	if r.opts.Codec == S2 || r.opts.Codec == Auto && l.full() {
+	if r.opts.Codec == S2 || r.opts.Codec == Auto && !l.idles() {
 		return chunk.S2
 	}
 	return chunk.Zstd
