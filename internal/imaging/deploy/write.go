@@ -133,7 +133,7 @@ func (r *run) worker(ctx context.Context) error {
 				return err
 			}
 		}
-		if scratch, err = r.load(ctx, j, scratch); err != nil {
+		if err := r.load(ctx, j, &scratch); err != nil {
 			return err
 		}
 		j.filled <- struct{}{}
@@ -193,8 +193,9 @@ func (r *run) keeps(e manifest.Entry) bool {
 	return e.Off < r.head.End() || r.tail.Len > 0 && e.Off+e.Len > r.tail.Off
 }
 
-// load fetches the chunks of j into its buffer. It returns scratch, or what it made of it.
-func (r *run) load(ctx context.Context, j *job, scratch []byte) ([]byte, error) {
+// load fetches the chunks of j into its buffer. What is to be compared with the buffer goes through scratch, which grows as
+// it must.
+func (r *run) load(ctx context.Context, j *job, scratch *[]byte) error {
 	clear(j.index)
 	j.ids = j.ids[:0]
 	for i := range j.pieces {
@@ -208,7 +209,7 @@ func (r *run) load(ctx context.Context, j *job, scratch []byte) ([]byte, error) 
 		}
 	}
 	if len(j.ids) == 0 {
-		return scratch, nil
+		return nil
 	}
 	got := 0
 	err := r.from.Get(ctx, j.ids, func(c chunk.Encoded) error {
@@ -222,10 +223,10 @@ func (r *run) load(ctx context.Context, j *job, scratch []byte) ([]byte, error) 
 		}
 		dst := j.bytes(p)
 		if p.read {
-			if int64(len(scratch)) < p.Len {
-				scratch = make([]byte, p.Len)
+			if int64(len(*scratch)) < p.Len {
+				*scratch = make([]byte, p.Len)
 			}
-			dst = scratch[:p.Len]
+			dst = (*scratch)[:p.Len]
 		}
 		raw, err := chunk.Decode(c, dst[:0:p.Len])
 		if err != nil {
@@ -237,10 +238,10 @@ func (r *run) load(ctx context.Context, j *job, scratch []byte) ([]byte, error) 
 		return nil
 	})
 	if err != nil {
-		return scratch, fmt.Errorf("fetch %d chunks for offset %d of the disk: %w", len(j.ids), j.pieces[0].Off, err)
+		return fmt.Errorf("fetch %d chunks for offset %d of the disk: %w", len(j.ids), j.pieces[0].Off, err)
 	}
 	if got != len(j.ids) {
-		return scratch, fmt.Errorf("the store gave %d of %d chunks for offset %d of the disk", got, len(j.ids), j.pieces[0].Off)
+		return fmt.Errorf("the store gave %d of %d chunks for offset %d of the disk", got, len(j.ids), j.pieces[0].Off)
 	}
 	for i := range j.pieces {
 		p := &j.pieces[i]
@@ -249,12 +250,12 @@ func (r *run) load(ctx context.Context, j *job, scratch []byte) ([]byte, error) 
 		}
 		if src := j.index[p.ID]; src != i {
 			if p.Len != j.pieces[src].Len {
-				return scratch, fmt.Errorf("chunk %s is said to have %d and %d bytes", p.ID, j.pieces[src].Len, p.Len)
+				return fmt.Errorf("chunk %s is said to have %d and %d bytes", p.ID, j.pieces[src].Len, p.Len)
 			}
 			j.set(p, j.bytes(&j.pieces[src]))
 		}
 	}
-	return scratch, nil
+	return nil
 }
 
 // sameStep is how finely a chunk that differs is compared with what the disk holds: by the blocks that most filesystems
