@@ -149,6 +149,7 @@ func (r *run) hashed() {
 // worker hashes and compresses. Compression comes first, since it sets a block free.
 func (r *run) worker(ctx context.Context) error {
 	enc := chunk.NewEncoder()
+	var names chunk.Summer
 	var load load
 	hashq := r.hashq
 	for {
@@ -166,7 +167,7 @@ func (r *run) worker(ctx context.Context) error {
 					hashq = nil
 					continue
 				}
-				if err := r.hash(ctx, b); err != nil {
+				if err := r.hash(ctx, b, &names); err != nil {
 					return err
 				}
 				r.askq <- b
@@ -195,7 +196,7 @@ func (r *run) worker(ctx context.Context) error {
 }
 
 // hash names the pieces of b.
-func (r *run) hash(ctx context.Context, b *block) error {
+func (r *run) hash(ctx context.Context, b *block, names *chunk.Summer) error {
 	var read, zero int64
 	for i := range b.pieces {
 		p := &b.pieces[i]
@@ -204,10 +205,11 @@ func (r *run) hash(ctx context.Context, b *block) error {
 		if p.zero = chunk.IsZero(raw); p.zero {
 			zero += int64(p.n)
 		} else {
-			p.id = chunk.Sum(raw)
+			names.Add(raw, &p.id)
 		}
 		read += int64(p.n)
 	}
+	names.Sum()
 	r.read.Add(read)
 	r.zero.Add(zero)
 	return send(ctx, b.entries, b.toEntries())

@@ -3,11 +3,36 @@ package chunk
 import (
 	"bytes"
 
-	"github.com/zeebo/blake3"
+	"mimeo/internal/imaging/chunk/blake3"
 )
 
 // Sum names raw bytes.
-func Sum(raw []byte) ID { return ID(blake3.Sum256(raw)) }
+func Sum(raw []byte) ID { return blake3.Sum(raw) }
+
+// Summer names many pieces, several times as fast as Sum where they are small. It is for one goroutine at a time. Its zero
+// value is ready.
+type Summer struct {
+	hasher blake3.Hasher
+	pieces [][]byte
+	to     []*ID
+	sums   [][32]byte
+}
+
+// Add has the next Sum name raw, which must not change until then, and put the name into to.
+func (s *Summer) Add(raw []byte, to *ID) {
+	s.pieces, s.to, s.sums = append(s.pieces, raw), append(s.to, to), append(s.sums, [32]byte{})
+}
+
+// Sum names what was added since the last one.
+func (s *Summer) Sum() {
+	s.hasher.Sums(s.pieces, s.sums)
+	for i, sum := range s.sums {
+		*s.to[i] = sum
+	}
+	clear(s.pieces)
+	clear(s.to)
+	s.pieces, s.to, s.sums = s.pieces[:0], s.to[:0], s.sums[:0]
+}
 
 // IsZero tells whether all of b is zero bytes; an empty b is.
 func IsZero(b []byte) bool {

@@ -32,6 +32,7 @@ type piece struct {
 	skip bool            // the disk holds it already
 	last bool            // as the last deploy wrote it: with skip, and not in the buffer
 	read bool            // the buffer has what the disk holds
+	now  chunk.ID        // the name of that; none where it is zeros
 	same []extent.Extent // in bytes of the disk: what of the piece the disk holds already
 }
 
@@ -123,13 +124,14 @@ func (r *run) plan(ctx context.Context) error {
 
 func (r *run) worker(ctx context.Context) error {
 	var scratch []byte
+	var names chunk.Summer
 	for {
 		j, ok, err := recv(ctx, r.fetch)
 		if err != nil || !ok {
 			return err
 		}
 		if r.compare() {
-			if err := r.match(j); err != nil {
+			if err := r.match(j, &names); err != nil {
 				return err
 			}
 		}
@@ -141,7 +143,7 @@ func (r *run) worker(ctx context.Context) error {
 }
 
 // match reads what the disk holds and marks the pieces that are there already.
-func (r *run) match(j *job) error {
+func (r *run) match(j *job, names *chunk.Summer) error {
 	var compared, equal int64
 	for first := 0; first < len(j.pieces); {
 		n, last := j.stretch(first)
@@ -158,12 +160,18 @@ func (r *run) match(j *job) error {
 			p := &j.pieces[first]
 			b := j.bytes(p)
 			// A blank disk is the common case, and its answer is cheap: what is not zero cannot equal zeros.
-			p.skip = !chunk.IsZero(b) && chunk.Sum(b) == p.ID
+			if !chunk.IsZero(b) {
+				names.Add(b, &p.now)
+			}
 			p.read = true
 			compared += p.Len
-			if p.skip {
-				equal += p.Len
-			}
+		}
+	}
+	names.Sum()
+	for i := range j.pieces {
+		if p := &j.pieces[i]; p.now == p.ID && p.ID != (chunk.ID{}) {
+			p.skip = true
+			equal += p.Len
 		}
 	}
 	r.compared.Add(compared)
