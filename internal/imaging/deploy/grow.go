@@ -101,14 +101,30 @@ func growOwn(device string, grow func(f fact.Disk, size int64) (n int64, why str
 	if err != nil {
 		return err
 	}
-	n, why, err := grow(f, size)
-	if err != nil {
+	w := &writes{File: f}
+	n, why, err := grow(w, size)
+	switch {
+	case err != nil && w.any:
 		return fmt.Errorf("grow the filesystem on %s, which is not one any more until the disk is deployed again: %w", device, err)
+	case err != nil:
+		return fmt.Errorf("grow the filesystem on %s, which is as it was: %w", device, err)
 	}
 	if why != "" {
 		return &KeptError{n, why}
 	}
 	return nil
+}
+
+// writes is a device, and whether anything was written to it.
+type writes struct {
+	*os.File
+	any bool
+}
+
+// WriteAt implements io.WriterAt.
+func (w *writes) WriteAt(b []byte, off int64) (int, error) {
+	w.any = true
+	return w.File.WriteAt(b, off)
 }
 
 // growMounted grows a filesystem that only grows while it is mounted. The mount point is the tool's last argument.

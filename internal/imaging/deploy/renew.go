@@ -87,13 +87,22 @@ func (r *run) anew(e manifest.Entry) bool {
 
 // renew prepares the volumes that were written for what the disk held before and still holds in their free space.
 func (r *run) renew(ctx context.Context) error {
-	w := window{ctx, r}
+	if len(r.renewals) == 0 {
+		return nil
+	}
+	w := &window{ctx: ctx, r: r}
 	for _, n := range r.renewals {
 		if err := n.Do(w, time.Now(), n.look); err != nil {
 			return fmt.Errorf("make a filesystem fit for a disk that was in use: %w", err)
 		}
 	}
-	return nil
+	if !r.opts.Verify {
+		return nil
+	}
+	if err := r.t.Sync(); err != nil {
+		return fmt.Errorf("make the written data durable: %w", err)
+	}
+	return w.verify()
 }
 
 // shifted is a captured disk as it lies on a larger one: from an offset on, all of it lies further behind by some room.
@@ -112,11 +121,27 @@ func (s shifted) ReadAt(b []byte, off int64) (int, error) {
 
 // window is the disk, with what is kept back as if it were written.
 type window struct {
-	ctx context.Context // once it is done, nothing more is read or written
-	r   *run
+	ctx   context.Context // once it is done, nothing more is read or written
+	r     *run
+	wrote []manifest.Entry // what is to be verified; no two overlap
 }
 
-func (w window) ReadAt(b []byte, off int64) (int, error) {
+// verify reads back what was written.
+func (w *window) verify() error {
+	b := []byte(nil)
+	for _, e := range w.wrote {
+		b = slices.Grow(b[:0], int(e.Len))[:e.Len]
+		if _, err := w.ReadAt(b, e.Off); err != nil {
+			return fmt.Errorf("read back %d bytes at offset %d of the disk: %w", e.Len, e.Off, err)
+		}
+		if chunk.Sum(b) != e.ID {
+			return &VerifyError{Off: e.Off, Len: e.Len}
+		}
+	}
+	return nil
+}
+
+func (w *window) ReadAt(b []byte, off int64) (int, error) {
 	size := w.r.t.Size()
 	if off < 0 || off >= size {
 		return 0, io.EOF
@@ -136,7 +161,7 @@ func (w window) ReadAt(b []byte, off int64) (int, error) {
 	return len(b), end
 }
 
-func (w window) WriteAt(b []byte, off int64) (int, error) {
+func (w *window) WriteAt(b []byte, off int64) (int, error) {
 	if size := w.r.t.Size(); off < 0 || off > size || int64(len(b)) > size-off {
 		return 0, fmt.Errorf("write %d bytes at offset %d of a disk of %d", len(b), off, size)
 	}
@@ -145,6 +170,9 @@ func (w window) WriteAt(b []byte, off int64) (int, error) {
 	}
 	if err := w.r.put(b, off); err != nil {
 		return 0, err
+	}
+	if w.r.opts.Verify {
+		w.wrote = append(w.wrote, manifest.Entry{Off: off, Len: int64(len(b)), ID: chunk.Sum(b)})
 	}
 	return len(b), nil
 }

@@ -2,6 +2,7 @@ package deploy
 
 import (
 	"bytes"
+	"errors"
 	"math/rand/v2"
 	"os"
 	"path/filepath"
@@ -94,5 +95,13 @@ func TestRenew(t *testing.T) {
 	d.data[record+32<<20]++
 	if again, err = Run(t.Context(), st, cap.Manifest, d, Options{Compare: true}); err != nil || again.Written < 64<<20 {
 		t.Errorf("onto a damaged log %d bytes were written, %v", again.Written, err)
+	}
+
+	// What is written to the log is verified, too.
+	lying := &forgetful{fakeDisk: *d, at: int64(record) + 40<<20}
+	lying.data[record+32<<20]++
+	var wrong *VerifyError
+	if _, err := Run(t.Context(), st, cap.Manifest, lying, Options{Compare: true, Verify: true}); !errors.As(err, &wrong) || wrong.Off > lying.at || lying.at >= wrong.Off+wrong.Len {
+		t.Errorf("a disk that forgets what is in the log: %v", err)
 	}
 }

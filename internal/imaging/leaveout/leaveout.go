@@ -165,7 +165,7 @@ func (f *finder) note(format string, args ...any) {
 	}
 }
 
-// walk looks at all files. Below a directory that is matched everything is left out.
+// walk looks at all files that a pattern may match. Below a directory that is matched everything is left out.
 func (f *finder) walk(root tree.File) {
 	below := "" // the directory that was matched last
 	_ = tree.Walk(f.fs, "/", root, func(name string, g tree.File, err error) error {
@@ -177,6 +177,9 @@ func (f *finder) walk(root tree.File) {
 			below = ""
 		}
 		if below == "" && !f.matches(name) {
+			if g.IsDir() && !f.reaches(name) {
+				return tree.SkipDir
+			}
 			return nil
 		}
 		switch g.Type() {
@@ -193,6 +196,11 @@ func (f *finder) walk(root tree.File) {
 
 func (f *finder) matches(name string) bool {
 	return slices.ContainsFunc(f.patterns, func(p pattern) bool { return p.match(name) })
+}
+
+// reaches tells whether a pattern may match something below a directory.
+func (f *finder) reaches(dir string) bool {
+	return slices.ContainsFunc(f.patterns, func(p pattern) bool { return p.reaches(dir) })
 }
 
 // leave leaves the content of a file out, but for its first bytes.
@@ -395,6 +403,25 @@ func (p pattern) match(name string) bool {
 		return matchParts(p.parts, parts)
 	}
 	return len(parts) >= len(p.parts) && matchParts(p.parts, parts[len(parts)-len(p.parts):])
+}
+
+func (p pattern) reaches(dir string) bool {
+	if !p.anchored || dir == "/" {
+		return true
+	}
+	parts := strings.Split(strings.Trim(dir, "/"), "/")
+	for i, part := range parts {
+		if i == len(p.parts) {
+			return false
+		}
+		if p.parts[i] == "**" {
+			return true
+		}
+		if ok, _ := path.Match(p.parts[i], part); !ok {
+			return false
+		}
+	}
+	return len(p.parts) > len(parts)
 }
 
 func matchParts(pattern, parts []string) bool {

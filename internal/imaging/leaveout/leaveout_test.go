@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"os"
 	"os/exec"
+	"path"
 	"path/filepath"
 	"slices"
 	"strings"
@@ -26,6 +27,21 @@ func TestPatterns(t *testing.T) {
 	} {
 		if got := newPattern(c.pattern).match(c.name); got != c.want {
 			t.Errorf("%s, %s: %t", c.pattern, c.name, got)
+		}
+		for dir := path.Dir(c.name); c.want; dir = path.Dir(dir) {
+			if !newPattern(c.pattern).reaches(dir) {
+				t.Errorf("%s does not reach below %s", c.pattern, dir)
+			}
+			if dir == "/" {
+				break
+			}
+		}
+	}
+	for _, dir := range []string{"/home", "/snapshots/1", "/var/log/x"} {
+		for _, p := range []string{"/var/*", "/v*/log", "/var/cache/apt"} {
+			if newPattern(p).reaches(dir) {
+				t.Errorf("%s reaches below %s", p, dir)
+			}
 		}
 	}
 	for _, bad := range []string{"", "/", "[", "/../x", "a/[b"} {
