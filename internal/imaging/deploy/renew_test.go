@@ -97,6 +97,19 @@ func TestRenew(t *testing.T) {
 		t.Errorf("onto a damaged log %d bytes were written, %v", again.Written, err)
 	}
 
+	// A log of a later round than today's is of a disk whose node had a clock that was ahead.
+	for at := record; at < record+64<<20; at += 512 {
+		round := d.data[at : at+4]
+		if at == record {
+			round = d.data[at+4 : at+8]
+		}
+		round[0] += 0x40
+	}
+	ahead := d.data[record+4]
+	if _, err = Run(t.Context(), st, cap.Manifest, d, Options{}); err != nil || d.data[record+4] != ahead || d.data[record+7] == 0 {
+		t.Errorf("after a log of round %x.. it begins in round %x, %v", ahead, d.data[record+4:record+8], err)
+	}
+
 	// What is written to the log is verified, too.
 	lying := &forgetful{fakeDisk: *d, at: int64(record) + 40<<20}
 	lying.data[record+32<<20]++

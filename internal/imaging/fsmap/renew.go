@@ -97,5 +97,10 @@ func (r Renewal) do(v xfs.Volume, now time.Time, look bool) error {
 			return err
 		}
 	}
-	return r.log.Restart(v, round(now))
+	// Whoever deployed before may have had a clock that was ahead.
+	left, err := r.log.Left(v)
+	if err != nil {
+		return err
+	}
+	return r.log.Restart(v, max(round(now), left+1))
 }

@@ -119,6 +119,17 @@ func (l *Log) Continue(v Volume, least uint32) (bool, error) {
 	return true, l.write(v, l.unmounted(head, ring.round), head*sector)
 }
 
+// Left returns the round of the log that an earlier filesystem left in this place, 0 where there is none that is whole.
+func (l *Log) Left(r io.ReaderAt) (uint32, error) {
+	fs := l.fs
+	fs.r = r
+	ring := fs.ring()
+	if _, ok, err := ring.whole(); err != nil || !ok {
+		return 0, err
+	}
+	return ring.round, nil
+}
+
 // whole looks at all sectors of the ring. It returns the sector where the next record would be written, and whether those
 // before it are of one round, ring.round, and the others of the one before.
 func (l *ring) whole() (head int64, ok bool, err error) {
