@@ -5,10 +5,8 @@ import (
 	"flag"
 	"fmt"
 	"os"
-	"os/exec"
 	"path/filepath"
 	"strings"
-	"syscall"
 	"testing"
 	"time"
 
@@ -36,30 +34,6 @@ var archRows = []archRow{
 	{arch: "ppc64el", from: rack.OpenFirmware, to: rack.OpenFirmware, console: "hvc0", boot: "openfirmware", steps: []string{"boot/openfirmware/", "by TFTP", "rootimg", "agent", "told-disk"}},
 }
 
-// buildArchs makes a profile's images of architectures, which may all be others than this machine's. They are kept for the next run,
-// where the server finds that nothing has changed.
-func buildArchs(t testing.TB, ctx context.Context, r *rack.Rack, profile string, archs ...string) {
-	t.Helper()
-	cmd := exec.Command("../build/agent", append([]string{programs}, archs...)...)
-	if out, err := cmd.CombinedOutput(); err != nil {
-		t.Fatalf("build agents: %v\n%s", err, out)
-	}
-	kept := filepath.Join(cacheDir(t), "stateless")
-	if err := os.MkdirAll(kept, 0o755); err != nil {
-		t.Fatal(err)
-	}
-	if err := os.Symlink(kept, filepath.Join(r.State, "stateless")); err != nil {
-		t.Fatal(err)
-	}
-	r.Outside = true
-	startServer(t, ctx, r)
-	t.Log(mimeo(t, ctx, r, "stateless", "build", profile, "--arch", strings.Join(archs, ",")))
-	if err := r.StopServer(syscall.SIGTERM); err != nil {
-		t.Fatal(err)
-	}
-	r.Outside = false
-}
-
 // TestArchitectures takes a node of each kind through the whole: its disk is captured and deployed to another, and both
 // boot from disk, though they ask the network first for ever.
 func TestArchitectures(t *testing.T) {
@@ -70,7 +44,7 @@ func TestArchitectures(t *testing.T) {
 	ctx, cancel := context.WithTimeout(t.Context(), 20*time.Minute+time.Duration(*again)*10*time.Minute)
 	defer cancel()
 	r := newRack(t, ctx)
-	buildArchs(t, ctx, r, "imaging", "arm64", "ppc64el")
+	buildImages(t, ctx, r, "imaging", "arm64", "ppc64el")
 	startServer(t, ctx, r)
 	for i, row := range archRows {
 		within := func(f func(t *testing.T, ctx context.Context)) func(t *testing.T) {

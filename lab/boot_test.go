@@ -6,6 +6,7 @@ import (
 	"os/exec"
 	"path/filepath"
 	"strings"
+	"sync"
 	"syscall"
 	"testing"
 	"time"
@@ -13,14 +14,33 @@ import (
 	"mimeo/lab/rack"
 )
 
-// buildImages builds stateless images, outside of the rack's network.
-func buildImages(t testing.TB, ctx context.Context, r *rack.Rack, profiles ...string) {
+// building has a lock for each kind of image, held by the rack that builds it: they share what was built.
+var building sync.Map
+
+// buildImages makes stateless images of a profile, of the given architectures or of this machine's, outside of the rack's
+// network. They are kept for the other racks and for the next run, where the server finds that nothing has changed.
+func buildImages(t testing.TB, ctx context.Context, r *rack.Rack, profile string, archs ...string) {
 	t.Helper()
+	args := []string{"stateless", "build", profile}
+	if len(archs) > 0 {
+		if out, err := exec.Command("../build/agent", append([]string{programs}, archs...)...).CombinedOutput(); err != nil {
+			t.Fatalf("build agents: %v\n%s", err, out)
+		}
+		args = append(args, "--arch", strings.Join(archs, ","))
+	}
+	lock, _ := building.LoadOrStore(strings.Join(args, " "), new(sync.Mutex))
+	lock.(*sync.Mutex).Lock()
+	defer lock.(*sync.Mutex).Unlock()
+	kept := filepath.Join(cacheDir(t), "stateless")
+	if err := os.MkdirAll(kept, 0o755); err != nil {
+		t.Fatal(err)
+	}
+	if err := os.Symlink(kept, filepath.Join(r.State, "stateless")); err != nil {
+		t.Fatal(err)
+	}
 	r.Outside = true
 	startServer(t, ctx, r)
-	for _, p := range profiles {
-		t.Log(mimeo(t, ctx, r, "stateless", "build", p))
-	}
+	t.Log(mimeo(t, ctx, r, args...))
 	if err := r.StopServer(syscall.SIGTERM); err != nil {
 		t.Fatal(err)
 	}

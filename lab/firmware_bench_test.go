@@ -36,7 +36,7 @@ func BenchmarkBoot(b *testing.B) {
 	ctx, cancel := context.WithTimeout(context.Background(), time.Hour)
 	defer cancel()
 	r := newRack(b, ctx)
-	buildArchs(b, ctx, r, "virtual", "amd64", "arm64", "ppc64el")
+	buildImages(b, ctx, r, "virtual", "amd64", "arm64", "ppc64el")
 	startServer(b, ctx, r)
 	for i, row := range benchRows {
 		disk := filepath.Join(r.Dir, row.name+".img")
@@ -108,7 +108,7 @@ func BenchmarkAway(b *testing.B) {
 	ctx, cancel := context.WithTimeout(context.Background(), time.Hour)
 	defer cancel()
 	r := newRack(b, ctx)
-	buildArchs(b, ctx, r, "imaging", "arm64", "ppc64el")
+	buildImages(b, ctx, r, "imaging", "arm64", "ppc64el")
 	startServer(b, ctx, r)
 	nodes := make([]*rack.Node, len(benchRows))
 	for i, row := range benchRows {
