@@ -111,7 +111,7 @@ func TestRenew(t *testing.T) {
 	}
 
 	// What is written to the log is verified, too.
-	lying := &forgetful{fakeDisk: *d, at: int64(record) + 40<<20}
+	lying := &forgetful{fakeDisk: fakeDisk{data: d.data, sector: 512}, at: int64(record) + 40<<20}
 	lying.data[record+32<<20]++
 	var wrong *VerifyError
 	if _, err := Run(t.Context(), st, cap.Manifest, lying, Options{Compare: true, Verify: true}); !errors.As(err, &wrong) || wrong.Off > lying.at || lying.at >= wrong.Off+wrong.Len {
