@@ -32,7 +32,7 @@ func TestStoreOnNFS(t *testing.T) {
 		echo 10 >/proc/fs/nfsd/nfsv4leasetime; echo 10 >/proc/fs/nfsd/nfsv4gracetime
 		exportfs -o rw,sync,no_root_squash,fsid=0,insecure,no_subtree_check 127.0.0.1:/run/srv; rpc.mountd -N 3; rpc.nfsd -N 3 2
 		mount -t nfs -o vers=4.2 127.0.0.1:/ /run/nfs; mount -t nfs -o vers=4.2,nosharecache 127.0.0.1:/ /run/other
-		mkdir /run/tree; for i in $(seq 40); do head -c $((i*30000)) /dev/urandom >/run/tree/f$i; done
+		mkdir /run/tree; head -c 24M /dev/urandom | split -d -b 600000 - /run/tree/f
 		truncate -s 60M /run/disk; mke2fs -q -F -t ext4 -d /run/tree /run/disk
 		$A capture /run/disk $S --image a 2>/run/err || { cat /run/err; exit 1; }
 		flock -o -x /run/other/store/lock sleep 60 & holder=$!; sleep 2

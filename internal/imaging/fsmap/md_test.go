@@ -25,7 +25,7 @@ type array struct {
 	reason []string // of each disk, part of the note that says what is in it
 }
 
-const extFiles = `mke2fs -q -t ext4 /dev/md0; mount /dev/md0 /run/mnt; for i in $(seq 60); do head -c $((i*9000)) /dev/urandom >/run/mnt/f$i; done
+const extFiles = `mke2fs -q -t ext4 /dev/md0; mount /dev/md0 /run/mnt; head -c 16M /dev/urandom | split -d -b 280000 - /run/mnt/f
 	rm /run/mnt/f*5; (cd /run/mnt; sha256sum f*) >/run/sums; cp /run/sums /run/mnt/sums; umount /run/mnt`
 
 var arrays = []array{

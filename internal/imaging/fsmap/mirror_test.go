@@ -35,7 +35,7 @@ func TestLVMMirrors(t *testing.T) {
 		lvm lvcreate -qq -y -T -V 300M -n thin vg0/pool
 		insync new; insync old; insync pool_tdata
 		for v in new old thin; do mke2fs -q -t ext4 -E nodiscard /dev/vg0/$v; mount /dev/vg0/$v /run/mnt; mkdir /run/mnt/d
-			for i in $(seq 30); do head -c $((i*20000)) /dev/urandom >/run/mnt/d/f$i; done; rm /run/mnt/d/f*3; umount /run/mnt; done; sync; sleep 6
+			head -c 9M /dev/urandom | split -d -b 310000 - /run/mnt/d/f; rm /run/mnt/d/f*3; umount /run/mnt; done; sync; sleep 6
 		for v in new old thin; do mount -o ro,noload /dev/vg0/$v /run/mnt; echo "== $v"; files /run/mnt; umount /run/mnt; done; echo ==
 		lvm lvs -a -o lv_name,segtype,devices vg0; lvm vgchange -qq -an`, disks...)
 	want := strings.Split(said, "==")

@@ -27,7 +27,7 @@ func TestThinPool(t *testing.T) {
 	noise(t, path, size, 7)
 	said := uml.Run(t, thinTools+`lvm pvcreate -qq -y /dev/ubda; lvm vgcreate -qq vg0 /dev/ubda; lvm lvcreate -qq -y --type thin-pool -L 320M --poolmetadatasize 4M -c 64k -n pool vg0
 		for v in root home; do lvm lvcreate -qq -y -T -V 900M -n $v vg0/pool; mke2fs -q -t ext4 -E nodiscard /dev/vg0/$v; mount /dev/vg0/$v /run/mnt
-			mkdir /run/mnt/d; for i in $(seq 30); do head -c $((i*20000)) /dev/urandom >/run/mnt/d/f$i; done; rm /run/mnt/d/f*3; head -c 6M /dev/urandom >/run/mnt/big; sync; [ $v = root ] || rm /run/mnt/big; umount /run/mnt; done
+			mkdir /run/mnt/d; head -c 9M /dev/urandom | split -d -b 310000 - /run/mnt/d/f; rm /run/mnt/d/f*3; head -c 6M /dev/urandom >/run/mnt/big; sync; [ $v = root ] || rm /run/mnt/big; umount /run/mnt; done
 		lvm lvcreate -qq -y -s -kn -n snap vg0/root; mount /dev/vg0/root /run/mnt; rm /run/mnt/big; head -c 3M /dev/urandom >/run/mnt/later; umount /run/mnt
 		for v in root home snap; do mount -o ro,noload /dev/vg0/$v /run/mnt; echo "== $v"; files /run/mnt; umount /run/mnt; done; echo ==; lvm vgchange -qq -an`, path)
 	u, _ := mapFile(t, path)

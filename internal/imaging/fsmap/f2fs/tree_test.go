@@ -73,16 +73,26 @@ for d, dirs, files in os.walk("."):
         elif stat.S_ISREG(st.st_mode): line += " %d %s" % (st.st_size, hashlib.sha256(open(p, "rb").read(16 << 20)).hexdigest())
         print("= %s = %s" % (p, line))
 '
+fill='
+import os, shutil
+for d in "one/two", "many", "gone": os.makedirs(d)
+def put(name, n): open(name, "wb").write(os.urandom(n))
+for i in range(40):
+    put("one/f%d" % i, i * i * 37); put("one/two/g%d" % i, i * 5000); put("gone/h%d" % i, 3)
+for i in range(300): put("many/a file with a name of some length %d" % i, 0)
+os.sync()
+shutil.rmtree("gone")
+for i in range(10, 20): os.remove("one/f%d" % i)
+for i in range(20, 30): os.remove("one/two/g%d" % i)
+for r in range(60): # they grow by turns
+    for n in "abc":
+        with open("grow" + n, "ab") as f:
+            f.write(os.urandom(5000)); f.flush()
+            if n == "a": os.fsync(f)
+'
 one() {
 	mkdir -p /run/mnt/f && mount -t f2fs $2 $1 /run/mnt/f && cd /run/mnt/f
-	mkdir -p one/two many gone
-	i=0; while [ $i -lt 40 ]; do
-		head -c $((i * i * 37)) /dev/urandom >one/f$i; head -c $((i * 5000)) /dev/urandom >one/two/g$i; echo $i >gone/h$i; i=$((i + 1))
-	done
-	i=0; while [ $i -lt 300 ]; do : >"many/a file with a name of some length $i"; i=$((i + 1)); done
-	sync; rm -r gone one/f1? one/two/g2?
-	# Files that grow by turns.
-	r=0; while [ $r -lt 60 ]; do for n in a b c; do head -c 5000 /dev/urandom >>grow$n; done; sync growa; r=$((r + 1)); done
+	python3 -c "$fill"
 	# With holes, so far apart that nodes lie below nodes.
 	for at in 0 3 1000 4000 9000 3000000 5000000; do head -c 4096 /dev/urandom | dd of=holes bs=4096 seek=$at conv=notrunc status=none; done
 	truncate -s 30G holes; truncate -s 100000 hole; fallocate -l 200000 reserved; echo text | dd of=reserved conv=notrunc status=none
