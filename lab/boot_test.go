@@ -23,14 +23,16 @@ func buildImages(t testing.TB, ctx context.Context, r *rack.Rack, profile string
 	t.Helper()
 	args := []string{"stateless", "build", profile}
 	if len(archs) > 0 {
-		if out, err := exec.Command("../build/agent", append([]string{programs}, archs...)...).CombinedOutput(); err != nil {
-			t.Fatalf("build agents: %v\n%s", err, out)
-		}
 		args = append(args, "--arch", strings.Join(archs, ","))
 	}
 	lock, _ := building.LoadOrStore(strings.Join(args, " "), new(sync.Mutex))
 	lock.(*sync.Mutex).Lock()
 	defer lock.(*sync.Mutex).Unlock()
+	if len(archs) > 0 {
+		if out, err := exec.Command("../build/agent", append([]string{programs}, archs...)...).CombinedOutput(); err != nil {
+			t.Fatalf("build agents: %v\n%s", err, out)
+		}
+	}
 	kept := filepath.Join(cacheDir(t), "stateless")
 	if err := os.MkdirAll(kept, 0o755); err != nil {
 		t.Fatal(err)

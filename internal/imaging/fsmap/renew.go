@@ -25,7 +25,7 @@ var renewFrom = time.Date(2020, 1, 1, 0, 0, 0, 0, time.UTC)
 var firstRenewed = time.Date(2026, 1, 1, 0, 0, 0, 0, time.UTC)
 
 // round returns the round of a log that begins anew at a time: one for each second since 2020. No disk writes its log
-// around that fast for all of its life, so the round is later than any that the disk has seen, whatever was on it in between.
+// around that fast for all of its life, so the round is later than any that the disk has seen, whatever was on it in between, where the clocks were right.
 func round(t time.Time) uint32 { return uint32(max(t.Sub(renewFrom)/time.Second, 1)) }
 
 // Renewal is what must be done for a filesystem that is written by its used blocks, because of what may lie in its free space: the
@@ -78,6 +78,16 @@ func (d Disk) renewal(p fact.Part, mirrored bool) (r Renewal, err error) {
 	return r, err
 }
 
+// left returns the round of the log that is on the disk: whoever deployed before may have had a clock that was ahead. It is a hint,
+// 0 where there is none, or it cannot be read, or nobody's clock was so far ahead.
+func (r Renewal) left(v xfs.Volume) uint32 {
+	const most = 1 << 31 // so that the log can still go round
+	if left, err := r.log.Left(v); err == nil && left < most {
+		return left
+	}
+	return 0
+}
+
 // Do is called when all else is written. With look, the log that is on the disk may go on: the volume lay there before, as it should.
 func (r Renewal) Do(disk Volume, now time.Time, look bool) error {
 	v := fact.Bytes{Part: r.part, Disk: disk}
@@ -97,10 +107,5 @@ func (r Renewal) do(v xfs.Volume, now time.Time, look bool) error {
 			return err
 		}
 	}
-	// Whoever deployed before may have had a clock that was ahead.
-	left, err := r.log.Left(v)
-	if err != nil {
-		return err
-	}
-	return r.log.Restart(v, max(round(now), left+1))
+	return r.log.Restart(v, max(round(now), r.left(v)+1))
 }

@@ -74,8 +74,9 @@ func (h *Hasher) Sums(pieces [][]byte, sums [][32]byte) {
 	h.pieces = h.pieces[:0]
 	n := 0
 	for i, b := range pieces {
-		if len(b)%chunkLen != 0 || len(b) < 2*chunkLen {
-			sums[i] = Sum(b) // a lone chunk is its own root, and the last chunk of others is short
+		// A lone chunk is its own root, the last chunk of others is short, and a long piece fills eight lanes by itself.
+		if len(b)%chunkLen != 0 || len(b) < 2*chunkLen || k.lanes == 8 && len(b) >= 32*chunkLen {
+			sums[i] = Sum(b)
 			continue
 		}
 		h.pieces = append(h.pieces, pending{index: i, at: n, n: len(b) / chunkLen})

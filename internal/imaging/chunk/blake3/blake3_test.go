@@ -9,7 +9,10 @@ import (
 
 // every calls f with each kernel that this processor has, and with none.
 func every(f func(name string, k *kernel)) {
+	had := best
+	best = nil
 	f("plain", nil)
+	best = had
 	for _, k := range kernels() {
 		f(k.name, &k)
 	}

@@ -130,8 +130,8 @@ func (l *Log) Left(r io.ReaderAt) (uint32, error) {
 	return ring.round, nil
 }
 
-// whole looks at all sectors of the ring. It returns the sector where the next record would be written, and whether those
-// before it are of one round, ring.round, and the others of the one before.
+// whole looks at all sectors of the ring. It returns the sector where the next record would be written, behind the last one where
+// the round is at its end, and whether those before it are of one round, ring.round, and the others of the one before.
 func (l *ring) whole() (head int64, ok bool, err error) {
 	const step = 2048 // sectors read at once
 	for at := int64(0); at < l.n; at += step {
@@ -153,7 +153,10 @@ func (l *ring) whole() (head int64, ok bool, err error) {
 			}
 		}
 	}
-	return head, head > 0 && l.round > 1, nil
+	if head == 0 {
+		head = l.n
+	}
+	return head, l.round > 1, nil
 }
 
 // unmounted returns the record of the unmount for a place in the log.
