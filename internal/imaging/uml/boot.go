@@ -15,7 +15,7 @@ import (
 const NetMAC = "52:54:00:00:00:0a"
 
 // bootLimit is how long a system may be up.
-const bootLimit = 4 * time.Minute
+const bootLimit = 8 * time.Minute
 
 // alone runs user-mode Linux with its first network card in a network namespace that goes away with it. It is
 // process 1 of a namespace, too: when that ends, nothing of it is left.

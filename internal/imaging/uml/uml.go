@@ -17,7 +17,7 @@ import (
 )
 
 // limit is how long a script may take.
-const limit = 5 * time.Minute
+const limit = 10 * time.Minute
 
 // prelude makes a system of the bare kernel. Modules come from the kernel's own package.
 const prelude = `#!/bin/sh
