@@ -41,7 +41,7 @@ func TestArchitectures(t *testing.T) {
 	if testing.Short() {
 		t.Skip("-short leaves the virtual rack out")
 	}
-	ctx, cancel := context.WithTimeout(t.Context(), 20*time.Minute+time.Duration(*again)*10*time.Minute)
+	ctx, cancel := context.WithTimeout(t.Context(), 40*time.Minute+time.Duration(*again)*10*time.Minute)
 	defer cancel()
 	r := newRack(t, ctx)
 	buildImages(t, ctx, r, "imaging", "arm64", "ppc64el")
@@ -49,7 +49,7 @@ func TestArchitectures(t *testing.T) {
 	for i, row := range archRows {
 		within := func(f func(t *testing.T, ctx context.Context)) func(t *testing.T) {
 			return func(t *testing.T) {
-				ctx, cancel := context.WithTimeout(ctx, 4*time.Minute+time.Duration(*again)*3*time.Minute)
+				ctx, cancel := context.WithTimeout(ctx, 8*time.Minute+time.Duration(*again)*3*time.Minute)
 				defer cancel()
 				f(t, ctx)
 			}

@@ -61,7 +61,7 @@ func (l *faultLab) batch(id string) map[node.Name]api.Job {
 // untilBatch waits for a batch to come to a state, and sees that never more than most are at work.
 func (l *faultLab) untilBatch(id string, most int, what string, ok func(jobs map[node.Name]api.Job, done, active int) bool) map[node.Name]api.Job {
 	l.t.Helper()
-	for deadline := time.Now().Add(4 * time.Minute); ; time.Sleep(200 * time.Millisecond) {
+	for deadline := time.Now().Add(8 * time.Minute); ; time.Sleep(200 * time.Millisecond) {
 		jobs := l.batch(id)
 		done, active, working := 0, 0, 0
 		for _, j := range jobs {
@@ -96,7 +96,7 @@ func TestBatchOfForty(t *testing.T) {
 		t.Skip("-short leaves the virtual rack out")
 	}
 	const nodes, most = 40, 5
-	ctx, cancel := context.WithTimeout(context.Background(), 10*time.Minute)
+	ctx, cancel := context.WithTimeout(context.Background(), 20*time.Minute)
 	t.Cleanup(cancel)
 	config := filepath.Join(t.TempDir(), "mimeod.yaml")
 	if err := os.WriteFile(config, []byte(quick), 0o644); err != nil {

@@ -93,7 +93,7 @@ func TestStatelessForGood(t *testing.T) {
 	if testing.Short() {
 		t.Skip("-short leaves the virtual rack out")
 	}
-	ctx, cancel := context.WithTimeout(context.Background(), 15*time.Minute)
+	ctx, cancel := context.WithTimeout(context.Background(), 30*time.Minute)
 	defer cancel()
 	r := newRack(t, ctx)
 	key, known := filepath.Join(r.Dir, "key"), filepath.Join(r.Dir, "known_hosts")
@@ -116,7 +116,7 @@ func TestStatelessForGood(t *testing.T) {
 	mimeo(t, ctx, r, "boot", "n01", "stateless", "--ssh-key", key+".pub", "--cycle")
 
 	look := `systemctl is-system-running --wait; systemctl --failed --no-legend; systemctl is-active ssh chrony mimeo-agent systemd-udevd; hostname; hostname -f; findmnt -no FSTYPE /; cat /run/fine; cat /proc/1/comm; cat /proc/sys/kernel/random/boot_id`
-	first := sshTo(t, ctx, r, key, known, "10.77.0.11", 4*time.Minute, look)
+	first := sshTo(t, ctx, r, key, known, "10.77.0.11", 8*time.Minute, look)
 	t.Log(first)
 	for _, want := range []string{"running\nactive\nactive\nactive\nactive\nlogin\nlogin.example.org\noverlay\nn01 of diskless\nsystemd\n"} {
 		if !strings.Contains(first, want) {
@@ -138,7 +138,7 @@ func TestStatelessForGood(t *testing.T) {
 	if _, err := n.WaitConsole(ctx, from, `in the initrd of node n01`); err != nil {
 		t.Fatal(err)
 	}
-	second := sshTo(t, ctx, r, key, known, "10.77.0.11", 4*time.Minute, "ls /etc/gone-after-reboot 2>&1; systemctl is-system-running --wait")
+	second := sshTo(t, ctx, r, key, known, "10.77.0.11", 8*time.Minute, "ls /etc/gone-after-reboot 2>&1; systemctl is-system-running --wait")
 	if !strings.Contains(second, "No such file") || !strings.Contains(second, "running\n") {
 		t.Errorf("after its reboot n01 says %s", second)
 	}
@@ -154,7 +154,7 @@ func TestWipeInRack(t *testing.T) {
 	if testing.Short() {
 		t.Skip("-short leaves the virtual rack out")
 	}
-	ctx, cancel := context.WithTimeout(context.Background(), 15*time.Minute)
+	ctx, cancel := context.WithTimeout(context.Background(), 30*time.Minute)
 	defer cancel()
 	r := newRack(t, ctx)
 	buildImages(t, ctx, r, "imaging")
@@ -210,7 +210,7 @@ func TestMemtestInRack(t *testing.T) {
 	if testing.Short() {
 		t.Skip("-short leaves the virtual rack out")
 	}
-	ctx, cancel := context.WithTimeout(context.Background(), 10*time.Minute)
+	ctx, cancel := context.WithTimeout(context.Background(), 20*time.Minute)
 	defer cancel()
 	r := newRack(t, ctx)
 	buildImages(t, ctx, r, "imaging")
@@ -239,7 +239,7 @@ func TestDiscoveryInRack(t *testing.T) {
 	if testing.Short() {
 		t.Skip("-short leaves the virtual rack out")
 	}
-	ctx, cancel := context.WithTimeout(context.Background(), 10*time.Minute)
+	ctx, cancel := context.WithTimeout(context.Background(), 20*time.Minute)
 	defer cancel()
 	r := newRack(t, ctx)
 	buildImages(t, ctx, r, "imaging")
@@ -262,7 +262,7 @@ func TestDiscoveryInRack(t *testing.T) {
 	}
 	reported := func() {
 		t.Helper()
-		for end := time.Now().Add(3 * time.Minute); !strings.Contains(mimeo(t, ctx, r, "node", "discovered"), "NEW-1"); time.Sleep(time.Second) {
+		for end := time.Now().Add(6 * time.Minute); !strings.Contains(mimeo(t, ctx, r, "node", "discovered"), "NEW-1"); time.Sleep(time.Second) {
 			if time.Now().After(end) {
 				t.Fatal("it does not report itself")
 			}

@@ -21,7 +21,7 @@ func TestBootTest(t *testing.T) {
 	if testing.Short() {
 		t.Skip("-short leaves virtual machines out")
 	}
-	ctx, cancel := context.WithTimeout(context.Background(), 8*time.Minute)
+	ctx, cancel := context.WithTimeout(context.Background(), 16*time.Minute)
 	defer cancel()
 	dir := t.TempDir()
 	disk, place, screen := filepath.Join(dir, "disk"), "dir:"+filepath.Join(dir, "store"), filepath.Join(dir, "screen.png")

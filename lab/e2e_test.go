@@ -205,7 +205,7 @@ func TestCaptureDeploy(t *testing.T) {
 	if testing.Short() {
 		t.Skip("-short leaves the virtual rack out")
 	}
-	ctx, cancel := context.WithTimeout(context.Background(), 20*time.Minute)
+	ctx, cancel := context.WithTimeout(context.Background(), 40*time.Minute)
 	defer cancel()
 	r := newRack(t, ctx)
 	cache := cacheDir(t)
@@ -275,7 +275,7 @@ func TestCaptureDeploy(t *testing.T) {
 	if err := json.Unmarshal([]byte(mimeo(t, ctx, r, "deploy", "n02", "--image", "debian12", "--json")), &deploy); err != nil {
 		t.Fatal(err)
 	}
-	for deadline := time.Now().Add(6 * time.Minute); ; time.Sleep(time.Second) {
+	for deadline := time.Now().Add(12 * time.Minute); ; time.Sleep(time.Second) {
 		var j api.Job
 		if err := json.Unmarshal([]byte(mimeo(t, ctx, r, "job", "show", deploy[0].ID, "--json")), &j); err != nil {
 			t.Fatal(err)
@@ -284,7 +284,7 @@ func TestCaptureDeploy(t *testing.T) {
 			break
 		}
 		if time.Now().After(deadline) {
-			t.Fatal("n02 did not end its deploy within 6 minutes")
+			t.Fatal("n02 did not end its deploy within 12 minutes")
 		}
 	}
 	after := filepath.Join(r.Dir, "n02-deployed.img")
@@ -385,7 +385,7 @@ func rescueShell(t *testing.T, ctx context.Context, r *rack.Rack, n *rack.Node) 
 	mimeo(t, ctx, r, "boot", "n01", "shell", "--cycle", "--ssh-key", key+".pub")
 	var out []byte
 	var err error
-	for deadline := time.Now().Add(2 * time.Minute); time.Now().Before(deadline); time.Sleep(2 * time.Second) {
+	for deadline := time.Now().Add(4 * time.Minute); time.Now().Before(deadline); time.Sleep(2 * time.Second) {
 		out, err = r.Net.Command(ctx, "ssh", "-i", key, "-o", "StrictHostKeyChecking=no", "-o", "UserKnownHostsFile=/dev/null", "-o", "LogLevel=ERROR", "-o", "ConnectTimeout=5",
 			"root@10.77.0.11", "cat /sys/block/vda/serial; findmnt -no FSTYPE /").CombinedOutput()
 		if err == nil {
@@ -397,7 +397,7 @@ func rescueShell(t *testing.T, ctx context.Context, r *rack.Rack, n *rack.Node) 
 	}
 	from := n.ConsoleSize()
 	mimeo(t, ctx, r, "boot", "n01", "disk")
-	wait, cancel := context.WithTimeout(ctx, 3*time.Minute)
+	wait, cancel := context.WithTimeout(ctx, 6*time.Minute)
 	defer cancel()
 	if _, err := n.WaitConsole(wait, from, golden.Marker+` node=golden`); err != nil {
 		t.Errorf("n01 does not leave the shell for its disk: %v", err)

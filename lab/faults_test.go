@@ -45,7 +45,7 @@ func newFaultLab(t *testing.T, args ...string) *faultLab {
 	if testing.Short() {
 		t.Skip("-short leaves the virtual rack out")
 	}
-	ctx, cancel := context.WithTimeout(context.Background(), 6*time.Minute)
+	ctx, cancel := context.WithTimeout(context.Background(), 12*time.Minute)
 	t.Cleanup(cancel)
 	config := filepath.Join(t.TempDir(), "mimeod.yaml")
 	if err := os.WriteFile(config, []byte(quick), 0o644); err != nil {
@@ -132,7 +132,7 @@ func (l *faultLab) job(id string) (j api.Job) {
 // until waits for a job to come to a state.
 func (l *faultLab) until(id string, what string, ok func(api.Job) bool) api.Job {
 	l.t.Helper()
-	for deadline := time.Now().Add(2 * time.Minute); ; time.Sleep(50 * time.Millisecond) {
+	for deadline := time.Now().Add(4 * time.Minute); ; time.Sleep(50 * time.Millisecond) {
 		j := l.job(id)
 		if ok(j) {
 			return j

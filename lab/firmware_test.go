@@ -78,7 +78,7 @@ func TestFirmware(t *testing.T) {
 
 func (row firmwareRow) run(t *testing.T, ctx context.Context, r *rack.Rack, i int, small string) {
 	name := row.name
-	ctx, cancel := context.WithTimeout(ctx, 5*time.Minute)
+	ctx, cancel := context.WithTimeout(ctx, 10*time.Minute)
 	defer cancel()
 	disks := [2]string{filepath.Join(r.Dir, name+"-1.img"), filepath.Join(r.Dir, name+"-2.img")}
 	copySparse(t, small, disks[0])
@@ -106,7 +106,7 @@ func (row firmwareRow) run(t *testing.T, ctx context.Context, r *rack.Rack, i in
 	}()
 	up := func(n *rack.Node, from int64, as string) string {
 		t.Helper()
-		ctx, cancel := context.WithTimeout(ctx, 90*time.Second)
+		ctx, cancel := context.WithTimeout(ctx, 180*time.Second)
 		defer cancel()
 		text, err := n.WaitConsole(ctx, from, `(?s)^.*`+golden.Marker+` node=`+as+` root=/dev/vda3 id=[0-9a-f]+ boot=`+row.boot)
 		if err != nil {

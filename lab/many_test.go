@@ -51,7 +51,7 @@ func TestSixteenCaptures(t *testing.T) {
 		t.Skip("-short leaves the virtual rack out")
 	}
 	const nodes, most = 16, 12
-	ctx, cancel := context.WithTimeout(context.Background(), 5*time.Minute)
+	ctx, cancel := context.WithTimeout(context.Background(), 10*time.Minute)
 	t.Cleanup(cancel)
 	config := filepath.Join(t.TempDir(), "mimeod.yaml")
 	if err := os.WriteFile(config, fmt.Appendf(nil, "jobs:\n  max_captures: %d\n", most), 0o644); err != nil {

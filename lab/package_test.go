@@ -140,7 +140,7 @@ func TestPackage(t *testing.T) {
 	if err := packages(); err != nil {
 		t.Fatal(err)
 	}
-	ctx, cancel := context.WithTimeout(context.Background(), 10*time.Minute)
+	ctx, cancel := context.WithTimeout(context.Background(), 20*time.Minute)
 	defer cancel()
 	r := newRack(t, ctx)
 	n, err := rack.NewNode(ctx, r.Net, r.Dir, rack.NodeConfig{Name: "n01", MAC: "52:54:00:77:00:01", Disk: filepath.Join(r.Dir, "n01.img"), Serial: "N01"})

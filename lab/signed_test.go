@@ -17,7 +17,7 @@ func TestSignedImages(t *testing.T) {
 	if testing.Short() {
 		t.Skip("-short leaves the virtual rack out")
 	}
-	ctx, cancel := context.WithTimeout(context.Background(), 5*time.Minute)
+	ctx, cancel := context.WithTimeout(context.Background(), 10*time.Minute)
 	t.Cleanup(cancel)
 	config := filepath.Join(t.TempDir(), "mimeod.yaml")
 	if err := os.WriteFile(config, []byte(quick+"jobs:\n  max_deploys: 1\n"), 0o644); err != nil {
