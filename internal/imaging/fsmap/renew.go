@@ -25,7 +25,8 @@ var renewFrom = time.Date(2020, 1, 1, 0, 0, 0, 0, time.UTC)
 var firstRenewed = time.Date(2026, 1, 1, 0, 0, 0, 0, time.UTC)
 
 // round returns the round of a log that begins anew at a time: one for each second since 2020. No disk writes its log
-// around that fast for all of its life, so the round is later than any that the disk has seen, whatever was on it in between, where the clocks were right.
+// around that fast for all of its life, so the round is later than any that the disk has seen, whatever was on it in between,
+// where the clocks were right.
 func round(t time.Time) uint32 { return uint32(max(t.Sub(renewFrom)/time.Second, 1)) }
 
 // Renewal is what must be done for a filesystem that is written by its used blocks, because of what may lie in its free space: the

@@ -59,7 +59,7 @@ var best = func() *kernel {
 	return nil
 }()
 
-// Sums sets sums[i] to the hash of pieces[i].
+// Sums sets sums[i] to the hash of pieces[i]; both have the same length.
 func (h *Hasher) Sums(pieces [][]byte, sums [][32]byte) {
 	k := h.kernel
 	if k == nil {
@@ -90,11 +90,11 @@ func (h *Hasher) Sums(pieces [][]byte, sums [][32]byte) {
 	}
 	if len(h.values) < n {
 		h.values, h.above = make([]value, n), make([]value, n)
-		for i := range h.flags[2] {
-			h.flags[2][i] = chunkEnd
-		}
 	}
 
+	for i := range h.flags[2] {
+		h.flags[2][i] = chunkEnd
+	}
 	for _, p := range h.pieces {
 		b := pieces[p.index]
 		for i := range p.n {

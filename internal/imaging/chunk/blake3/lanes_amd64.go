@@ -4,7 +4,7 @@ import "golang.org/x/sys/cpu"
 
 // lanes512 and lanes2 compress as many 64-byte blocks of each lane as blocks says, which lie behind each other from in[lane]
 // on. The first block takes the first row of flags, the last one of several the last row, the others the second. out gets
-// the chaining values: row i is word i of all lanes.
+// the chaining values: row i is word i of all lanes. lanes512 has sixteen lanes, lanes2 the first eight.
 //
 //go:noescape
 func lanes512(in *[16]*byte, blocks int, flags *[3][16]uint32, counters *[16]uint32, out *[8][16]uint32)

@@ -38,7 +38,7 @@ func made(t testing.TB, kind string, flags ...string) (volumes [][]byte, theirs 
 		esac
 		a=$(losetup -f --show fs); b=$(losetup -f --show other); trap 'blockdev --flushbufs $b; losetup -d $a; losetup -d $b' EXIT
 		shift 2
-		# At times, once in some hundred, partimage does not restore what it saved a moment ago. That is no witness.
+		# At times partimage does not restore what it saved a moment ago, for a reason that is not known. That is no witness.
 		for try in 1 2 3; do
 			rm -f image.*
 			partimage "$@" -o -d -b -B gui=no -f3 save $a "$PWD/image" >log 2>&1 &&
