@@ -26,6 +26,7 @@ type firmwareRow struct {
 	never    []string // and what not
 	uuids    bool     // the deployed disk gets new UUIDs
 	exit     bool     // look also at what the firmware does when it is left to its boot order
+	stall    bool     // GRUB's first transfer of the initrd stops half way, as one does whose numbers wrap around
 }
 
 var firmwareRows = []firmwareRow{
@@ -34,7 +35,7 @@ var firmwareRows = []firmwareRow{
 	{name: "uefi-http", firmware: rack.UEFIHTTP, boot: "uefi", set: []string{"label.deploy.uuids=all"}, uuids: true,
 		asked: []string{"snponly.efi by HTTP", "told-disk"}, never: []string{"by TFTP"}},
 	{name: "uefi-sb", firmware: rack.UEFISB, set: []string{"knobs.loader=shim"}, boot: "secure",
-		asked: []string{"shimx64.efi by TFTP", "grubx64.efi by TFTP", "told-disk"}, never: []string{"snponly.efi", "ipxe"}},
+		asked: []string{"shimx64.efi by TFTP", "grubx64.efi by TFTP", "told-disk"}, never: []string{"snponly.efi", "ipxe"}, stall: true},
 	{name: "uefi-http-sb", firmware: rack.UEFIHTTPSB, set: []string{"knobs.loader=shim"}, boot: "secure",
 		asked: []string{"shimx64.efi by HTTP", "grubx64.efi by HTTP", "told-disk"}, never: []string{"snponly.efi", "ipxe", "by TFTP"}},
 }
@@ -120,8 +121,19 @@ func (row firmwareRow) run(t *testing.T, ctx context.Context, r *rack.Rack, i in
 		start = time.Now()
 	}
 	a, b := nodes[0], nodes[1]
+	if row.stall {
+		// Script, kernel, initrd: GRUB's third port.
+		nft(t, ctx, r, fmt.Sprintf("add table ip stall; add chain ip stall out { type filter hook output priority 0; }; add rule ip stall out ip daddr 10.77.0.%d tcp dport 21552 quota over 4 mbytes drop", 20+2*i))
+	}
 	mimeo(t, ctx, r, "capture", a.Name, "--image", name, "--watch")
 	step("captured")
+	if row.stall {
+		nft(t, ctx, r, "delete table ip stall")
+		events := mimeo(t, ctx, r, "node", "events", a.Name)
+		if n := strings.Count(events, "initrd.img: begins"); n != 2 || strings.Contains(events, "netboots once more") {
+			t.Errorf("the initrd was begun %d times, want 2 in one netboot:\n%s", n, events)
+		}
+	}
 	up(a, 0, "golden")
 	step("booted the disk")
 	a.PowerOff()
@@ -186,5 +198,13 @@ func (row firmwareRow) run(t *testing.T, ctx context.Context, r *rack.Rack, i in
 				t.Errorf("%s's events have %q:\n%s", n.Name, not, events)
 			}
 		}
+	}
+}
+
+// nft changes what the server's network namespace lets through.
+func nft(t *testing.T, ctx context.Context, r *rack.Rack, ruleset string) {
+	t.Helper()
+	if out, err := r.Net.Command(ctx, "nft", ruleset).CombinedOutput(); err != nil {
+		t.Fatalf("nft: %v: %s", err, out)
 	}
 }

@@ -27,8 +27,13 @@ func (s Script) grub() (string, error) {
 	return b.String(), err
 }
 
-// grubStateless loads kernel and initrd over HTTP. GRUB has no loop counter, so a failure waits and starts the machine
-// anew, and DHCP decides again.
+// grubTries is how often GRUB loads something before it gives up. It compares TCP's sequence numbers without regard to
+// their wrapping around (GRUB 2.12, grub-core/net/tcp.c), so a transfer that runs past 2^32 stops for good: one in 250 of
+// 16 MiB. The next try is another connection, with other numbers.
+const grubTries = "1 2 3"
+
+// grubStateless loads kernel and initrd over HTTP. Where all tries fail it waits and starts the machine anew, and DHCP
+// decides again.
 func (s Script) grubStateless(b *strings.Builder) error {
 	kernel, err := grubPath(s.Kernel)
 	if err != nil {
@@ -48,8 +53,8 @@ func (s Script) grubStateless(b *strings.Builder) error {
 		}
 	}
 	fmt.Fprintf(b, "echo 'Mimeo: %s boots its stateless image'\ninsmod http\n", clean(string(s.Node)))
-	fmt.Fprintf(b, "if linux %s %s; then\n", kernel, strings.Join(words, " "))
-	fmt.Fprintf(b, "  if initrd %s; then\n    boot\n  fi\nfi\n", initrd)
+	fmt.Fprintf(b, "for try in %s; do\n  if linux %s %s; then\n", grubTries, kernel, strings.Join(words, " "))
+	fmt.Fprintf(b, "    if initrd %s; then\n      boot\n    fi\n  fi\ndone\n", initrd)
 	grubGiveUp(b)
 	return nil
 }
@@ -94,7 +99,7 @@ func (s Script) grubWait(b *strings.Builder) error {
 	if s.After > 0 {
 		secs = max(1, int(s.After.Seconds()))
 	}
-	fmt.Fprintf(b, "echo 'Mimeo: the server asks %s to wait'\nsleep %d\ninsmod http\nconfigfile %s\n", clean(string(s.Node)), secs, again)
+	fmt.Fprintf(b, "echo 'Mimeo: the server asks %s to wait'\nsleep %d\ninsmod http\nfor try in %s; do\n  configfile %s\ndone\n", clean(string(s.Node)), secs, grubTries, again)
 	grubGiveUp(b)
 	return nil
 }
@@ -107,7 +112,7 @@ func GRUBConfig(base string) (string, error) {
 		return "", fmt.Errorf("render %s: base %q is not an http URL", FileGRUBConfig, base)
 	}
 	b := &strings.Builder{}
-	fmt.Fprintf(b, "set timeout=0\ninsmod http\nconfigfile '(http,%s)%s%s/'$net_default_mac\n", u.Host, PathScripts, KindGRUB)
+	fmt.Fprintf(b, "set timeout=0\ninsmod http\nfor try in %s; do\n  configfile '(http,%s)%s%s/'$net_default_mac\ndone\n", grubTries, u.Host, PathScripts, KindGRUB)
 	grubGiveUp(b)
 	return b.String(), nil
 }

@@ -4,7 +4,9 @@ import (
 	"context"
 	"net"
 	"net/http"
+	"net/netip"
 	"strings"
+	"sync"
 	"sync/atomic"
 	"time"
 
@@ -22,15 +24,22 @@ const (
 type bootListener struct {
 	net.Listener
 	ctx context.Context // of the server
+
+	mu   sync.Mutex
+	grub map[*bootConn]bool // the connections of GRUB that are not closed
 }
 
-func (l bootListener) Accept() (net.Conn, error) {
+func newBootListener(ctx context.Context, l net.Listener) *bootListener {
+	return &bootListener{Listener: l, ctx: ctx, grub: map[*bootConn]bool{}}
+}
+
+func (l *bootListener) Accept() (net.Conn, error) {
 	c, err := l.Listener.Accept()
 	if err != nil {
 		return nil, err
 	}
 	if tcp, ok := c.(*net.TCPConn); ok {
-		return &bootConn{TCPConn: tcp, ctx: l.ctx}, nil
+		return &bootConn{TCPConn: tcp, from: l}, nil
 	}
 	return c, nil
 }
@@ -38,12 +47,32 @@ func (l bootListener) Accept() (net.Conn, error) {
 // bootConn is the connection of a machine that boots. GRUB counts its ports from 21550 on in each boot, closes nothing
 // when it hands over, and does not answer when it is told that its connection is an older one. So a connection that the
 // kernel still keeps from the last boot makes the next one fail, for minutes. One that is to be forgotten is reset once
-// the other end has everything, and nothing stays behind.
+// the other end has everything, or once a later boot asks, and nothing stays behind.
 type bootConn struct {
 	*net.TCPConn
-	ctx    context.Context
+	from   *bootListener
 	forget atomic.Bool
 }
+
+// forgetLater makes c be forgotten when it is closed, and resets what an earlier boot of the same machine has left: the
+// connections from the same address whose ports c's boot has yet to come to.
+func (c *bootConn) forgetLater() {
+	if c.forget.Swap(true) {
+		return
+	}
+	c.from.mu.Lock()
+	defer c.from.mu.Unlock()
+	mine := remote(c)
+	for o := range c.from.grub {
+		if theirs := remote(o); theirs.Addr() == mine.Addr() && theirs.Port() > mine.Port() {
+			_ = o.SetLinger(0) // fails where it is closed already
+			_ = o.TCPConn.Close()
+		}
+	}
+	c.from.grub[c] = true
+}
+
+func remote(c *bootConn) netip.AddrPort { return c.RemoteAddr().(*net.TCPAddr).AddrPort() }
 
 // CloseWrite hides that of TCPConn: net/http would begin an orderly end with it.
 func (c *bootConn) CloseWrite() error { return nil }
@@ -51,7 +80,10 @@ func (c *bootConn) CloseWrite() error { return nil }
 func (c *bootConn) Close() error {
 	if c.forget.Load() {
 		c.wait()
-		_ = c.SetLinger(0) // fails where it is closed already
+		_ = c.SetLinger(0)
+		c.from.mu.Lock()
+		delete(c.from.grub, c)
+		c.from.mu.Unlock()
 	}
 	return c.TCPConn.Close()
 }
@@ -80,7 +112,7 @@ func (c *bootConn) wait() {
 		case <-tick.C:
 		case <-limit.C:
 			return
-		case <-c.ctx.Done():
+		case <-c.from.ctx.Done():
 			return
 		}
 	}
@@ -93,7 +125,7 @@ type bootConnKey struct{}
 func forgetGRUB(next http.Handler) http.Handler {
 	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		if c, ok := r.Context().Value(bootConnKey{}).(*bootConn); ok && strings.HasPrefix(r.UserAgent(), grubAgent) {
-			c.forget.Store(true)
+			c.forgetLater()
 			w.Header().Set("Connection", "close")
 		}
 		next.ServeHTTP(w, r)

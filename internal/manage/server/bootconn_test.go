@@ -30,7 +30,7 @@ func TestForgetGRUB(t *testing.T) {
 		w.Write(body)
 	})), ConnContext: func(ctx context.Context, c net.Conn) context.Context { return context.WithValue(ctx, bootConnKey{}, c) }}
 	served := make(chan error, 1)
-	go func() { served <- srv.Serve(bootListener{l, ctx}) }()
+	go func() { served <- srv.Serve(newBootListener(ctx, l)) }()
 	defer func() {
 		cancel()
 		srv.Close()
@@ -65,6 +65,64 @@ func TestForgetGRUB(t *testing.T) {
 			}
 		})
 	}
+	// One that takes nothing is in nobody's way once its machine boots again: it is reset as soon as a port before it
+	// asks, and those before that port are not.
+	ask := func(port int) (net.Conn, int) {
+		t.Helper()
+		conn, err := (&net.Dialer{LocalAddr: &net.TCPAddr{IP: net.IPv4(127, 0, 0, 1), Port: port}}).Dial("tcp", l.Addr().String())
+		if err != nil {
+			t.Fatal(err)
+		}
+		fmt.Fprintf(conn, "GET / HTTP/1.1\r\nHost: n\r\nUser-Agent: GRUB 2.12\r\n\r\n")
+		return conn, conn.LocalAddr().(*net.TCPAddr).Port
+	}
+	answered := func(c net.Conn) {
+		t.Helper()
+		if _, err := io.ReadFull(c, make([]byte, 100)); err != nil {
+			t.Fatal(err)
+		}
+	}
+	var ports [3]int // three in a row that are free
+	for tries := 0; ; tries++ {
+		free, err := net.Listen("tcp", "127.0.0.1:0")
+		if err != nil {
+			t.Fatal(err)
+		}
+		ports[0] = free.Addr().(*net.TCPAddr).Port
+		free.Close()
+		taken := false
+		for i := range ports {
+			ports[i] = ports[0] + i
+			o, err := net.Listen("tcp", fmt.Sprintf("127.0.0.1:%d", ports[i]))
+			if taken = taken || err != nil; err == nil {
+				o.Close()
+			}
+		}
+		if !taken {
+			break
+		}
+		if tries == 20 {
+			t.Fatal("no three free ports in a row")
+		}
+	}
+	first, _ := ask(ports[0])
+	slow, err := http.ReadResponse(bufio.NewReader(first), nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	last, stale := ask(ports[2])
+	answered(last)
+	vanish(t, last.(*net.TCPConn))
+	next, _ := ask(ports[1])
+	answered(next)
+	if connected(t, l.Addr().(*net.TCPAddr).Port, stale) {
+		t.Errorf("the connection from port %d is kept while one from port %d is served", stale, ports[1])
+	}
+	if got, err := io.ReadAll(slow.Body); err != nil || !bytes.Equal(got, body) {
+		t.Errorf("the connection before it got %d bytes of %d, %v", len(got), len(body), err)
+	}
+	next.Close()
+	first.Close()
 	// One that takes nothing does not keep the server from ending.
 	conn, err := net.Dial("tcp", l.Addr().String())
 	if err != nil {

@@ -244,7 +244,7 @@ func (s *Server) Serve(ctx context.Context) error {
 		})
 	}
 	serve(api, func() error { return api.ServeTLS(s.https, "", "") })
-	serve(boot, func() error { return boot.Serve(bootListener{s.http, ctx}) })
+	serve(boot, func() error { return boot.Serve(newBootListener(ctx, s.http)) })
 	if s.nfs != nil {
 		g.Go(func() error { return s.nfs.Serve(ctx) })
 	}
