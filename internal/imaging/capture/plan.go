@@ -32,7 +32,7 @@ func NewPlan(src io.ReaderAt, l *layout.Layout, rules leaveout.Rules) (Plan, err
 	if err := rules.Check(); err != nil {
 		return Plan{}, err
 	}
-	p := Plan{Table: l.Table.Table, Volumes: l.Manifest(), Used: l.Used, Partial: map[int]bool{}, Warnings: l.Notes}
+	p := Plan{Table: l.Table.Table, Volumes: l.Manifest(), Used: l.Used, Partial: map[int]bool{}, LeftOut: l.Zeros, Warnings: l.Notes}
 	d := fsmap.DiskOf(src, p.Volumes)
 	for i, v := range p.Volumes {
 		if v.Method != manifest.MethodUsed {

@@ -17,13 +17,14 @@ import (
 )
 
 // severalTools make LVM2 work in user-mode Linux on the partitions of one disk.
-const severalTools = `modprobe -a dm-mod dm-snapshot dm-thin-pool raid0 dm-raid; export DM_DISABLE_UDEV=1 LVM_SUPPRESS_FD_WARNINGS=1
+const severalTools = `modprobe -a dm-mod dm-snapshot dm-thin-pool raid0 raid456 dm-raid; echo 1000000 >/proc/sys/dev/raid/speed_limit_min; export DM_DISABLE_UDEV=1 LVM_SUPPRESS_FD_WARNINGS=1
 	lvm() { command lvm "$@" --config 'devices{use_devicesfile=0} global{locking_dir="/run/lock" thin_check_executable="" } backup{backup=0 archive=0} activation{monitoring=0}'; }
-	sums() { for v in str zero thin root; do mount -o ro,noload /dev/vg0/$v /run/mnt; echo "== $v"; (cd /run/mnt; find . -type f -exec sha256sum {} + | sort -k2); umount /run/mnt; done; echo ==; }
+	wait_for() { for i in $(seq 600); do [ "$(lvm lvs --noheadings -o $2 vg0/$1 | tr -d ' ')" = $3 ] && return; sleep 0.1; done; lvm lvs -a -o +$2 vg0; exit 1; }
+	sums() { for v in str zero par thin root; do mount -o ro,noload /dev/vg0/$v /run/mnt; echo "== $v"; (cd /run/mnt; find . -type f -exec sha256sum {} + | sort -k2); umount /run/mnt; done; echo ==; }
 `
 
 // TestSeveralPhysicalVolumes has a volume group on two partitions of a disk, of which one has no copy of the metadata, with a linear
-// volume over both, two striped ones and a thin pool. It captures what is in use, deploys that onto a larger disk of noise, lets the
+// volume over both, two striped ones, one with parity and a thin pool. It captures what is in use, deploys that onto a larger disk of noise, lets the
 // linear one grow, and has LVM2, e2fsck and the sums of all files judge what came of it.
 func TestSeveralPhysicalVolumes(t *testing.T) {
 	rng := rand.New(rand.NewPCG(3, 3))
@@ -33,25 +34,26 @@ func TestSeveralPhysicalVolumes(t *testing.T) {
 	command(t, "", "sh", "-euc", `dev=$(losetup -f --show -o $((201<<20)) --sizelimit $((10<<20)) "$1"); mkswap -q $dev; losetup -d $dev`, "sh", from)
 	said := uml.Run(t, severalTools+`lvm pvcreate -qq -y /dev/ubda1; lvm pvcreate -qq -y --metadatacopies 0 /dev/ubda3; lvm vgcreate -qq -s 1M vg0 /dev/ubda1 /dev/ubda3
 		lvm lvcreate -qq -y -i2 -I64 -L 60M -n str vg0; lvm lvcreate -qq -y --type raid0 -i2 -I32 -L 30M -n zero vg0
+		lvm lvcreate -qq -y --type raid5 -i2 -I32 --alloc anywhere -L 30M -n par vg0; wait_for par copy_percent 100.00
 		lvm lvcreate -qq -y -i2 -I64 --type thin-pool -L 60M --poolmetadatasize 4M -c 64k -n pool vg0; lvm lvcreate -qq -y -T -V 200M -n thin vg0/pool
 		lvm lvcreate -qq -y -L 180M -n root vg0; lvm lvextend -qq -y -i1 -L 250M vg0/root
-		for v in str zero thin root; do mke2fs -q -t ext4 -E nodiscard /dev/vg0/$v; mount /dev/vg0/$v /run/mnt; mkdir /run/mnt/d
+		for v in str zero par thin root; do mke2fs -q -t ext4 -E nodiscard /dev/vg0/$v; mount /dev/vg0/$v /run/mnt; mkdir /run/mnt/d
 			head -c 9M /dev/urandom | split -d -b 310000 - /run/mnt/d/f; rm /run/mnt/d/f*3; umount /run/mnt; done
-		sums; lvm lvs -a -o lv_name,segtype,devices vg0; lvm vgchange -qq -an`, from)
+		sums; lvm lvs -a -o lv_name,segtype,devices vg0; sync; sleep 6; lvm vgchange -qq -an`, from)
 	want := strings.Split(said, "==")
-	if len(want) != 6 || strings.Count(want[1], "\n") < 20 {
+	if len(want) != 7 || strings.Count(want[1], "\n") < 20 {
 		t.Fatal(said)
 	}
 
 	st := mem.New()
 	m, l := captured(t, from, st, capture.Options{})
 	for _, v := range l.Volumes {
-		if v.Type == "LVM2_member" && v.Method != manifest.MethodUsed || v.Used > 80<<20 {
+		if v.Type == "LVM2_member" && v.Method != manifest.MethodUsed || v.Used > 100<<20 {
 			t.Errorf("partition %d: %s, %d MiB: %s\n%s", v.Partition, v.Method, v.Used>>20, v.Reason, strings.Join(v.Notes, "\n"))
 		}
 	}
 	inner := severalInside(t, from, m)
-	for _, name := range []string{"vg0/str", "vg0/zero", "vg0/root"} {
+	for _, name := range []string{"vg0/str", "vg0/zero", "vg0/par", "vg0/root"} {
 		if n := slices.IndexFunc(inner, func(in fsmap.Inner) bool { return in.Name == name && in.Type == "ext4" }); n < 0 {
 			t.Errorf("%s is not looked into: %s", name, strings.Join(l.Notes, "\n"))
 		}
@@ -69,12 +71,13 @@ func TestSeveralPhysicalVolumes(t *testing.T) {
 	if len(g.Grown) != 1 || g.Grown[0].What != "vg0/root (ext4)" || g.Grown[0].To-g.Grown[0].From < 170<<20 {
 		t.Errorf("%+v", g)
 	}
-	again := strings.Split(uml.Run(t, severalTools+`lvm vgchange -qq -ay; for v in str zero thin root; do e2fsck -fn /dev/vg0/$v >/run/log 2>&1 || { cat /run/log; exit 1; }; done
+	again := strings.Split(uml.Run(t, severalTools+`lvm vgchange -qq -ay; for v in str zero par thin root; do e2fsck -fn /dev/vg0/$v >/run/log 2>&1 || { cat /run/log; exit 1; }; done
+		lvm lvchange -qq --syncaction check vg0/par; wait_for par raid_sync_action idle; wait_for par raid_mismatch_count 0
 		sums; test $(blockdev --getsize64 /dev/vg0/root) -gt $((420<<20)); lvm vgck vg0; lvm vgchange -qq -an`, to), "==")
-	if len(again) != 6 {
+	if len(again) != 7 {
 		t.Fatal(again)
 	}
-	for i := 1; i < 5; i++ {
+	for i := 1; i < 6; i++ {
 		if again[i] != want[i] {
 			t.Errorf("%s\nwant\n%s", again[i], want[i])
 		}

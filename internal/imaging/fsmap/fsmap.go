@@ -37,6 +37,7 @@ type Usage struct {
 	Reason    string      // why not by used blocks
 	Notes     []string    // what a person should know, such as a journal on another disk
 	Used      extent.List // what must be captured
+	Zeros     extent.List // what of that must be captured as zeros, whatever is there
 
 	renews bool // a deploy has a log begin anew on it
 }
@@ -308,7 +309,7 @@ func (d Disk) addPieces(i int, typ string, add func(fact.Piece)) error {
 
 // whole captures all of it, and says what to do about that where something can be done.
 func (u Usage) whole(size int64) Usage {
-	u.Method, u.Used = manifest.MethodWhole, extent.List{{Off: 0, Len: size}}
+	u.Method, u.Used, u.Zeros = manifest.MethodWhole, extent.List{{Off: 0, Len: size}}, nil
 	if h := hints[u.Type]; h != "" {
 		u.Notes = append(u.Notes, "hint: "+h)
 	}

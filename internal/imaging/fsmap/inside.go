@@ -217,17 +217,29 @@ func (d Disk) container(k container, head []byte, i, depth int) (Usage, error) {
 	}
 	u.Method, u.Used, u.Notes = manifest.MethodUsed, c.Meta, c.Notes
 	for _, in := range inner {
-		var list extent.List
-		if in.Part.Whole != "" && in.Part.Only == nil {
-			list = in.All()
-		} else {
-			list = in.OuterList(in.Used)
+		list, zeros := in.All(), extent.List(nil)
+		if in.Part.Whole == "" || in.Part.Only != nil {
+			if list, zeros = in.Captured(in.Used); in.Rows == nil && len(in.Twins) == 0 {
+				zeros = in.OuterList(in.Zeros)
+			}
 		}
-		u.Used, u.renews = extent.Union(u.Used, list.Clip(v)), u.renews || in.renews
+		// Where all else is zeros nothing is left over that a log could take for its own.
+		u.Used, u.renews = extent.Union(u.Used, extent.Union(list, zeros).Clip(v)), u.renews || in.renews && in.Rows == nil
+		u.Zeros = extent.Union(u.Zeros, zeros.Clip(v))
 		if !d.begins(i, in.Part) {
 			continue // it is told of where it begins
 		}
-		note := fmt.Sprintf("%s: %s, %d of %d MiB captured (%s)", in.Name, in.Type, list.Bytes()>>20, in.Size>>20, in.Method)
+		n := list.Bytes()
+		if in.Rows != nil || len(in.Twins) > 0 {
+			n = in.Used.Bytes()
+		}
+		note := fmt.Sprintf("%s: %s, %d of %d MiB captured (%s)", in.Name, in.Type, n>>20, in.Size>>20, in.Method)
+		switch {
+		case in.Rows != nil:
+			note += fmt.Sprintf(", with their parity, %d MiB of the volume group; the rest of it as zeros, for parity that is right", list.Bytes()>>20)
+		case len(in.Twins) > 0:
+			note += ", with their copies"
+		}
 		if in.Reason != "" {
 			note += ": " + in.Reason
 		}
@@ -236,8 +248,8 @@ func (d Disk) container(k container, head []byte, i, depth int) (Usage, error) {
 			u.Notes = append(u.Notes, in.Name+": "+n)
 		}
 	}
-	u.Used = u.Used.Clip(v).Shift(-v.Off)
-	if u.Used.Valid() != nil {
+	u.Used, u.Zeros = u.Used.Clip(v).Shift(-v.Off), u.Zeros.Clip(v).Shift(-v.Off)
+	if u.Used.Valid() != nil || u.Zeros.Valid() != nil {
 		u.Reason = "the map of what is in it makes no sense"
 		return u.whole(v.Len), nil
 	}

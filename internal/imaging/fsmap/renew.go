@@ -56,14 +56,18 @@ func (d Disk) Renewals(i int, typ string) ([]Renewal, error) {
 	}
 	var list []Renewal
 	for _, in := range inner {
-		if in.Type != "xfs" || in.Method != manifest.MethodUsed {
+		if in.Type != "xfs" || in.Method != manifest.MethodUsed || in.Rows != nil { // with parity its free space is zeros
 			continue
 		}
-		r, err := d.renewal(in.Part, in.Leg || typ == "linux_raid_member")
-		if err != nil {
-			return nil, fmt.Errorf("%s: %w", in.Name, err)
+		for _, spans := range append([][]fact.Span{in.Spans}, in.Twins...) {
+			one := in.Part
+			one.Spans, one.Twins = spans, nil
+			r, err := d.renewal(one, in.Leg || typ == "linux_raid_member")
+			if err != nil {
+				return nil, fmt.Errorf("%s: %w", in.Name, err)
+			}
+			list = append(list, r)
 		}
-		list = append(list, r)
 	}
 	return list, nil
 }

@@ -25,6 +25,7 @@ type Layout struct {
 	Volumes []Volume    // by their offset; they do not overlap
 	Outside extent.List // bytes of the disk that are captured and lie in no volume: tables, boot code
 	Used    extent.List // all bytes of the disk that are captured: Outside and those of the volumes
+	Zeros   extent.List // of these, all that is captured as zeros, whatever is there
 	Notes   []string    // what a person should know, for the manifest's warnings
 }
 
@@ -131,6 +132,7 @@ func (l *Layout) volume(d fsmap.Disk, i, partition int) error {
 		Method: u.Method, Reason: u.Reason,
 	}}
 	l.add(v)
+	l.Zeros = extent.Union(l.Zeros, u.Zeros.Shift(off))
 	return nil
 }
 

@@ -18,7 +18,16 @@ type Part struct {
 	Whole string      // why it cannot be looked into; "" where it can
 	Only  extent.List // with Whole: what of it is known to be in use; nil means all of it
 	Views []View      // with Only: volumes that lie in what is in use, all that have some of it
-	Leg   bool        // it is one of several copies that must stay the same: to be read, and not written to alone
+	Leg   bool        // it is one of several copies that must stay the same, or has parity: to be read, and not written to alone
+	Twins [][]Span    // where copies of it lie in the same volume, each as Spans
+	Rows  *Rows       // how parity goes with its bytes; nil where there is none
+}
+
+// Rows say which bytes of a RAID with parity belong together: those at the same offset of its images, of which some are parity. A
+// column is such an offset.
+type Rows struct {
+	Columns []Span // where the part lies among the columns; several of its bytes share one
+	Images  []Part // what a RAID's disks hold, data and parity
 }
 
 // Span is a stretch of a Part.
@@ -33,6 +42,15 @@ type Span struct {
 type Stripes struct {
 	Offs []int64 // bytes from the start of the volume around it
 	Size int64   // bytes; Len is a multiple of Size times the number of places
+	Step int64   // bytes from the start of one turn of a place to that of its next; 0 means Size
+}
+
+// step returns Step.
+func (s *Stripes) step() int64 {
+	if s.Step == 0 {
+		return s.Size
+	}
+	return s.Step
 }
 
 // View is a volume that lies in a Part piece by piece, and may share pieces with others, as thin volumes do.
@@ -91,7 +109,7 @@ func (s Span) Same(t Span) bool {
 	if s.At != t.At || s.Off != t.Off || (s.Stripes == nil) != (t.Stripes == nil) {
 		return false
 	}
-	return s.Stripes == nil || s.Stripes.Size == t.Stripes.Size && slices.Equal(s.Stripes.Offs, t.Stripes.Offs)
+	return s.Stripes == nil || s.Stripes.Size == t.Stripes.Size && s.Stripes.step() == t.Stripes.step() && slices.Equal(s.Stripes.Offs, t.Stripes.Offs)
 }
 
 // outer calls fn with where the bytes of the part from from to to, which lie in the span, are in the volume around it.
@@ -104,15 +122,19 @@ func (s Span) outer(from, to int64, fn func(at, off, n int64)) {
 	for from < to {
 		turn, within := (from-s.At)/size, (from-s.At)%size
 		n := min(size-within, to-from)
-		fn(from, s.Stripes.Offs[turn%places]+turn/places*size+within, n)
+		fn(from, s.Stripes.Offs[turn%places]+turn/places*s.Stripes.step()+within, n)
 		from += n
 	}
 }
 
-// cover appends the same bytes to list, in one extent for each place: turns follow each other there.
+// cover appends the same bytes to list, in one extent for each place where turns follow each other there.
 func (s Span) cover(from, to int64, list []extent.Extent) []extent.Extent {
 	if s.Stripes == nil {
 		return append(list, extent.Extent{Off: s.Off + from - s.At, Len: to - from})
+	}
+	if s.Stripes.step() != s.Stripes.Size {
+		s.outer(from, to, func(_, off, n int64) { list = append(list, extent.Extent{Off: off, Len: n}) })
+		return list
 	}
 	size, places := s.Stripes.Size, int64(len(s.Stripes.Offs))
 	from, to = from-s.At, to-s.At
@@ -258,11 +280,49 @@ func (p Part) OuterList(list extent.List) extent.List {
 
 // All returns all of the volume around it that belongs to the part.
 func (p Part) All() extent.List {
+	if p.Rows != nil {
+		var all extent.List
+		for _, image := range p.Rows.Images {
+			all = extent.Union(all, image.All())
+		}
+		return all
+	}
 	var out []extent.Extent
-	for _, s := range p.Spans {
-		out = s.cover(s.At, s.At+s.Len, out)
+	for _, spans := range append([][]Span{p.Spans}, p.Twins...) {
+		for _, s := range spans {
+			out = s.cover(s.At, s.At+s.Len, out)
+		}
 	}
 	return extent.FromUnsorted(out)
+}
+
+// columnLen is what of a column's neighbours is captured with it: Linux reads and writes RAIDs with parity in pages.
+const columnLen = 4 << 10
+
+// Captured returns what of the volume around it must be captured so that extents of the part are. Where the part has parity all of
+// a row goes with any of it; and what is in no row that is captured must be zeros, whose parity is right: a later write makes its
+// parity anew out of the old, and would keep it wrong.
+func (p Part) Captured(list extent.List) (out, zeros extent.List) {
+	if p.Rows == nil {
+		out = p.OuterList(list)
+		for _, twin := range p.Twins {
+			out = extent.Union(out, Part{Spans: twin}.OuterList(list))
+		}
+		return out, nil
+	}
+	columns := Part{Spans: p.Rows.Columns}.OuterList(list)
+	wide := make([]extent.Extent, len(columns))
+	for i, e := range columns {
+		from, to := e.Off/columnLen*columnLen, (e.End()+columnLen-1)/columnLen*columnLen
+		wide[i] = extent.Extent{Off: from, Len: to - from}
+	}
+	columns = extent.FromUnsorted(wide)
+	for _, image := range p.Rows.Images {
+		mine := columns.Clip(extent.Extent{Len: image.Size})
+		out = extent.Union(out, image.OuterList(mine))
+		zeros = extent.Union(zeros, image.OuterList(extent.Subtract(extent.List{{Len: image.Size}}, mine)))
+	}
+	return out, zeros
 }
 
 // Piece returns where the part lies in the volume around it; ok is false where it lies in several pieces.
@@ -280,9 +340,25 @@ func (p Part) Striped() bool {
 
 // Moved returns the part where all of it lies delta bytes further on.
 func (p Part) Moved(delta int64) Part {
-	p.Spans = slices.Clone(p.Spans)
-	for i := range p.Spans {
-		s := &p.Spans[i]
+	p.Spans = moved(p.Spans, delta)
+	p.Twins = slices.Clone(p.Twins)
+	for i := range p.Twins {
+		p.Twins[i] = moved(p.Twins[i], delta)
+	}
+	if p.Rows != nil {
+		rows := &Rows{Columns: p.Rows.Columns}
+		for _, image := range p.Rows.Images {
+			rows.Images = append(rows.Images, image.Moved(delta))
+		}
+		p.Rows = rows
+	}
+	return p
+}
+
+func moved(spans []Span, delta int64) []Span {
+	spans = slices.Clone(spans)
+	for i := range spans {
+		s := &spans[i]
 		if s.Stripes == nil {
 			s.Off += delta
 			continue
@@ -291,9 +367,9 @@ func (p Part) Moved(delta int64) Part {
 		for k := range offs {
 			offs[k] += delta
 		}
-		s.Stripes = &Stripes{Offs: offs, Size: s.Stripes.Size}
+		s.Stripes = &Stripes{Offs: offs, Size: s.Stripes.Size, Step: s.Stripes.Step}
 	}
-	return p
+	return spans
 }
 
 // Within returns the part of a part as a part of what is around both. Of two that are laid out in turns, and where the outer one is and
@@ -303,12 +379,26 @@ func (p Part) Within(outer Part) Part {
 	if off, ok := outer.Piece(); ok {
 		return p.Moved(off)
 	}
-	var spans []Span
-	for _, s := range p.Spans {
+	p.Spans = within(p.Spans, outer)
+	p.Twins = slices.Clone(p.Twins)
+	for i := range p.Twins {
+		p.Twins[i] = within(p.Twins[i], outer)
+	}
+	if p.Rows != nil {
+		rows := &Rows{Columns: p.Rows.Columns}
+		for _, image := range p.Rows.Images {
+			rows.Images = append(rows.Images, image.Within(outer))
+		}
+		p.Rows = rows
+	}
+	return p
+}
+
+func within(spans []Span, outer Part) (out []Span) {
+	for _, s := range spans {
 		s.outer(s.At, s.At+s.Len, func(in, mid, n int64) {
-			outer.Outer(mid, n, func(at, off, n int64) { spans = append(spans, Span{At: in + at - mid, Off: off, Len: n}) })
+			outer.Outer(mid, n, func(at, off, n int64) { out = append(out, Span{At: in + at - mid, Off: off, Len: n}) })
 		})
 	}
-	p.Spans = spans
-	return p
+	return out
 }

@@ -85,7 +85,8 @@ func TestStripes(t *testing.T) {
 				where = append(where, 1+i)
 			}
 		}
-		st := &Stripes{Size: size}
+		st := &Stripes{Size: size, Step: rapid.SampledFrom([]int64{0, size, 2 * size}).Draw(t, "step")}
+		step := max(st.Step, size)
 		for i := range places {
 			st.Offs = append(st.Offs, 300-50*i)
 		}
@@ -93,7 +94,7 @@ func TestStripes(t *testing.T) {
 		p.Spans = append(p.Spans, Span{At: before, Len: n, Stripes: st})
 		for i := range n {
 			turn := i / size
-			where = append(where, st.Offs[turn%places]+turn/places*size+i%size)
+			where = append(where, st.Offs[turn%places]+turn/places*step+i%size)
 		}
 		p.Size = before + n
 		outer := make([]byte, 400)

@@ -90,6 +90,9 @@ func (p *pv) group(disk io.ReaderAt, text []byte, volumes []*pv) (fact.Container
 	if c.Parts, err = g.raid0s(c.Parts); err != nil {
 		return c, err
 	}
+	if c.Parts, err = g.raids(c.Parts); err != nil {
+		return c, err
+	}
 	if c.Parts, err = g.mirrors(c.Parts); err != nil {
 		return c, err
 	}

@@ -3,9 +3,8 @@
 // It follows LVM2's label and metadata formats (lib/format_text/layout.h, lib/label/label.h): the label in one of the
 // first four sectors leads to metadata areas, whose header leads to a text in a ring. Checksums, bounds and UUIDs must
 // agree, and so must the copies of the text. A logical volume can be looked into where it is made of linear or striped segments
-// that all lie on this disk, on one of its physical volumes or several, or is a mirror with a leg here that was in sync. Of all
-// others the physical extents are known, and must be captured whole. So are those with parity (RAID 4, 5, 6): stripes that are left
-// out would hold something else after a deploy, their parity would be wrong, and a later small write keeps it wrong.
+// that all lie on this disk, on one of its physical volumes or several, is a mirror with a leg here that was in sync, or a RAID 4, 5, 6
+// or 10 of which all images lie here and were in sync. Of all others the physical extents are known, and must be captured whole.
 package lvm
 
 import (

@@ -135,6 +135,9 @@ func FuzzOpen(f *testing.F) {
 	const at = 4096
 	off, size := le.Uint64(b[at+40:]), le.Uint64(b[at+48:])
 	f.Add(string(b[at+off:at+off+size]), b[:1024])
+	for _, typ := range []string{"raid5", "raid6_nr", "raid10", "raid4"} {
+		f.Add(raidText(f, string(b[at+off:at+off+size]), typ), b[:1024])
+	}
 	f.Fuzz(func(t *testing.T, text string, head []byte) {
 		if len(text) > 20<<10 || len(text) == 0 || len(head) > 4096 {
 			return
@@ -158,4 +161,32 @@ func FuzzOpen(f *testing.F) {
 			t.Fatalf("%v of %d bytes", all, len(b))
 		}
 	})
+}
+
+// raidText puts a RAID of five or four images in the place of the volumes of a group's text.
+func raidText(t testing.TB, text, typ string) string {
+	t.Helper()
+	from := strings.Index(text, "logical_volumes {")
+	end := strings.LastIndex(text, "\ncontents = ")
+	if from < 0 || end < from {
+		t.Fatal(text)
+	}
+	to := strings.LastIndex(text[:end], "}")
+	n, data := 5, 4
+	switch typ {
+	case "raid6_nr":
+		data = 3
+	case "raid10":
+		n, data = 4, 2
+	}
+	var lvs, names strings.Builder
+	for i := range n {
+		for k, kind := range []string{"rmeta", "rimage"} {
+			fmt.Fprintf(&lvs, "v_%s_%d {\nid = \"x\"\nstatus = [\"READ\"]\nsegment_count = 1\nsegment1 {\nstart_extent = 0\nextent_count = %d\ntype = \"striped\"\nstripe_count = 1\nstripes = [\"pv0\", %d]\n}\n}\n",
+				kind, i, 1+k, 3*i+k)
+		}
+		fmt.Fprintf(&names, "\"v_rmeta_%d\", \"v_rimage_%[1]d\", ", i)
+	}
+	return text[:from] + fmt.Sprintf("logical_volumes {\nv {\nid = \"x\"\nstatus = [\"READ\", \"VISIBLE\"]\nsegment_count = 1\nsegment1 {\nstart_extent = 0\nextent_count = %d\ntype = \"%s\"\ndevice_count = %d\nstripe_size = 8\nraids = [%s]\n}\n}\n%s}\n",
+		2*data, typ, n, strings.TrimSuffix(names.String(), ", "), lvs.String()) + text[to:]
 }

@@ -94,7 +94,7 @@ func (g *group) legs(seg *section, kind string, size int64, parts []fact.Part) (
 			if meta == nil {
 				return legs, "whose metadata is not on this disk", nil
 			}
-			said, err := g.raid(meta, len(words)/2, i/2)
+			said, err := g.raid(meta, raidShape{devices: len(words) / 2, level: 1}, i/2)
 			if err != nil || said != "" {
 				return legs, said, err
 			}
@@ -123,8 +123,18 @@ func (g *group) legs(seg *section, kind string, size int64, parts []fact.Part) (
 	return legs, why, err
 }
 
-// raid looks whether a leg of a RAID1 was in sync, by the superblock in its metadata volume.
-func (g *group) raid(meta *fact.Part, devices, position int) (why string, err error) {
+// raidShape is what the metadata of a RAID must say of it.
+type raidShape struct {
+	devices       int
+	level, layout uint32 // the layout of RAID1 does not count
+	stripe        int64  // sectors of a chunk; nor does this
+}
+
+// nearTwo is the layout of a RAID10 that keeps two copies of a chunk side by side.
+const nearTwo = 1<<8 | 2
+
+// raid looks whether an image of a RAID, one of RAID1's legs for one, was in sync, by the superblock in its metadata volume.
+func (g *group) raid(meta *fact.Part, is raidShape, position int) (why string, err error) {
 	b, err := readPart(meta, g.r, 0, sector)
 	if err != nil {
 		return "", err
@@ -132,7 +142,8 @@ func (g *group) raid(meta *fact.Part, devices, position int) (why string, err er
 	switch {
 	case le.Uint32(b) != raidMagic:
 		return "which was never used", nil
-	case le.Uint32(b[8:]) != uint32(devices) || le.Uint32(b[12:]) != uint32(position) || le.Uint32(b[48:]) != 1:
+	case le.Uint32(b[8:]) != uint32(is.devices) || le.Uint32(b[12:]) != uint32(position) || le.Uint32(b[48:]) != is.level ||
+		is.level != 1 && (le.Uint32(b[52:]) != is.layout || int64(le.Uint32(b[56:])) != is.stripe):
 		return "whose metadata is of another RAID", nil
 	case le.Uint32(b[4:])&^1 != 0 || le.Uint32(b[60:]) != 0:
 		return "whose metadata has features that are not known", nil
