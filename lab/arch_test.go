@@ -14,7 +14,8 @@ import (
 	"mimeo/lab/rack"
 )
 
-// again is how often each node boots its stateless image once more, one after the other: a night's work.
+// again is how often each node of another architecture boots its stateless image once more, one after the other: a night's
+// work, in which all rows of all firmwares have their turn.
 var again = flag.Int("again", 0, "take each node of another architecture through capture and deploy this many times more")
 
 // archRow is a kind of machine that is not amd64: a disk of one is captured and deployed to another.

@@ -185,7 +185,7 @@ func TestPoorNetworks(t *testing.T) {
 			args = append(args, "-device", fmt.Sprintf("%s,id=card,netdev=c0,bootindex=%d,mac=%s", card, c.cards, mac(c.cards)))
 			out := &buffer{}
 			begin := time.Now()
-			start(t, out, append([]string{"qemu-system-x86_64", "-accel", "tcg", "-cpu", "max", "-m", "256", "-smp", "1", "-nodefaults", "-no-user-config",
+			start(t, out, append([]string{"qemu-system-x86_64", "-accel", "tcg", "-cpu", "max,-erms", "-m", "256", "-smp", "1", "-nodefaults", "-no-user-config",
 				"-display", "none", "-serial", "stdio", "-monitor", "none"}, args...)...)
 			waitFor(t, out, "MIMEO-SCRIPT of "+strings.ReplaceAll(mac(c.cards), ":", "-"), c.limit)
 			c.cable.mu.Lock()

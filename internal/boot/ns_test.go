@@ -233,7 +233,7 @@ func qemu(t *testing.T, mac string, out *buffer, args ...string) {
 	t.Cleanup(func() { run(t, "ip", "link", "del", tap) })
 	run(t, "ip", "link", "set", tap, "master", "br0", "up")
 	start(t, out, append([]string{
-		"qemu-system-x86_64", "-accel", "tcg", "-cpu", "max", "-m", "256", "-smp", "1", "-nodefaults", "-no-user-config",
+		"qemu-system-x86_64", "-accel", "tcg", "-cpu", "max,-erms", "-m", "256", "-smp", "1", "-nodefaults", "-no-user-config",
 		"-display", "none", "-serial", "stdio", "-monitor", "none",
 		"-netdev", "tap,id=n0,ifname=" + tap + ",script=no,downscript=no",
 	}, args...)...)

@@ -56,7 +56,8 @@ func Run(t testing.TB, script string, disks ...string) string {
 	if err := os.WriteFile(init, []byte(prelude+script+coda), 0o755); err != nil {
 		t.Fatal(err)
 	}
-	args := []string{"mem=384M", "quiet", "root=/dev/root", "rootfstype=hostfs", "rootflags=/", "ro", "init=" + init, "con=null", "con0=null,fd:1",
+	// The legacy terminals take the kernel two seconds to register.
+	args := []string{"mem=384M", "quiet", "pty.legacy_count=0", "zswap.enabled=0", "selinux=0", "root=/dev/root", "rootfstype=hostfs", "rootflags=/", "ro", "init=" + init, "con=null", "con0=null,fd:1",
 		"uml_dir=" + dir, "umid=guest"}
 	for i, d := range disks {
 		path, err := filepath.Abs(d)
