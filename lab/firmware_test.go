@@ -63,7 +63,7 @@ func TestFirmware(t *testing.T) {
 	r := newRack(t, ctx)
 	buildImages(t, ctx, r, "imaging")
 	config := filepath.Join(r.Dir, "mimeod.yaml")
-	if err := os.WriteFile(config, []byte("limits:\n  netboot: 90s\n"), 0o644); err != nil {
+	if err := os.WriteFile(config, []byte("limits:\n  netboot: 150s\n"), 0o644); err != nil {
 		t.Fatal(err)
 	}
 	startServer(t, ctx, r, "--config", config)
