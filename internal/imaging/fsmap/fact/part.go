@@ -340,15 +340,20 @@ func (p Part) Striped() bool {
 
 // Moved returns the part where all of it lies delta bytes further on.
 func (p Part) Moved(delta int64) Part {
-	p.Spans = moved(p.Spans, delta)
+	return p.laid(func(spans []Span) []Span { return moved(spans, delta) })
+}
+
+// laid returns the part with all that says where it lies as to says.
+func (p Part) laid(to func([]Span) []Span) Part {
+	p.Spans = to(p.Spans)
 	p.Twins = slices.Clone(p.Twins)
 	for i := range p.Twins {
-		p.Twins[i] = moved(p.Twins[i], delta)
+		p.Twins[i] = to(p.Twins[i])
 	}
 	if p.Rows != nil {
 		rows := &Rows{Columns: p.Rows.Columns}
 		for _, image := range p.Rows.Images {
-			rows.Images = append(rows.Images, image.Moved(delta))
+			rows.Images = append(rows.Images, image.laid(to))
 		}
 		p.Rows = rows
 	}
@@ -379,19 +384,7 @@ func (p Part) Within(outer Part) Part {
 	if off, ok := outer.Piece(); ok {
 		return p.Moved(off)
 	}
-	p.Spans = within(p.Spans, outer)
-	p.Twins = slices.Clone(p.Twins)
-	for i := range p.Twins {
-		p.Twins[i] = within(p.Twins[i], outer)
-	}
-	if p.Rows != nil {
-		rows := &Rows{Columns: p.Rows.Columns}
-		for _, image := range p.Rows.Images {
-			rows.Images = append(rows.Images, image.Within(outer))
-		}
-		p.Rows = rows
-	}
-	return p
+	return p.laid(func(spans []Span) []Span { return within(spans, outer) })
 }
 
 func within(spans []Span, outer Part) (out []Span) {
