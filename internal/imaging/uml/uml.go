@@ -72,6 +72,9 @@ func Run(t testing.TB, script string, disks ...string) string {
 	cmd.Cancel = func() error { return syscall.Kill(-cmd.Process.Pid, syscall.SIGKILL) }
 	out, err := cmd.CombinedOutput()
 	text := strings.ReplaceAll(string(out), "\r\n", "\n")
+	if strings.HasSuffix(strings.TrimSpace(text), "reboot: Power down") && ctx.Err() == nil {
+		err = nil // its last word: all was synced before, and as a program it may still abort, as one did in some hundred runs
+	}
 	if i := strings.LastIndex(text, "[exit "); err != nil || i < 0 || !strings.HasPrefix(text[i:], "[exit 0]") {
 		t.Fatalf("the script in user-mode Linux failed (%v):\n%s", err, text)
 	}
