@@ -72,7 +72,7 @@ func TestSeveralPhysicalVolumes(t *testing.T) {
 		t.Errorf("%+v", g)
 	}
 	again := strings.Split(uml.Run(t, severalTools+`lvm vgchange -qq -ay; for v in str zero par thin root; do e2fsck -fn /dev/vg0/$v >/run/log 2>&1 || { cat /run/log; exit 1; }; done
-		lvm lvchange -qq --syncaction check vg0/par; wait_for par raid_sync_action idle; wait_for par raid_mismatch_count 0
+		lvm lvchange -qq --syncaction check vg0/par; wait_for par sync_percent,raid_sync_action,raid_mismatch_count 100.00idle0
 		sums; test $(blockdev --getsize64 /dev/vg0/root) -gt $((420<<20)); lvm vgck vg0; lvm vgchange -qq -an`, to), "==")
 	if len(again) != 7 {
 		t.Fatal(again)

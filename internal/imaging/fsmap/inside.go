@@ -196,17 +196,46 @@ func (u *Usage) views(p fact.Part, r io.ReaderAt, depth int) error {
 	return nil
 }
 
+// open reads the i-th volume as one that holds others.
+func (d Disk) open(k container, head []byte, i int) (c fact.Container, why string, err error) {
+	c, why, err = k.open(d.ReaderAt, d.Volumes, i)
+	if other := another(head, k.typ); err == nil && why == "" && other != "" && !startsWith(c, d.Volumes[i].Off) {
+		why = "it has the marks of " + other + ", too"
+	}
+	return c, why, err
+}
+
+// disputed tells why another volume that has some of a part will be captured in another way than the i-th: what is captured as
+// zeros on one must be so on all.
+func (d Disk) disputed(k container, i int, p fact.Part) (why string, err error) {
+	all := p.All()
+	for j, v := range d.Volumes {
+		if j == i || len(all.Clip(v)) == 0 {
+			continue
+		}
+		r, head := d.Volume(j), make([]byte, min(headLen, v.Len))
+		if n, err := r.ReadAt(head, 0); n < len(head) {
+			return "", fmt.Errorf("%d bytes at offset %d: %w", len(head), v.Off, err)
+		}
+		first := slices.IndexFunc(containers, func(c container) bool { return c.is(head, r, v.Len) })
+		if first < 0 || containers[first].typ != k.typ {
+			return fmt.Sprintf("whole, as the volume at %d does not pass for %s", v.Off, k.typ), nil
+		}
+		if _, why, err = d.open(k, head, j); err != nil || why != "" {
+			return fmt.Sprintf("whole, as the volume at %d is: %s", v.Off, why), err
+		}
+	}
+	return "", nil
+}
+
 // container maps a volume that holds others: what belongs to none of them, and what each has in use.
 func (d Disk) container(k container, head []byte, i, depth int) (Usage, error) {
 	u, v := Usage{Type: k.typ}, d.Volumes[i]
-	c, why, err := k.open(d.ReaderAt, d.Volumes, i)
+	c, why, err := d.open(k, head, i)
 	if err != nil {
 		return u, fmt.Errorf("read %s: %w", u.Type, err)
 	}
 	u.UUID, u.Label = c.UUID, c.Label
-	if other := another(head, k.typ); why == "" && other != "" && !startsWith(c, v.Off) {
-		why = "it has the marks of " + other + ", too"
-	}
 	if why != "" {
 		u.Reason = why
 		return u.whole(v.Len), nil
@@ -216,28 +245,41 @@ func (d Disk) container(k container, head []byte, i, depth int) (Usage, error) {
 		return u, fmt.Errorf("read %s: %w", u.Type, err)
 	}
 	u.Method, u.Used, u.Notes = manifest.MethodUsed, c.Meta, c.Notes
+	data := slices.Clone([]extent.Extent(c.Meta)) // what is no zeros, whatever else is said of it
 	for _, in := range inner {
 		list, zeros := in.All(), extent.List(nil)
-		if in.Part.Whole == "" || in.Part.Only != nil {
+		byUse, why := in.Part.Whole == "" || in.Part.Only != nil, ""
+		if byUse && in.renews && in.Striped() && in.Rows == nil && in.Type != "xfs" {
+			byUse, why = false, "whole, as there is an XFS in it whose log cannot begin anew"
+		} else if byUse && in.Rows != nil {
+			if why, err = d.disputed(k, i, in.Part); err != nil {
+				return u, fmt.Errorf("read %s: %w", u.Type, err)
+			}
+			byUse = why == ""
+		}
+		if byUse {
 			if list, zeros = in.Captured(in.Used); in.Rows == nil && len(in.Twins) == 0 {
 				zeros = in.OuterList(in.Zeros)
 			}
 		}
+		data = append(data, extent.Subtract(list, zeros)...)
 		// Where all else is zeros nothing is left over that a log could take for its own.
-		u.Used, u.renews = extent.Union(u.Used, extent.Union(list, zeros).Clip(v)), u.renews || in.renews && in.Rows == nil
+		u.Used, u.renews = extent.Union(u.Used, extent.Union(list, zeros).Clip(v)), u.renews || byUse && in.renews && in.Rows == nil
 		u.Zeros = extent.Union(u.Zeros, zeros.Clip(v))
 		if !d.begins(i, in.Part) {
 			continue // it is told of where it begins
 		}
 		n := list.Bytes()
-		if in.Rows != nil || len(in.Twins) > 0 {
+		if byUse && (in.Rows != nil || len(in.Twins) > 0) {
 			n = in.Used.Bytes()
 		}
 		note := fmt.Sprintf("%s: %s, %d of %d MiB captured (%s)", in.Name, in.Type, n>>20, in.Size>>20, in.Method)
 		switch {
-		case in.Rows != nil:
+		case why != "":
+			note += ", " + why
+		case byUse && in.Rows != nil:
 			note += fmt.Sprintf(", with their parity, %d MiB of the volume group; the rest of it as zeros, for parity that is right", list.Bytes()>>20)
-		case len(in.Twins) > 0:
+		case byUse && len(in.Twins) > 0:
 			note += ", with their copies"
 		}
 		if in.Reason != "" {
@@ -248,6 +290,7 @@ func (d Disk) container(k container, head []byte, i, depth int) (Usage, error) {
 			u.Notes = append(u.Notes, in.Name+": "+n)
 		}
 	}
+	u.Zeros = extent.Subtract(u.Zeros, extent.FromUnsorted(data))
 	u.Used, u.Zeros = u.Used.Clip(v).Shift(-v.Off), u.Zeros.Clip(v).Shift(-v.Off)
 	if u.Used.Valid() != nil || u.Zeros.Valid() != nil {
 		u.Reason = "the map of what is in it makes no sense"

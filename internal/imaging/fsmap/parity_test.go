@@ -45,7 +45,7 @@ func TestLVMParity(t *testing.T) {
 		noise(t, paths[i], size, uint64(i))
 		devices += fmt.Sprintf(" /dev/ubd%c", 'a'+i)
 	}
-	script += "for d in " + devices + "; do lvm pvcreate -qq -y $d; done; lvm vgcreate -qq -s 512k vg0" + devices + "\n"
+	script += "lvm pvcreate -qq -y" + devices + "; lvm vgcreate -qq -s 512k vg0" + devices + "\n"
 	for _, k := range kinds {
 		script += fmt.Sprintf("raid %s %d %s 12M; show %[1]s\n", k.name, k.stripes, k.chunk)
 	}
@@ -92,7 +92,7 @@ func TestLVMParity(t *testing.T) {
 		}
 		script += fmt.Sprintf("lvm lvchange -qq -ay vg0/%s; e2fsck -fn /dev/vg0/%[1]s >/run/log 2>&1 || { cat /run/log; exit 1; }; show %[1]s\n", k.name)
 		if in.Rows != nil {
-			script += fmt.Sprintf("lvm lvchange -qq --syncaction check vg0/%s; wait_for %[1]s sync_percent 100.00; wait_for %[1]s raid_sync_action idle; wait_for %[1]s raid_mismatch_count 0\n", k.name)
+			script += fmt.Sprintf("lvm lvchange -qq --syncaction check vg0/%s; wait_for %[1]s sync_percent,raid_sync_action,raid_mismatch_count 100.00idle0\n", k.name)
 		}
 	}
 	same := func(got []string) {
@@ -154,6 +154,16 @@ func parityFlips(t *testing.T, disk []byte, d Disk, parts map[string]Inner) {
 			t.Errorf("%s: %d of 64 bytes count", name, less)
 		}
 	}
+	// Where one of the disks is captured whole, the others must not have zeros in the same rows.
+	mark := disk[d.Volumes[2].Off+32<<10:][:4]
+	old := bytes.Clone(mark)
+	copy(mark, "JFS1")
+	for i := range d.Volumes {
+		if u, err := d.Map(i); err != nil || len(u.Zeros) > 0 || (u.Method == manifest.MethodWhole) != (i == 2) {
+			t.Errorf("volume %d: %s, %d extents of zeros, %v", i, u.Method, len(u.Zeros), err)
+		}
+	}
+	copy(mark, old)
 }
 
 // joined returns files one behind the other.

@@ -59,15 +59,11 @@ func (d Disk) Renewals(i int, typ string) ([]Renewal, error) {
 		if in.Type != "xfs" || in.Method != manifest.MethodUsed || in.Rows != nil { // with parity its free space is zeros
 			continue
 		}
-		for _, spans := range append([][]fact.Span{in.Spans}, in.Twins...) {
-			one := in.Part
-			one.Spans, one.Twins = spans, nil
-			r, err := d.renewal(one, in.Leg || typ == "linux_raid_member")
-			if err != nil {
-				return nil, fmt.Errorf("%s: %w", in.Name, err)
-			}
-			list = append(list, r)
+		r, err := d.renewal(in.Part, in.Leg || typ == "linux_raid_member")
+		if err != nil {
+			return nil, fmt.Errorf("%s: %w", in.Name, err)
 		}
+		list = append(list, r)
 	}
 	return list, nil
 }
@@ -103,9 +99,13 @@ func (r Renewal) Do(disk Volume, now time.Time, look bool) error {
 	return err
 }
 
-func (r Renewal) do(v xfs.Volume, now time.Time, look bool) error {
+func (r Renewal) do(v fact.Bytes, now time.Time, look bool) error {
 	if r.log == nil {
-		return xfs.Forget(v, r.part.Size)
+		var twins []xfs.Volume
+		for _, spans := range r.part.Twins {
+			twins = append(twins, fact.Bytes{Part: fact.Part{Size: r.part.Size, Spans: spans}, Disk: v.Disk})
+		}
+		return xfs.Forget(v, r.part.Size, twins...)
 	}
 	if look {
 		if ok, err := r.log.Continue(v, round(firstRenewed)); ok || err != nil {

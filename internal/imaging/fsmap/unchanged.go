@@ -205,6 +205,9 @@ func unchangedInside(now, before Disk, i int, typ string, depth int) (extent.Lis
 		case in.Part.Whole != "":
 			say(in, in.Part.Whole)
 			continue
+		case in.Rows != nil:
+			say(in, "it has parity, which is read with it")
+			continue
 		}
 		same, why, err := unchanged(single(in.Reader(now.ReaderAt), in.Size), single(old.Reader(before.ReaderAt), old.Size), 0, old.Type, old.Usage.UUID, depth+1)
 		if err != nil {

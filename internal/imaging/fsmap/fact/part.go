@@ -310,19 +310,23 @@ func (p Part) Captured(list extent.List) (out, zeros extent.List) {
 		}
 		return out, nil
 	}
-	columns := Part{Spans: p.Rows.Columns}.OuterList(list)
-	wide := make([]extent.Extent, len(columns))
-	for i, e := range columns {
+	wide := Gather{most: max(MaxExtents/2/len(p.Rows.Images), 1)}
+	for _, e := range (Part{Spans: p.Rows.Columns}).OuterList(list) {
 		from, to := e.Off/columnLen*columnLen, (e.End()+columnLen-1)/columnLen*columnLen
-		wide[i] = extent.Extent{Off: from, Len: to - from}
+		if k := len(wide.list); k > 0 {
+			from = max(from, wide.list[k-1].End())
+		}
+		if from < to {
+			wide.Add(extent.Extent{Off: from, Len: to - from})
+		}
 	}
-	columns = extent.FromUnsorted(wide)
+	var used, free []extent.Extent
 	for _, image := range p.Rows.Images {
-		mine := columns.Clip(extent.Extent{Len: image.Size})
-		out = extent.Union(out, image.OuterList(mine))
-		zeros = extent.Union(zeros, image.OuterList(extent.Subtract(extent.List{{Len: image.Size}}, mine)))
+		mine := wide.List().Clip(extent.Extent{Len: image.Size})
+		used = append(used, image.OuterList(mine)...)
+		free = append(free, image.OuterList(extent.Subtract(extent.List{{Len: image.Size}}, mine))...)
 	}
-	return out, zeros
+	return extent.FromUnsorted(used), extent.FromUnsorted(free)
 }
 
 // Piece returns where the part lies in the volume around it; ok is false where it lies in several pieces.

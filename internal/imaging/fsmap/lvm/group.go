@@ -44,6 +44,7 @@ type group struct {
 	here   map[string]*member // by their names in the text
 	needed map[string]string  // logical volumes that others name, and one of these
 	lvs    *section
+	places int64 // of the layouts of RAIDs so far
 }
 
 // member is a physical volume of the group on this disk.

@@ -139,15 +139,18 @@ func (g *group) raid(meta *fact.Part, is raidShape, position int) (why string, e
 	if err != nil {
 		return "", err
 	}
+	more := le.Uint32(b[4:])&1 != 0 // it has the fields of version 1.9
 	switch {
 	case le.Uint32(b) != raidMagic:
 		return "which was never used", nil
 	case le.Uint32(b[8:]) != uint32(is.devices) || le.Uint32(b[12:]) != uint32(position) || le.Uint32(b[48:]) != is.level ||
 		is.level != 1 && (le.Uint32(b[52:]) != is.layout || int64(le.Uint32(b[56:])) != is.stripe):
 		return "whose metadata is of another RAID", nil
-	case le.Uint32(b[4:])&^1 != 0 || le.Uint32(b[60:]) != 0:
+	case le.Uint32(b[4:])&^1 != 0 || le.Uint32(b[60:]) != 0, more && le.Uint32(b[144:]) != 0:
 		return "whose metadata has features that are not known", nil
-	case le.Uint64(b[24:]) != 0:
+	case more && le.Uint64(b[96:])|le.Uint64(b[104:]) != 0:
+		return "whose data begins further in", nil
+	case le.Uint64(b[24:]) != 0, more && le.Uint64(b[120:])|le.Uint64(b[128:])|le.Uint64(b[136:]) != 0:
 		return "of which a leg has failed", nil
 	case le.Uint64(b[32:]) != allDone || le.Uint64(b[40:]) != allDone:
 		return "which is not in sync", nil

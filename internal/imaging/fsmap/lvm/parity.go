@@ -114,14 +114,11 @@ func (g *group) raids(parts []fact.Part) ([]fact.Part, error) {
 		if err != nil {
 			return nil, fmt.Errorf("logical volume %s/%s: %w", g.name, name, err)
 		}
-		isImage := func(p fact.Part) bool {
-			for i := 1; i < len(words); i += 2 {
-				if p.Name == g.name+"/"+words[i] {
-					return true
-				}
-			}
-			return false
+		names := map[string]bool{}
+		for i := 1; i < len(words); i += 2 {
+			names[g.name+"/"+words[i]] = true
 		}
+		isImage := func(p fact.Part) bool { return names[p.Name] }
 		if why != "" {
 			for i := range parts {
 				if isImage(parts[i]) {
@@ -136,10 +133,13 @@ func (g *group) raids(parts []fact.Part) ([]fact.Part, error) {
 	return parts, nil
 }
 
+// maxImages is how many there may be: MAX_RAID_DEVICES of drivers/md/dm-raid.c.
+const maxImages = 253
+
 // images returns what a RAID's disks hold. All must lie on this disk and be equally long.
 func (g *group) images(seg *section, words []string, parts []fact.Part) (images []fact.Part, why string, err error) {
 	n := len(words) / 2
-	if count, err := seg.number("device_count", 1<<16); err != nil || len(words)%2 != 0 || int64(n) != count || n < 2 {
+	if count, err := seg.number("device_count", maxImages); err != nil || len(words)%2 != 0 || int64(n) != count || n < 2 {
 		return nil, "", damaged("a RAID of %.20q disks has %d words of images", seg.text("device_count"), len(words))
 	}
 	if len(seg.values["data_offset"])+len(seg.values["reshape_count"]) > 0 {
@@ -151,6 +151,9 @@ func (g *group) images(seg *section, words []string, parts []fact.Part) (images 
 			return nil, "", damaged("a RAID has the image %s twice", w)
 		}
 		seen[w] = true
+		if slices.ContainsFunc(g.lvs.sub(w).values["status"], func(s string) bool { return s == "REBUILD" || strings.HasPrefix(s, "RESHAPE") }) {
+			return nil, "of which an image is being rebuilt", nil
+		}
 	}
 	for i := 1; i < len(words); i += 2 {
 		at := slices.IndexFunc(parts, func(p fact.Part) bool { return p.Name == g.name+"/"+words[i] })
@@ -181,7 +184,7 @@ func (g *group) rows(whole *fact.Part, seg *section, kind raidKind, images []fac
 		return "whose images are not as long as they should be", nil
 	}
 	whole.Rows = &fact.Rows{Images: images, Columns: []fact.Span{{Len: whole.Size, Stripes: &fact.Stripes{Offs: make([]int64, d), Size: size}}}}
-	whole.Spans, why = spread(images, size, kind.period(n), d, func(row int64, k int) int { return kind.place(row, k, d, n) })
+	whole.Spans, why = g.spread(images, size, kind.period(n), d, func(row int64, k int) int { return kind.place(row, k, d, n) })
 	return why, nil
 }
 
@@ -204,10 +207,10 @@ func (g *group) ten(whole *fact.Part, seg *section, images []fact.Part) (why str
 	if whole.Size != images[0].Size*int64(d) || images[0].Size%size != 0 {
 		return "whose images are not as long as they should be", nil
 	}
-	if whole.Spans, why = spread(images, size, 1, d, func(_ int64, k int) int { return 2 * k }); why != "" {
+	if whole.Spans, why = g.spread(images, size, 1, d, func(_ int64, k int) int { return 2 * k }); why != "" {
 		return why, nil
 	}
-	twin, why := spread(images, size, 1, d, func(_ int64, k int) int { return 2*k + 1 })
+	twin, why := g.spread(images, size, 1, d, func(_ int64, k int) int { return 2*k + 1 })
 	whole.Twins = [][]fact.Span{twin}
 	return why, nil
 }
@@ -221,19 +224,21 @@ func (g *group) stripe(seg *section) (int64, error) {
 	return size * sector, nil
 }
 
-// maxPlaces bounds the memory of a layout: 8 bytes each.
+// maxPlaces bounds the memory of all layouts of a group: 8 bytes each.
 const maxPlaces = 1 << 20
 
 // spread lays rows of d chunks of size bytes out over images, of which place says which one has the k-th of a row. The places are
 // the same again after so many rows.
-func spread(images []fact.Part, size, period int64, d int, place func(row int64, k int) int) (out []fact.Span, why string) {
-	length, places := images[0].Size, int64(0)
+func (g *group) spread(images []fact.Part, size, period int64, d int, place func(row int64, k int) int) (out []fact.Span, why string) {
+	length, at := images[0].Size, make([]int, len(images)) // at is the span of each image
 	for pos := int64(0); pos < length; {
 		// How far all images go on in one piece.
 		n, offs := length-pos, make([]int64, len(images))
 		for i, p := range images {
-			k := slices.IndexFunc(p.Spans, func(s fact.Span) bool { return s.At+s.Len > pos })
-			s := p.Spans[k]
+			for p.Spans[at[i]].At+p.Spans[at[i]].Len <= pos {
+				at[i]++
+			}
+			s := p.Spans[at[i]]
 			n = min(n, s.At+s.Len-pos)
 			offs[i] = s.Off + pos - s.At
 		}
@@ -246,7 +251,7 @@ func spread(images []fact.Part, size, period int64, d int, place func(row int64,
 			if take == 0 {
 				take, step = rows, rows
 			}
-			if places += step * int64(d); places > maxPlaces {
+			if g.places += step * int64(d); g.places > maxPlaces {
 				return nil, "which lies in too many pieces"
 			}
 			st := &fact.Stripes{Size: size, Step: step * size}

@@ -182,20 +182,33 @@ func (l *Log) write(w io.WriterAt, b []byte, at int64) error {
 	return nil
 }
 
-// Forget takes from the free space of a filesystem whose log must be replayed what an older use of the disk left there: each
+// Forget takes from the free space of a filesystem whose log cannot begin anew what an older use of the disk left there: each
 // block that passes for one of its metadata. Such a block may be newer than the log, and stand where the log wants to write
-// a new one after the next crash, see Log. All other bytes, and all other filesystems, stay as they are. It reads all free
-// space. An error means that the volume could not be read or written.
-func Forget(v Volume, size int64) error {
+// a new one after the next crash, see Log. The log need not be dirty for that. All other bytes, and all other filesystems, stay as
+// they are. It reads all free space, of twins, too, which are copies of the volume. An error means that one could not be read or
+// written.
+func Forget(v Volume, size int64, twins ...Volume) error {
 	fs := &filesystem{r: v, size: size}
 	used, err := fs.used()
-	if d := damage(""); errors.As(err, &d) || err == nil && (fs.log == nil || fs.version < 5) {
-		return nil // all of it was written, or nothing is newer
+	if d := damage(""); errors.As(err, &d) || err == nil && fs.version < 5 {
+		return nil // all of it was written, or its metadata does not tell how old it is
 	} else if err != nil {
 		return err
 	}
+	free := used.Complement(fs.facts.Len)
+	for _, one := range append([]Volume{v}, twins...) {
+		fs.r = one
+		if err := fs.forget(one, free); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// forget does that in the free space of one volume.
+func (fs *filesystem) forget(v io.WriterAt, free extent.List) error {
 	b, zeros := make([]byte, max(1<<20, fs.blockSize)), make([]byte, fs.blockSize)
-	for _, e := range used.Complement(fs.facts.Len) {
+	for _, e := range free {
 		for off := e.Off; off < e.End(); off += int64(len(b)) {
 			b := b[:min(int64(len(b)), e.End()-off)]
 			if err := fs.read(b, off); err != nil {

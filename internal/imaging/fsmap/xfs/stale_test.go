@@ -56,8 +56,8 @@ func renewLog(t *testing.T, refused *[2]atomic.Int32) {
 	for k, args := range []string{"-l size=4m -b size=1024", "-l size=16m,su=256k -b size=1024 -d agcount=2", "-l size=5m -s size=4096",
 		"-l size=4m -b size=1024"} {
 		dirty := k >= 3
-		for _, way := range []string{"restart", "continue", "nothing"} {
-			if dirty && way == "continue" {
+		for _, way := range []string{"restart", "continue", "forget", "nothing"} {
+			if dirty && way == "continue" || k > 0 && way == "forget" { // what is dirty is forgotten anyway
 				continue
 			}
 			t.Run(fmt.Sprint(args, dirty, way), func(t *testing.T) {
@@ -117,6 +117,8 @@ func renewLog(t *testing.T, refused *[2]atomic.Int32) {
 				if way != "nothing" {
 					if way == "restart" {
 						err = renew(dst, 96*mib, 200_000_000)
+					} else if way == "forget" { // on a leg of a mirror, whose log must stay
+						err = Forget(dst, 96*mib)
 					} else if ok, cerr := log.Continue(dst, 199_000_000); cerr != nil || !ok {
 						t.Fatalf("the log does not go on: %v", cerr)
 					}
