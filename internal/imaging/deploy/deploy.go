@@ -44,6 +44,7 @@ const (
 	PhaseChecking  = "checking"
 	PhaseWriting   = "writing"
 	PhaseVerifying = "verifying"
+	PhaseClearing  = "clearing" // reading free space, for what an older use of the disk left there
 	PhaseFinishing = "finishing"
 )
 
@@ -51,7 +52,7 @@ const (
 type Progress struct {
 	Phase  string
 	Done   int64 // of Total
-	Total  int64 // bytes of all used extents
+	Total  int64 // bytes of all used extents; in PhaseClearing of the volumes that are read, at most
 	Counts Counts
 }
 

@@ -90,6 +90,14 @@ func (r *run) renew(ctx context.Context) error {
 	if len(r.renewals) == 0 {
 		return nil
 	}
+	total := int64(0)
+	for _, n := range r.renewals {
+		total += n.Clears()
+	}
+	if total > 0 {
+		r.begin(PhaseClearing, total)
+		defer r.enter(PhaseFinishing)
+	}
 	w := &window{ctx: ctx, r: r}
 	for _, n := range r.renewals {
 		if err := n.Do(w, time.Now(), n.look); err != nil {
@@ -163,6 +171,7 @@ func (w *window) ReadAt(b []byte, off int64) (int, error) {
 	}
 	w.r.head.give(b, off)
 	w.r.tail.give(b, off)
+	w.r.done.Add(int64(len(b)))
 	return len(b), end
 }
 

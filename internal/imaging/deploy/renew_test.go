@@ -7,6 +7,7 @@ import (
 	"os"
 	"path/filepath"
 	"testing"
+	"time"
 
 	"mimeo/internal/imaging/capture"
 	"mimeo/internal/imaging/extent"
@@ -117,4 +118,63 @@ func TestRenew(t *testing.T) {
 	if _, err := Run(t.Context(), st, cap.Manifest, lying, Options{Compare: true, Verify: true}); !errors.As(err, &wrong) || wrong.Off > lying.at || lying.at >= wrong.Off+wrong.Len {
 		t.Errorf("a disk that forgets what is in the log: %v", err)
 	}
+}
+
+// TestClear deploys an XFS that was not unmounted onto a disk on which the same filesystem was in use: of free space only what passes
+// for its metadata is changed, and reading it counts as progress.
+func TestClear(t *testing.T) {
+	const size = 320 << 20
+	img := filepath.Join(t.TempDir(), "img")
+	command(t, "", "sh", "-euc", `truncate -s 320M "$1"; mkfs.xfs -q "$1"; mkdir "$1.dir"; mount -o loop "$1" "$1.dir"; trap 'umount "$1.dir"' EXIT
+		echo hello >"$1.dir/file"; sync -f "$1.dir/file"; cp --sparse=always "$1" "$1.copy"`, "sh", img)
+	data, err := os.ReadFile(img + ".copy")
+	if err != nil {
+		t.Fatal(err)
+	}
+	u, err := fsmap.Map(bytes.NewReader(data), size)
+	if err != nil || u.Method != manifest.MethodUsed || len(u.Notes) == 0 {
+		t.Fatalf("%+v, %v", u, err)
+	}
+	st := mem.New()
+	plan := capture.Plan{Table: manifest.Table{Kind: "none"}, Used: u.Used, Volumes: []manifest.Volume{{Len: size, Type: u.Type, Method: u.Method}}}
+	cap, err := capture.Run(t.Context(), capture.Source{ReaderAt: bytes.NewReader(data), Disk: manifest.Disk{Size: size, SectorSize: 512}}, plan, st, capture.Options{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	d := &fakeDisk{data: garbage(rand.New(rand.NewPCG(1, 2)), size), sector: 512}
+	const block = 4096
+	free := u.Used.Complement(size)
+	at := (free[len(free)-1].Off + block - 1) / block * block
+	copy(d.data[at+24:], data[32:48]) // the UUID in the superblock
+	want := bytes.Clone(d.data)
+	clear(want[at : at+block])
+	last := Progress{}
+	if _, err := Run(t.Context(), st, cap.Manifest, slowDisk{d}, Options{Verify: true, Progress: func(p Progress) {
+		if p.Phase == PhaseClearing {
+			last = p
+		}
+	}}); err != nil {
+		t.Fatal(err)
+	}
+	if last.Phase == "" || last.Total != size || last.Done <= 0 || last.Done > last.Total {
+		t.Errorf("of the reading of free space was told %+v", last)
+	}
+	for _, e := range u.Used {
+		copy(want[e.Off:e.End()], data[e.Off:e.End()])
+	}
+	for off := 1 << 20; off < size-1<<20; off += block { // before and behind it tables are wiped
+		if !bytes.Equal(d.data[off:off+block], want[off:off+block]) {
+			t.Fatalf("block %d is not as it should be (the stale one is %d)", off/block, at/block)
+		}
+	}
+}
+
+// slowDisk takes its time for long reads.
+type slowDisk struct{ *fakeDisk }
+
+func (d slowDisk) ReadAt(b []byte, off int64) (int, error) {
+	if len(b) >= 1<<20 {
+		time.Sleep(3 * time.Millisecond)
+	}
+	return d.fakeDisk.ReadAt(b, off)
 }

@@ -38,7 +38,7 @@ type run struct {
 
 	touched                           atomic.Bool
 	phase                             atomic.Value // string
-	done                              atomic.Int64 // bytes of the phase
+	done, total                       atomic.Int64 // bytes of the phase
 	written, skipped, zeroed, fetched atomic.Int64
 	trustedBytes                      atomic.Int64
 	discarded                         atomic.Int64
@@ -51,12 +51,15 @@ func newRun(from store.Reader, m *manifest.Manifest, t Target, opts Options) *ru
 	opts.fill()
 	r := &run{from: from, m: m, image: m, t: t, opts: opts}
 	r.hold()
-	r.phase.Store(PhaseChecking)
+	r.enter(PhaseChecking)
 	return r
 }
 
-func (r *run) enter(phase string) {
+func (r *run) enter(phase string) { r.begin(phase, r.m.Content.Used) }
+
+func (r *run) begin(phase string, total int64) {
 	r.done.Store(0)
+	r.total.Store(total)
 	r.phase.Store(phase)
 }
 
@@ -70,7 +73,7 @@ func (r *run) report() (stop func()) {
 		return func() {}
 	}
 	tell := func() {
-		r.opts.Progress(Progress{Phase: r.phase.Load().(string), Done: r.done.Load(), Total: r.m.Content.Used, Counts: r.counts()})
+		r.opts.Progress(Progress{Phase: r.phase.Load().(string), Done: r.done.Load(), Total: r.total.Load(), Counts: r.counts()})
 	}
 	quit, done := make(chan struct{}), make(chan struct{})
 	go func() {

@@ -89,6 +89,14 @@ func (r Renewal) left(v xfs.Volume) uint32 {
 	return 0
 }
 
+// Clears returns how many bytes Do reads at most, to look through free space; 0 where it does not.
+func (r Renewal) Clears() int64 {
+	if r.log != nil {
+		return 0
+	}
+	return r.part.Size * int64(1+len(r.part.Twins))
+}
+
 // Do is called when all else is written. With look, the log that is on the disk may go on: the volume lay there before, as it should.
 func (r Renewal) Do(disk Volume, now time.Time, look bool) error {
 	v := fact.Bytes{Part: r.part, Disk: disk}
