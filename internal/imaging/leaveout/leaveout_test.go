@@ -140,8 +140,9 @@ func TestDamage(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	for i := 2048; i < 600<<10; i += 97 {
-		bad := bytes.Clone(b)
+	bad := bytes.Clone(b)
+	for i := 2048; i < 600<<10; i += 211 {
+		copy(bad, b[:600<<10])
 		bad[i] ^= 0x10
 		bad[i/2+1024] ^= 4
 		fs, err := ext4.OpenTree(bytes.NewReader(bad), int64(len(bad)))
