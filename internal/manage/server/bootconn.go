@@ -15,6 +15,8 @@ import (
 
 const (
 	grubAgent = "GRUB " // how the User-Agent of GRUB begins
+	firstGRUB = 21550   // its first port
+	mostGRUB  = 1000    // more than one boot takes; other ports are those of a router, behind which there may be several machines
 	ackEvery  = 20 * time.Millisecond
 	ackWait   = 2 * time.Minute // for a machine that takes what was sent, and no longer
 	closeWait = 8               // TCP_CLOSE_WAIT of the kernel's include/net/tcp_states.h: the other end has closed
@@ -44,7 +46,7 @@ func (l *bootListener) Accept() (net.Conn, error) {
 	return c, nil
 }
 
-// bootConn is the connection of a machine that boots. GRUB counts its ports from 21550 on in each boot, closes nothing
+// bootConn is the connection of a machine that boots. GRUB counts its ports from firstGRUB on in each boot, closes nothing
 // when it hands over, and does not answer when it is told that its connection is an older one. So a connection that the
 // kernel still keeps from the last boot makes the next one fail, for minutes. One that is to be forgotten is reset once
 // the other end has everything, or once a later boot asks, and nothing stays behind.
@@ -64,7 +66,8 @@ func (c *bootConn) forgetLater() {
 	defer c.from.mu.Unlock()
 	mine := remote(c)
 	for o := range c.from.grub {
-		if theirs := remote(o); theirs.Addr() == mine.Addr() && theirs.Port() > mine.Port() {
+		theirs := remote(o)
+		if theirs.Addr() == mine.Addr() && mine.Port() >= firstGRUB && theirs.Port() > mine.Port() && theirs.Port() < firstGRUB+mostGRUB {
 			_ = o.SetLinger(0) // fails where it is closed already
 			_ = o.TCPConn.Close()
 		}
