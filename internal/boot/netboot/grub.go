@@ -28,7 +28,7 @@ func (s Script) grub() (string, error) {
 }
 
 // grubTries is how often GRUB loads something before it gives up. It compares TCP's sequence numbers without regard to
-// their wrapping around (GRUB 2.12, grub-core/net/tcp.c), so a transfer that runs past 2^32 stops for good: one in 250 of
+// their wrapping around (grub-core/net/tcp.c), so a transfer that runs past 2^32 stops for good: one in 250 of
 // 16 MiB. The next try is another connection, with other numbers.
 const grubTries = "1 2 3"
 
