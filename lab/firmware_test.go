@@ -27,7 +27,7 @@ type firmwareRow struct {
 	uuids    bool     // the deployed disk gets new UUIDs
 	exit     bool     // look also at what the firmware does when it is left to its boot order
 	night    bool     // only where -again is given: the rest is seen with other rows
-	stall    bool     // GRUB's first transfer of the initrd stops half way, as one does whose numbers wrap around
+	stall    bool     // GRUB's first transfer of the initrd stops half way, as was seen on a busy machine
 }
 
 var firmwareRows = []firmwareRow{

@@ -27,9 +27,8 @@ func (s Script) grub() (string, error) {
 	return b.String(), err
 }
 
-// grubTries is how often GRUB loads something before it gives up. It compares TCP's sequence numbers without regard to
-// their wrapping around (grub-core/net/tcp.c), so a transfer that runs past 2^32 stops for good: one in 250 of
-// 16 MiB. The next try is another connection, with other numbers.
+// grubTries is how often GRUB loads something before it gives up. Its TCP is a simple one: on a busy machine transfers were seen
+// to stop for good. The next try is another connection.
 const grubTries = "1 2 3"
 
 // grubStateless loads kernel and initrd over HTTP. Where all tries fail it waits and starts the machine anew, and DHCP
