@@ -28,8 +28,8 @@ func (s Script) grub() (string, error) {
 }
 
 // grubTries is how often GRUB loads something before it gives up. Its TCP is a simple one: on a busy machine transfers were seen
-// to stop for good. The next try is another connection.
-const grubTries = "1 2 3"
+// to stop for good. The next try is another connection; where the kernel had begun it takes two, as GRUB then forgets what it loaded.
+const grubTries = "1 2 3 4"
 
 // grubStateless loads kernel and initrd over HTTP. Where all tries fail it waits and starts the machine anew, and DHCP
 // decides again.
