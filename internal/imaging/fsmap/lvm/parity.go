@@ -83,6 +83,7 @@ func lastIsQ(place func(row int64, k, d, n int) int) func(row int64, k, d, n int
 // raids puts volumes with parity (RAID 4, 5, 6) and striped mirrors (RAID 10) together, where all images lie on this disk and are in
 // sync.
 func (g *group) raids(parts []fact.Part) ([]fact.Part, error) {
+	index := places(parts)
 	for _, name := range g.lvs.order {
 		lv := g.lvs.sub(name)
 		seg := lv.sub("segment1")
@@ -100,7 +101,7 @@ func (g *group) raids(parts []fact.Part) ([]fact.Part, error) {
 			whole.Whole = ""
 		}
 		words := seg.values["raids"]
-		images, why, err := g.images(seg, words, parts)
+		images, why, err := g.images(seg, words, parts, index)
 		if err == nil && why == "" {
 			if ten {
 				why, err = g.ten(&whole, seg, images)
@@ -108,36 +109,46 @@ func (g *group) raids(parts []fact.Part) ([]fact.Part, error) {
 				why, err = g.rows(&whole, seg, kind, images)
 			}
 			for i := 0; i < len(words) && err == nil && why == ""; i += 2 {
-				why, err = g.inSync(parts, words[i], len(images), i/2, kind, seg)
+				at := index[g.name+"/"+words[i]] // images has looked
+				why, err = g.inSync(&parts[at], len(images), i/2, kind, seg)
 			}
 		}
 		if err != nil {
 			return nil, fmt.Errorf("logical volume %s/%s: %w", g.name, name, err)
 		}
-		names := map[string]bool{}
-		for i := 1; i < len(words); i += 2 {
-			names[g.name+"/"+words[i]] = true
-		}
-		isImage := func(p fact.Part) bool { return names[p.Name] }
 		if why != "" {
-			for i := range parts {
-				if isImage(parts[i]) {
-					parts[i].Whole = fmt.Sprintf("it is an image of the RAID %s/%s, %s", g.name, name, why)
+			for i := 1; i < len(words); i += 2 {
+				if at, ok := index[g.name+"/"+words[i]]; ok {
+					parts[at].Whole = fmt.Sprintf("it is an image of the RAID %s/%s, %s", g.name, name, why)
 				}
 			}
 			continue
 		}
 		whole.Leg = true
-		parts = append(slices.DeleteFunc(parts, isImage), whole)
+		gone := map[string]bool{}
+		for i := 1; i < len(words); i += 2 {
+			gone[g.name+"/"+words[i]] = true
+		}
+		parts = append(slices.DeleteFunc(parts, func(p fact.Part) bool { return gone[p.Name] }), whole)
+		index = places(parts)
 	}
 	return parts, nil
+}
+
+// places tells where each part is.
+func places(parts []fact.Part) map[string]int {
+	index := make(map[string]int, len(parts))
+	for i, p := range parts {
+		index[p.Name] = i
+	}
+	return index
 }
 
 // maxImages is how many there may be: MAX_RAID_DEVICES of drivers/md/dm-raid.c.
 const maxImages = 253
 
 // images returns what a RAID's disks hold. All must lie on this disk and be equally long.
-func (g *group) images(seg *section, words []string, parts []fact.Part) (images []fact.Part, why string, err error) {
+func (g *group) images(seg *section, words []string, parts []fact.Part, index map[string]int) (images []fact.Part, why string, err error) {
 	n := len(words) / 2
 	if count, err := seg.number("device_count", maxImages); err != nil || len(words)%2 != 0 || int64(n) != count || n < 2 {
 		return nil, "", damaged("a RAID of %.20q disks has %d words of images", seg.text("device_count"), len(words))
@@ -156,8 +167,9 @@ func (g *group) images(seg *section, words []string, parts []fact.Part) (images 
 		}
 	}
 	for i := 1; i < len(words); i += 2 {
-		at := slices.IndexFunc(parts, func(p fact.Part) bool { return p.Name == g.name+"/"+words[i] })
-		if at < 0 || !together(parts[at]) || parts[at].Striped() {
+		at, ok := index[g.name+"/"+words[i]]
+		meta, ok2 := index[g.name+"/"+words[i-1]]
+		if !ok || !ok2 || !together(parts[at]) || !together(parts[meta]) || parts[at].Striped() {
 			return nil, "of which others lie on other disks", nil
 		}
 		image := parts[at]
@@ -271,11 +283,7 @@ func (g *group) spread(images []fact.Part, size, period int64, d int, place func
 }
 
 // inSync looks whether an image was in sync, by the superblock in its metadata volume.
-func (g *group) inSync(parts []fact.Part, meta string, devices, position int, kind raidKind, seg *section) (why string, err error) {
-	i := slices.IndexFunc(parts, func(p fact.Part) bool { return p.Name == g.name+"/"+meta })
-	if i < 0 || !together(parts[i]) {
-		return "whose metadata is not on this disk", nil
-	}
+func (g *group) inSync(meta *fact.Part, devices, position int, kind raidKind, seg *section) (why string, err error) {
 	stripe, err := g.stripe(seg)
 	if err != nil {
 		return "", err
@@ -284,5 +292,5 @@ func (g *group) inSync(parts []fact.Part, meta string, devices, position int, ki
 	if strings.HasPrefix(seg.text("type"), "raid10") {
 		want.level, want.layout = 10, nearTwo
 	}
-	return g.raid(&parts[i], want, position)
+	return g.raid(meta, want, position)
 }
