@@ -26,18 +26,9 @@ func TestRenew(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	u, err := fsmap.Map(bytes.NewReader(data), size)
-	if err != nil || u.Method != manifest.MethodUsed {
-		t.Fatalf("%+v, %v", u, err)
-	}
-	st := mem.New()
-	plan := capture.Plan{Table: manifest.Table{Kind: "none"}, Used: u.Used, Volumes: []manifest.Volume{{Len: size, Type: u.Type, Method: u.Method}}}
-	cap, err := capture.Run(t.Context(), capture.Source{ReaderAt: bytes.NewReader(data), Disk: manifest.Disk{Size: size, SectorSize: 512}}, plan, st, capture.Options{})
-	if err != nil {
-		t.Fatal(err)
-	}
+	u, st, image := bareCaptured(t, data)
 	d := &fakeDisk{data: garbage(rand.New(rand.NewPCG(1, 2)), size), sector: 512}
-	if _, err := Run(t.Context(), st, cap.Manifest, d, Options{Verify: true}); err != nil {
+	if _, err := Run(t.Context(), st, image, d, Options{Verify: true}); err != nil {
 		t.Fatal(err)
 	}
 	out := filepath.Join(t.TempDir(), "out")
@@ -61,7 +52,7 @@ func TestRenew(t *testing.T) {
 
 	// Once more onto the same disk: its log is known to be the newest, and goes on.
 	before := bytes.Clone(d.data)
-	again, err := Run(t.Context(), st, cap.Manifest, d, Options{Compare: true, Verify: true})
+	again, err := Run(t.Context(), st, image, d, Options{Compare: true, Verify: true})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -85,7 +76,7 @@ func TestRenew(t *testing.T) {
 	// After a deploy that was broken off, the log may be older than what lies in free space.
 	table := bytes.Clone(d.data[:headLen])
 	clear(d.data[:headLen])
-	if again, err = Run(t.Context(), st, cap.Manifest, d, Options{Compare: true}); err != nil || again.Written < 64<<20 {
+	if again, err = Run(t.Context(), st, image, d, Options{Compare: true}); err != nil || again.Written < 64<<20 {
 		t.Errorf("after a deploy that was broken off %d bytes were written, %v", again.Written, err)
 	}
 	if !bytes.Equal(d.data[:headLen], table) {
@@ -94,7 +85,7 @@ func TestRenew(t *testing.T) {
 
 	// Where the log is not whole, all of it is written.
 	d.data[record+32<<20]++
-	if again, err = Run(t.Context(), st, cap.Manifest, d, Options{Compare: true}); err != nil || again.Written < 64<<20 {
+	if again, err = Run(t.Context(), st, image, d, Options{Compare: true}); err != nil || again.Written < 64<<20 {
 		t.Errorf("onto a damaged log %d bytes were written, %v", again.Written, err)
 	}
 
@@ -107,7 +98,7 @@ func TestRenew(t *testing.T) {
 		round[0] += 0x40
 	}
 	ahead := d.data[record+4]
-	if _, err = Run(t.Context(), st, cap.Manifest, d, Options{}); err != nil || d.data[record+4] != ahead || d.data[record+7] == 0 {
+	if _, err = Run(t.Context(), st, image, d, Options{}); err != nil || d.data[record+4] != ahead || d.data[record+7] == 0 {
 		t.Errorf("after a log of round %x.. it begins in round %x, %v", ahead, d.data[record+4:record+8], err)
 	}
 
@@ -115,9 +106,26 @@ func TestRenew(t *testing.T) {
 	lying := &forgetful{fakeDisk: fakeDisk{data: d.data, sector: 512}, at: int64(record) + 40<<20}
 	lying.data[record+32<<20]++
 	var wrong *VerifyError
-	if _, err := Run(t.Context(), st, cap.Manifest, lying, Options{Compare: true, Verify: true}); !errors.As(err, &wrong) || wrong.Off > lying.at || lying.at >= wrong.Off+wrong.Len {
+	if _, err := Run(t.Context(), st, image, lying, Options{Compare: true, Verify: true}); !errors.As(err, &wrong) || wrong.Off > lying.at || lying.at >= wrong.Off+wrong.Len {
 		t.Errorf("a disk that forgets what is in the log: %v", err)
 	}
+}
+
+// bareCaptured captures a disk that is one volume, by what is in use.
+func bareCaptured(t *testing.T, data []byte) (fsmap.Usage, *mem.Store, *manifest.Manifest) {
+	t.Helper()
+	size := int64(len(data))
+	u, err := fsmap.Map(bytes.NewReader(data), size)
+	if err != nil || u.Method != manifest.MethodUsed {
+		t.Fatalf("%+v, %v", u, err)
+	}
+	st := mem.New()
+	plan := capture.Plan{Table: manifest.Table{Kind: "none"}, Used: u.Used, Volumes: []manifest.Volume{{Len: size, Type: u.Type, Method: u.Method}}}
+	done, err := capture.Run(t.Context(), capture.Source{ReaderAt: bytes.NewReader(data), Disk: manifest.Disk{Size: size, SectorSize: 512}}, plan, st, capture.Options{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	return u, st, done.Manifest
 }
 
 // TestClear deploys an XFS that was not unmounted onto a disk on which the same filesystem was in use: of free space only what passes
@@ -131,15 +139,9 @@ func TestClear(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	u, err := fsmap.Map(bytes.NewReader(data), size)
-	if err != nil || u.Method != manifest.MethodUsed || len(u.Notes) == 0 {
-		t.Fatalf("%+v, %v", u, err)
-	}
-	st := mem.New()
-	plan := capture.Plan{Table: manifest.Table{Kind: "none"}, Used: u.Used, Volumes: []manifest.Volume{{Len: size, Type: u.Type, Method: u.Method}}}
-	cap, err := capture.Run(t.Context(), capture.Source{ReaderAt: bytes.NewReader(data), Disk: manifest.Disk{Size: size, SectorSize: 512}}, plan, st, capture.Options{})
-	if err != nil {
-		t.Fatal(err)
+	u, st, image := bareCaptured(t, data)
+	if len(u.Notes) == 0 {
+		t.Fatalf("it was unmounted: %+v", u)
 	}
 	d := &fakeDisk{data: garbage(rand.New(rand.NewPCG(1, 2)), size), sector: 512}
 	const block = 4096
@@ -149,7 +151,7 @@ func TestClear(t *testing.T) {
 	want := bytes.Clone(d.data)
 	clear(want[at : at+block])
 	last := Progress{}
-	if _, err := Run(t.Context(), st, cap.Manifest, slowDisk{d}, Options{Verify: true, Progress: func(p Progress) {
+	if _, err := Run(t.Context(), st, image, slowDisk{d}, Options{Verify: true, Progress: func(p Progress) {
 		if p.Phase == PhaseClearing {
 			last = p
 		}
