@@ -148,17 +148,26 @@ func (d Disk) Map(i int) (Usage, error) { return d.mapVolume(i, 0) }
 // maxInside is how deep volumes may lie in each other.
 const maxInside = 3
 
+// head reads the start of the i-th volume.
+func (d Disk) head(i int) ([]byte, error) {
+	head := make([]byte, min(headLen, d.Volumes[i].Len))
+	if n, err := d.Volume(i).ReadAt(head, 0); n < len(head) {
+		if err == nil || errors.Is(err, io.EOF) {
+			err = io.ErrUnexpectedEOF
+		}
+		return nil, fmt.Errorf("read the first %d bytes: %w", len(head), err)
+	}
+	return head, nil
+}
+
 func (d Disk) mapVolume(i, depth int) (Usage, error) {
 	r, size := d.Volume(i), d.Volumes[i].Len
 	if size <= 0 {
 		return Usage{Type: "unknown", Method: manifest.MethodWhole, Reason: "the volume is empty"}, nil
 	}
-	head := make([]byte, min(headLen, size))
-	if n, err := r.ReadAt(head, 0); n < len(head) {
-		if err == nil || errors.Is(err, io.EOF) {
-			err = io.ErrUnexpectedEOF
-		}
-		return Usage{}, fmt.Errorf("read the first %d bytes: %w", len(head), err)
+	head, err := d.head(i)
+	if err != nil {
+		return Usage{}, err
 	}
 	// What is around a filesystem goes before it: a volume may carry the remains of an older one.
 	u := Usage{Type: name(head)}

@@ -213,11 +213,11 @@ func (d Disk) disputed(k container, i int, p fact.Part) (why string, err error) 
 		if j == i || len(all.Clip(v)) == 0 {
 			continue
 		}
-		r, head := d.Volume(j), make([]byte, min(headLen, v.Len))
-		if n, err := r.ReadAt(head, 0); n < len(head) {
-			return "", fmt.Errorf("%d bytes at offset %d: %w", len(head), v.Off, err)
+		head, err := d.head(j)
+		if err != nil {
+			return "", fmt.Errorf("the volume at %d: %w", v.Off, err)
 		}
-		first := slices.IndexFunc(containers, func(c container) bool { return c.is(head, r, v.Len) })
+		first := slices.IndexFunc(containers, func(c container) bool { return c.is(head, d.Volume(j), v.Len) })
 		if first < 0 || containers[first].typ != k.typ {
 			return fmt.Sprintf("whole, as the volume at %d does not pass for %s", v.Off, k.typ), nil
 		}

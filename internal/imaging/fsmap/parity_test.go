@@ -29,7 +29,7 @@ const parityTools = mirrorTools + `modprobe -a raid456 raid10
 var sumOf = regexp.MustCompile(`(?m)^[0-9a-f]{64}  .*$`)
 
 // TestLVMParity makes RAIDs of LVM2 whose images all lie on one disk, with parity and of striped mirrors. It copies what is in use
-// onto random bytes, and has Linux check all parity, with all images and with each of them gone.
+// onto random bytes, and has Linux check all parity, with all images, and reads all files with one of them gone.
 func TestLVMParity(t *testing.T) {
 	const size, count = 64 * mib, 5
 	kinds := []struct {

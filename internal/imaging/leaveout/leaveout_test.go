@@ -141,7 +141,7 @@ func TestDamage(t *testing.T) {
 		t.Fatal(err)
 	}
 	bad := bytes.Clone(b)
-	for i := 2048; i < 600<<10; i += 211 {
+	for i := 2048; i < 600<<10; i += 97 {
 		copy(bad, b[:600<<10])
 		bad[i] ^= 0x10
 		bad[i/2+1024] ^= 4

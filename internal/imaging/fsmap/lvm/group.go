@@ -279,11 +279,14 @@ func (g *group) lay(seg *section, stripes int, s fact.Span, offs []int64) ([]fac
 		}
 		return out, nil
 	}
-	size, err := seg.number("stripe_size", 1<<30)
-	if err != nil || size == 0 || s.Len%(size*sector) != 0 {
+	size, err := g.stripe(seg)
+	if err != nil {
+		return nil, err
+	}
+	if s.Len%size != 0 {
 		return nil, damaged("its stripes have %q sectors", seg.text("stripe_size"))
 	}
-	s.Stripes = &fact.Stripes{Offs: offs, Size: size * sector}
+	s.Stripes = &fact.Stripes{Offs: offs, Size: size}
 	s.Len *= int64(stripes)
 	return []fact.Span{s}, nil
 }
