@@ -342,20 +342,7 @@ func (g *group) weave(parts []fact.Part, names []string, size, total int64) (out
 	if len(images) == 0 || total%int64(len(images)) != 0 {
 		return nil
 	}
-	for pos := int64(0); pos < total/int64(len(images)); {
-		n, st := total/int64(len(images))-pos, &fact.Stripes{Size: size}
-		for _, p := range images {
-			i := slices.IndexFunc(p.Spans, func(s fact.Span) bool { return s.At+s.Len > pos })
-			s := p.Spans[i]
-			n = min(n, s.At+s.Len-pos)
-			st.Offs = append(st.Offs, s.Off+pos-s.At)
-		}
-		if n%size != 0 {
-			return nil
-		}
-		out = append(out, fact.Span{At: pos * int64(len(images)), Len: n * int64(len(images)), Stripes: st})
-		pos += n
-	}
+	out, _ = g.spread(images, size, 1, len(images), func(_ int64, k int) int { return k })
 	return out
 }
 
