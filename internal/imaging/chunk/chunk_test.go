@@ -255,7 +255,6 @@ func TestCutterSizes(t *testing.T) {
 
 func BenchmarkSum(b *testing.B)  { bench(b, func(raw []byte) { Sum(raw) }) }
 func BenchmarkZstd(b *testing.B) { benchEncode(b, Zstd) }
-func BenchmarkS2(b *testing.B)   { benchEncode(b, S2) }
 func BenchmarkIsZero(b *testing.B) {
 	zero := make([]byte, DefaultSize)
 	bench(b, func([]byte) { IsZero(zero) })

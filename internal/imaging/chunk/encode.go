@@ -10,6 +10,7 @@ import (
 // An Encoder compresses chunks. Each goroutine has its own.
 type Encoder struct {
 	zstd *zstd.Encoder
+	s2   s2Encoder
 }
 
 // NewEncoder returns an Encoder, which holds about 1 MiB.
@@ -44,9 +45,9 @@ func (e *Encoder) Encode(id ID, raw, dst []byte, want Codec) Encoded {
 	case Zstd:
 		out.Data = e.zstd.EncodeAll(raw, dst[:0])
 	case S2:
-		out.Data = s2.Encode(dst[:cap(dst)], raw)
+		out.Data = e.s2.encode(dst, raw)
 	}
-	if want == Raw || len(out.Data) > len(raw)-len(raw)/32 || len(out.Data) >= len(raw) {
+	if len(out.Data) == 0 || len(out.Data) > len(raw)-len(raw)/32 || len(out.Data) >= len(raw) {
 		out.Codec = Raw
 		out.Data = append(dst[:0], raw...)
 	}
