@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"flag"
 	"fmt"
+	"io"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -71,16 +72,8 @@ func mkfs(t testing.TB, size int64, args string) string {
 
 func mapImage(t testing.TB, img string) (fact.Facts, extent.List) {
 	t.Helper()
-	f, err := os.Open(img)
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer f.Close()
-	st, err := f.Stat()
-	if err != nil {
-		t.Fatal(err)
-	}
-	facts, used, err := Used(f, st.Size())
+	f, size := disk(t, img)
+	facts, used, err := Used(f, size)
 	if err != nil {
 		t.Fatalf("Used: %v", err)
 	}
@@ -195,14 +188,26 @@ func check(t testing.TB, img string) {
 	}
 }
 
-// open reads a filesystem that must be good.
-func open(t testing.TB, img string) *filesystem {
+// disk opens an image until the test ends.
+func disk(t testing.TB, img string) (io.ReaderAt, int64) {
 	t.Helper()
-	b, err := os.ReadFile(img)
+	f, err := os.Open(img)
 	if err != nil {
 		t.Fatal(err)
 	}
-	fs := &filesystem{r: bytes.NewReader(b), size: int64(len(b))}
+	t.Cleanup(func() { f.Close() })
+	st, err := f.Stat()
+	if err != nil {
+		t.Fatal(err)
+	}
+	return f, st.Size()
+}
+
+// open reads a filesystem that must be good.
+func open(t testing.TB, img string) *filesystem {
+	t.Helper()
+	r, size := disk(t, img)
+	fs := &filesystem{r: r, size: size}
 	if err := fs.readSuper(); err != nil {
 		t.Fatal(err)
 	}

@@ -2,9 +2,9 @@ package xfs
 
 import (
 	"bytes"
+	"io"
 	"maps"
 	"math/rand/v2"
-	"os"
 	"slices"
 	"testing"
 
@@ -14,9 +14,9 @@ import (
 )
 
 // treePieces returns where all files lie by Tree, which is held against the kernel elsewhere.
-func treePieces(t testing.TB, b []byte) map[fact.Piece]bool {
+func treePieces(t testing.TB, r io.ReaderAt, size int64) map[fact.Piece]bool {
 	t.Helper()
-	tr, err := OpenTree(bytes.NewReader(b), int64(len(b)))
+	tr, err := OpenTree(r, size)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -48,19 +48,16 @@ func treePieces(t testing.TB, b []byte) map[fact.Piece]bool {
 // checkPieces holds what Pieces and Claims tell of a sound filesystem against Tree and Used.
 func checkPieces(t testing.TB, img string, shared bool) {
 	t.Helper()
-	b, err := os.ReadFile(img)
-	if err != nil {
-		t.Fatal(err)
-	}
+	r, size := disk(t, img)
 	got := map[fact.Piece]bool{}
-	if err := Pieces(bytes.NewReader(b), int64(len(b)), func(p fact.Piece) { got[p] = true }); err != nil {
+	if err := Pieces(r, size, func(p fact.Piece) { got[p] = true }); err != nil {
 		t.Fatal(err)
 	}
-	if want := treePieces(t, b); !maps.Equal(got, want) || len(got) < 100 {
+	if want := treePieces(t, r, size); !maps.Equal(got, want) || len(got) < 100 {
 		t.Errorf("%d pieces, the files have %d, and they are not the same", len(got), len(want))
 	}
 	var all []extent.Extent
-	why, err := Claims(bytes.NewReader(b), int64(len(b)), func(e extent.Extent) { all = append(all, e) })
+	why, err := Claims(r, size, func(e extent.Extent) { all = append(all, e) })
 	if err != nil || why != "" {
 		t.Fatalf("%q, %v", why, err)
 	}
