@@ -10,12 +10,12 @@ import (
 	"testing"
 	"time"
 
+	"mimeo/internal/night"
 	"mimeo/lab/golden"
 	"mimeo/lab/rack"
 )
 
-// again is how often each node of another architecture boots its stateless image once more, one after the other: a night's
-// work, in which all rows of all firmwares have their turn.
+// again is how often each node of another architecture boots its stateless image once more, one after the other.
 var again = flag.Int("again", 0, "take each node of another architecture through capture and deploy this many times more")
 
 // archRow is a kind of machine that is not amd64: a disk of one is captured and deployed to another.
@@ -26,7 +26,7 @@ type archRow struct {
 	console string
 	boot    string   // what a golden disk says of how it was booted
 	steps   []string // that the events of the second name
-	night   bool     // only where -again is given
+	night   bool     // by build/night
 }
 
 var archRows = []archRow{
@@ -55,7 +55,7 @@ func TestArchitectures(t *testing.T) {
 				f(t, ctx)
 			}
 		}
-		if row.night && *again == 0 {
+		if row.night && !night.On() {
 			continue
 		}
 		ok := t.Run(row.arch+" "+string(row.to), within(func(t *testing.T, ctx context.Context) { row.through(t, ctx, r, i) }))

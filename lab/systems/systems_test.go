@@ -1,7 +1,6 @@
 package systems
 
 import (
-	"flag"
 	"maps"
 	"os"
 	"os/exec"
@@ -17,6 +16,7 @@ import (
 	"mimeo/internal/cluster/api"
 	"mimeo/internal/imaging/uml"
 	"mimeo/internal/manage/ready"
+	"mimeo/internal/night"
 )
 
 // look is the first program of each first boot: what it finds is what the system's own programs have made of the files.
@@ -43,9 +43,6 @@ ExecStart=/bin/systemctl --no-block poweroff
 
 var static = map[string]string{"LABEL_NET_ADDRESS": "10.9.0.7/24", "LABEL_NET_GATEWAY": "10.9.0.1", "LABEL_NET_DNS": "10.9.0.1", "LABEL_NET_CARD": "eth0"}
 
-// all is for a night's work: ./test boots one of the systems, and the rack's tests another.
-var all = flag.Bool("all", false, "boot all of the systems")
-
 // TestFirstBoot does to installed systems what a deploy does, boots them, and asks them who they are.
 func TestFirstBoot(t *testing.T) {
 	cache, err := filepath.Abs("../../build/out/cache")
@@ -67,7 +64,7 @@ func TestFirstBoot(t *testing.T) {
 		{"sysvinit", "", static, []string{"network"}, true, `inet 10\.9\.0\.7/24 [^~]*default via 10\.9\.0\.1 dev eth0`, false},
 		{"openrc", "", static, []string{"network"}, false, `inet 10\.9\.0\.7/24 [^~]*default via 10\.9\.0\.1 dev eth0`, true},
 	} {
-		if c.night && !*all {
+		if c.night && !night.On() {
 			continue
 		}
 		t.Run(c.system, func(t *testing.T) {

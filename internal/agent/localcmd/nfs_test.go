@@ -8,11 +8,13 @@ import (
 	"testing"
 
 	"mimeo/internal/imaging/uml"
+	"mimeo/internal/night"
 )
 
 // TestStoreOnNFS keeps a store on NFS 4.2, server and client in one Linux: captures, one of them killed and one during which the
 // server goes away and comes again, a second writer from another mount, repack, check, deploy.
 func TestStoreOnNFS(t *testing.T) {
+	night.Only(t)
 	t.Parallel()
 	dir, err := os.MkdirTemp("/var/tmp", "mimeo-nfs-") // its own /tmp hides the machine's
 	if err != nil {

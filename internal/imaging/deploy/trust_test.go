@@ -24,6 +24,7 @@ import (
 	"mimeo/internal/imaging/manifest"
 	"mimeo/internal/imaging/store"
 	"mimeo/internal/imaging/store/mem"
+	"mimeo/internal/night"
 )
 
 // watched is a disk of which is known what was read.
@@ -122,17 +123,24 @@ func differ(t *testing.T, path string, st *mem.Store, m *manifest.Manifest) []ma
 	must(t, err)
 	defer f.Close()
 	var list []manifest.Entry
+	var b []byte
 	for entries := manifest.NewEntryReader(st, m); ; {
 		e, err := entries.Next(t.Context())
 		if err == io.EOF {
 			return list
 		}
 		must(t, err)
-		b := make([]byte, e.Len)
-		_, err = f.ReadAt(b, e.Off)
-		must(t, err)
-		if e.Zero && !chunk.IsZero(b) || !e.Zero && chunk.Sum(b) != e.ID {
-			list = append(list, e)
+		for off, n := e.Off, int64(0); off < e.Off+e.Len; off += n {
+			if n = e.Off + e.Len - off; e.Zero {
+				n = min(n, mib)
+			}
+			b = slices.Grow(b[:0], int(n))[:n]
+			_, err = f.ReadAt(b, off)
+			must(t, err)
+			if e.Zero && !chunk.IsZero(b) || !e.Zero && chunk.Sum(b) != e.ID {
+				list = append(list, e)
+				break
+			}
 		}
 	}
 }
@@ -194,6 +202,9 @@ func TestTrust(t *testing.T) {
 		{"btrfs", "mkfs.btrfs -q", "rw"},
 		{"ntfs", "mkntfs -q -Q -F -C", "ntfs"},
 	} {
+		if fs.name == "ext2" && !night.On() {
+			continue // one of ext4's older forms
+		}
 		t.Run(fs.name, func(t *testing.T) { testTrust(t, fs.name, fs.mkfs, fs.mount) })
 	}
 }

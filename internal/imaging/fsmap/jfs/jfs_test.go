@@ -8,6 +8,7 @@ import (
 
 	"mimeo/internal/imaging/extent"
 	"mimeo/internal/imaging/fsmap/maptest"
+	"mimeo/internal/night"
 )
 
 func TestMain(m *testing.M) { maptest.Main(m) }
@@ -48,6 +49,7 @@ func TestLinux(t *testing.T) {
 }
 
 func TestAgain(t *testing.T) {
+	night.Only(t)
 	t.Parallel()
 	maptest.Again(t, Used, "", "-t jfs", "small")
 }

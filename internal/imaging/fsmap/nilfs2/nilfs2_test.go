@@ -9,6 +9,7 @@ import (
 
 	"mimeo/internal/imaging/extent"
 	"mimeo/internal/imaging/fsmap/maptest"
+	"mimeo/internal/night"
 )
 
 func TestMain(m *testing.M) { maptest.Main(m) }
@@ -97,6 +98,7 @@ func TestLinux(t *testing.T) {
 }
 
 func TestAgain(t *testing.T) {
+	night.Only(t)
 	t.Parallel()
 	maptest.Again(t, Used, "modprobe nilfs2", "-i -t nilfs2", "small")
 }

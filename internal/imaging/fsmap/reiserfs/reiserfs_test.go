@@ -10,6 +10,7 @@ import (
 	"mimeo/internal/imaging/extent"
 	"mimeo/internal/imaging/fsmap/fact"
 	"mimeo/internal/imaging/fsmap/maptest"
+	"mimeo/internal/night"
 )
 
 func TestMain(m *testing.M) { maptest.Main(m) }
@@ -79,6 +80,7 @@ func TestOld(t *testing.T) {
 }
 
 func TestAgain(t *testing.T) {
+	night.Only(t)
 	t.Parallel()
 	maptest.Again(t, Used, "", "-t reiserfs", "small")
 }

@@ -13,6 +13,7 @@ import (
 
 	"mimeo/internal/imaging/fsmap/tree"
 	"mimeo/internal/imaging/uml"
+	"mimeo/internal/night"
 )
 
 // fillScript fills and empties what is mounted at its argument, in Perl, as a shell is slow in user-mode Linux.
@@ -87,6 +88,7 @@ func treeList(t testing.TB, img string) map[string]bool {
 
 // TestOldLinux has Linux 6.1 fill filesystems of version 4, and one of version 5 whose log began anew, and read the copies.
 func TestOldLinux(t *testing.T) {
+	night.Only(t)
 	t.Parallel()
 	all := []string{
 		"-m crc=0", "-m crc=0 -b size=512 -d agcount=2 -n ftype=0,size=4096", "-m crc=0 -b size=1024 -l version=1,lazy-count=0 -i attr=1,projid32bit=0",
