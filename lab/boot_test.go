@@ -11,6 +11,7 @@ import (
 	"testing"
 	"time"
 
+	"mimeo/internal/night"
 	"mimeo/lab/rack"
 )
 
@@ -89,6 +90,7 @@ func sshTo(t *testing.T, ctx context.Context, r *rack.Rack, key, known, ip strin
 // TestStatelessForGood boots a node into a whole system in RAM with systemd, twice, with the server started anew in
 // between.
 func TestStatelessForGood(t *testing.T) {
+	night.Only(t)
 	t.Parallel()
 	if testing.Short() {
 		t.Skip("-short leaves the virtual rack out")
@@ -206,6 +208,7 @@ func TestWipeInRack(t *testing.T) {
 
 // TestMemtestInRack starts memtest86+ by BIOS and by UEFI, and brings a node back to its disk.
 func TestMemtestInRack(t *testing.T) {
+	night.Only(t)
 	t.Parallel()
 	if testing.Short() {
 		t.Skip("-short leaves the virtual rack out")

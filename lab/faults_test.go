@@ -19,6 +19,7 @@ import (
 	"mimeo/internal/cluster/api"
 	"mimeo/internal/cluster/node"
 	"mimeo/internal/manage/stateless"
+	"mimeo/internal/night"
 	"mimeo/lab/rack"
 	"mimeo/lab/sim"
 )
@@ -330,6 +331,7 @@ func TestNetworkCut(t *testing.T) {
 }
 
 func TestStoreFull(t *testing.T) {
+	night.Only(t)
 	t.Parallel()
 	small := t.TempDir()
 	if err := syscall.Mount("tmpfs", small, "tmpfs", 0, "size=96m"); err != nil {
@@ -372,6 +374,7 @@ func TestWrongDiskRule(t *testing.T) {
 }
 
 func TestSmallerDisk(t *testing.T) {
+	night.Only(t)
 	t.Parallel()
 	l := newFaultLab(t)
 	l.done(l.start("capture", "n01", "--image", "small"))

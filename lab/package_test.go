@@ -12,6 +12,7 @@ import (
 	"testing"
 	"time"
 
+	"mimeo/internal/night"
 	"mimeo/lab/rack"
 )
 
@@ -118,6 +119,7 @@ const installRPM = `
 
 // TestRPM installs the RPM package in a root, upgrades it, and removes it.
 func TestRPM(t *testing.T) {
+	night.Only(t)
 	if testing.Short() {
 		t.Skip("-short builds no packages")
 	}
@@ -133,6 +135,7 @@ func TestRPM(t *testing.T) {
 
 // TestPackage installs the Debian package on a Debian with systemd, has it serve a node, upgrades it, and removes it.
 func TestPackage(t *testing.T) {
+	night.Only(t)
 	t.Parallel()
 	if testing.Short() {
 		t.Skip("-short leaves the virtual rack out")
