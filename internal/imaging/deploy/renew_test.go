@@ -2,6 +2,7 @@ package deploy
 
 import (
 	"bytes"
+	"context"
 	"errors"
 	"math/rand/v2"
 	"os"
@@ -10,6 +11,7 @@ import (
 	"time"
 
 	"mimeo/internal/imaging/capture"
+	"mimeo/internal/imaging/chunk"
 	"mimeo/internal/imaging/extent"
 	"mimeo/internal/imaging/fsmap"
 	"mimeo/internal/imaging/manifest"
@@ -164,11 +166,31 @@ func TestClear(t *testing.T) {
 	for _, e := range u.Used {
 		copy(want[e.Off:e.End()], data[e.Off:e.End()])
 	}
-	for off := 1 << 20; off < size-1<<20; off += block { // before and behind it tables are wiped
-		if !bytes.Equal(d.data[off:off+block], want[off:off+block]) {
-			t.Fatalf("block %d is not as it should be (the stale one is %d)", off/block, at/block)
+	same := func() {
+		t.Helper()
+		for off := 1 << 20; off < size-1<<20; off += block { // before and behind it tables are wiped
+			if !bytes.Equal(d.data[off:off+block], want[off:off+block]) {
+				t.Fatalf("block %d is not as it should be (the stale one is %d)", off/block, at/block)
+			}
 		}
 	}
+	same()
+
+	// Broken off while it reads free space, the disk is left without a start, and the next deploy reads it again.
+	copy(d.data[at+24:], data[32:48])
+	ctx, cancel := context.WithCancel(t.Context())
+	defer cancel()
+	if _, err := Run(ctx, st, image, slowDisk{d}, Options{Progress: func(p Progress) {
+		if p.Phase == PhaseClearing {
+			cancel()
+		}
+	}}); !errors.Is(err, context.Canceled) || !chunk.IsZero(d.data[:headLen]) || chunk.IsZero(d.data[at:at+block]) {
+		t.Fatalf("broken off: %v", err)
+	}
+	if _, err := Run(t.Context(), st, image, d, Options{Compare: true, Verify: true}); err != nil {
+		t.Fatal(err)
+	}
+	same()
 }
 
 // slowDisk takes its time for long reads.

@@ -117,6 +117,42 @@ func (l *Layout) partitions(src Source) error {
 			return fmt.Errorf("partition %d: %w", p.Number, err)
 		}
 	}
+	return l.hybrid(src)
+}
+
+// isoMagic is what an ISO 9660 begins with, behind 32 KiB for others (ECMA-119, section 8.4).
+const (
+	isoMagic    = "\x01CD001\x01"
+	isoMagicOff = 32 << 10
+)
+
+// hybrid takes all of an image for optical discs that can be started from a disk, too: its partitions lie within an ISO 9660 that
+// begins where the disk does, and are files of that. What is left of such an image, behind other partitions, does not count.
+func (l *Layout) hybrid(src Source) error {
+	size := l.Disk.Size
+	b := make([]byte, len(isoMagic))
+	if size < isoMagicOff+int64(len(b)) {
+		return nil
+	}
+	if _, err := src.ReadAt(b, isoMagicOff); err != nil {
+		return fmt.Errorf("read the disk at offset %d: %w", isoMagicOff, err)
+	}
+	if string(b) != isoMagic {
+		return nil
+	}
+	u, err := fsmap.Map(src, size)
+	if err != nil || u.Type != "iso9660" || u.Method != manifest.MethodUsed || len(u.Used) == 0 || u.Used[0].Off > 0 {
+		return err
+	}
+	const padding = 1 << 20 // programs fill the last partition up to a whole cylinder
+	end := u.Used[0].End()
+	for _, p := range l.Table.Partitions {
+		if p.Off+p.Len > end+padding {
+			return nil
+		}
+	}
+	l.Outside = extent.Union(l.Outside, u.Used)
+	l.Notes = append(l.Notes, "the disk holds an image for optical discs (iso9660), its partitions are parts of that; all of it is captured")
 	return nil
 }
 

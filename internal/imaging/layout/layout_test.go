@@ -359,3 +359,24 @@ func TestUnreadable(t *testing.T) {
 		}
 	}
 }
+
+// TestHybridImage takes all of an image for optical discs that has partitions, too, and nothing of one that other partitions have
+// replaced.
+func TestHybridImage(t *testing.T) {
+	dir := t.TempDir()
+	run(t, "", "sh", "-euc", `cd "$1"; mkdir -p iso/boot/grub; echo 'set timeout=1' >iso/boot/grub/grub.cfg; head -c 3M /dev/urandom >iso/data
+		grub-mkrescue -o image iso >log 2>&1; cp image later; truncate -s 80M later; printf 'label: gpt\nsize=60MiB\n' | sfdisk -q --wipe never later`, "sh", dir)
+	image := filepath.Join(dir, "image")
+	l := plan(t, image)
+	if len(l.Volumes) < 3 || !strings.Contains(strings.Join(l.Notes, "\n"), "image for optical discs") {
+		t.Fatalf("%d volumes, notes %q", len(l.Volumes), l.Notes)
+	}
+	a, err1 := os.ReadFile(image)
+	b, err2 := os.ReadFile(copyUsed(t, image, l))
+	if err1 != nil || err2 != nil || !bytes.Equal(a, b) {
+		t.Errorf("the copy differs, or: %v, %v", err1, err2)
+	}
+	if l := plan(t, filepath.Join(dir, "later")); strings.Contains(strings.Join(l.Notes, "\n"), "optical") || !l.Outside.ContainsAll(extent.Extent{Len: 1 << 20}) || l.Outside.Bytes() > 2<<20 {
+		t.Errorf("%d bytes outside of partitions, notes %q", l.Outside.Bytes(), l.Notes)
+	}
+}
