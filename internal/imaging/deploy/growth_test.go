@@ -15,6 +15,7 @@ import (
 	"mimeo/internal/imaging/manifest"
 	"mimeo/internal/imaging/store/mem"
 	"mimeo/internal/imaging/uml"
+	"mimeo/internal/night"
 )
 
 // lvmDisk makes a disk of 200 MiB: a partition of 10 MiB, a gap of 20 MiB, and a physical volume with the logical volumes
@@ -53,6 +54,9 @@ func TestGrowLogical(t *testing.T) {
 			mount -t ext4 /dev/vg0/root /run/mnt; diff -r /etc/default /run/mnt 2>&1 | grep -v 'lost+found' && exit 1; blkid -p /dev/vg0/swap | grep -q swap`},
 	} {
 		t.Run(tc.name, func(t *testing.T) {
+			if tc.name == "named" {
+				night.Only(t)
+			}
 			st := mem.New()
 			m, _ := captured(t, tc.from, st, capture.Options{})
 			to := imageFile(t, 500, "")

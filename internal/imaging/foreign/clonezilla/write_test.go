@@ -125,6 +125,7 @@ func table(t *testing.T, path string) string {
 }
 
 func TestWrite(t *testing.T) {
+	t.Parallel()
 	for name, c := range map[string]struct {
 		script, parts string
 		make          func(part func(n int) string) [][]string
@@ -144,6 +145,7 @@ func TestWrite(t *testing.T) {
 		}},
 	} {
 		t.Run(name, func(t *testing.T) {
+			t.Parallel() // partclone waits a lot
 			path := filepath.Join(t.TempDir(), "disk")
 			command(t, "", "truncate", "-s", "120M", path)
 			if c.script != "" {

@@ -52,7 +52,7 @@ func TestLinux(t *testing.T) {
 
 	all := []maptest.Volume{
 		{Name: "torn", Img: newfs(t, 8<<20, 4096, "H+", false), KiB: 500, Keep: "torn", After: tear},
-		{Name: "small-blocks", Img: newfs(t, 20<<20, 1024, "H+", false), KiB: 1000},
+		{Name: "small-blocks", Img: newfs(t, 20<<20, 1024, "H+", false), KiB: 1000, Night: true},
 		{Name: "case", Img: newfs(t, 40<<20+2048, 4096, "HX", false), KiB: 1000},
 		{Name: "wrapped", Img: newfs(t, 16<<20, 4096, "H+", true), KiB: 1000},
 		{Name: "xorriso", Img: made, Only: true},
@@ -61,7 +61,7 @@ func TestLinux(t *testing.T) {
 	for i := range all {
 		all[i].Mount = "-t hfsplus"
 	}
-	maptest.Linux(t, Used, "modprobe -a nls_utf8 hfsplus", all, func(t testing.TB, v maptest.Volume, used extent.List, dup string) {
+	maptest.Linux(t, Used, "modprobe -a nls_utf8 hfsplus", maptest.Now(all), func(t testing.TB, v maptest.Volume, used extent.List, dup string) {
 		maptest.Partclone(t, "hfsp", v.Img, used)
 		if v.Name == "torn" {
 			if fs := open(t, maptest.Load(t, v.Img)); len(fs.more) < 3 {

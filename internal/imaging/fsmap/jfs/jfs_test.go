@@ -31,11 +31,11 @@ func TestLinux(t *testing.T) {
 	all := []maptest.Volume{
 		{Name: "small", Img: maptest.Make(t, 16<<20, "mkfs.jfs -q -s 1 -L Gruesse"), Mount: "-t jfs", KiB: 3000, Keep: "small"},
 		{Name: "default", Img: maptest.Make(t, 100<<20+512, "mkfs.jfs -q"), Mount: "-t jfs", KiB: 1000},
-		{Name: "case", Img: maptest.Make(t, 64<<20, "mkfs.jfs -q -O"), Mount: "-t jfs", KiB: 1000, Most: 2000},
+		{Name: "case", Img: maptest.Make(t, 64<<20, "mkfs.jfs -q -O"), Mount: "-t jfs", KiB: 1000, Most: 2000, Night: true},
 		{Name: "crashed", Img: maptest.Make(t, 16<<20, "mkfs.jfs -q"), Mount: "-t jfs", Crash: "not unmounted cleanly"},
 	}
 	free := regexp.MustCompile(`(\d+) kilobytes are available for use`)
-	maptest.Linux(t, Used, "", all, func(t testing.TB, v maptest.Volume, used extent.List, dup string) {
+	maptest.Linux(t, Used, "", maptest.Now(all), func(t testing.TB, v maptest.Volume, used extent.List, dup string) {
 		said := maptest.Tool(t, "fsck.jfs", "-n", "-f", "-v", dup)
 		var kib int64
 		if m := free.FindStringSubmatch(said); m != nil {

@@ -3,11 +3,13 @@ package maptest
 import (
 	"fmt"
 	"regexp"
+	"slices"
 	"strings"
 	"testing"
 
 	"mimeo/internal/imaging/extent"
 	"mimeo/internal/imaging/uml"
+	"mimeo/internal/night"
 )
 
 // fill fills, empties and tears what is mounted at its argument, in Perl, as a shell is slow in user-mode Linux. Names are
@@ -45,6 +47,12 @@ type Volume struct {
 	Keep  string // its name in testdata
 	After string // what else is done in Linux; the disk is $disk
 	Crash string // it is mounted when the power goes; part of what is said of it then
+	Night bool   // by build/night
+}
+
+// Now returns those whose turn is now.
+func Now(all []Volume) []Volume {
+	return slices.DeleteFunc(all, func(v Volume) bool { return v.Night && !night.On() })
 }
 
 // Linux has Linux 6.1 fill filesystems, calls judge for each with what the reader says and with a copy on a disk that was

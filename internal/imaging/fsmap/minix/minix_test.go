@@ -35,10 +35,10 @@ func TestLinux(t *testing.T) {
 		{"v3", "mkfs.minix -3 -i 1000", "v3", 4 << 20, 900},
 		{"v3-large", "mkfs.minix -3", "", 64 << 20, 1_500},
 	} {
-		all = append(all, maptest.Volume{Name: c.name, Img: maptest.Make(t, c.size, c.mkfs), Mount: "-t minix", KiB: c.kib, Keep: c.keep})
+		all = append(all, maptest.Volume{Name: c.name, Img: maptest.Make(t, c.size, c.mkfs), Mount: "-t minix", KiB: c.kib, Keep: c.keep, Night: c.keep == "" && c.name != "v2"})
 	}
 	all = append(all, maptest.Volume{Name: "crashed", Img: maptest.Make(t, 4<<20, "mkfs.minix -2"), Mount: "-t minix", Crash: "not unmounted cleanly"})
-	maptest.Linux(t, Used, "modprobe minix", all, func(t testing.TB, v maptest.Volume, used extent.List, dup string) {
+	maptest.Linux(t, Used, "modprobe minix", maptest.Now(all), func(t testing.TB, v maptest.Volume, used extent.List, dup string) {
 		maptest.Tool(t, "fsck.minix", "-f", dup)
 		if v.Name[:2] != "v3" { // partclone cannot read one of these
 			maptest.Partclone(t, "minix", v.Img, used)

@@ -60,11 +60,11 @@ func TestLinux(t *testing.T) {
 	t.Parallel()
 	all := []maptest.Volume{
 		{Name: "small", Img: maptest.Make(t, 12<<20, "mkfs.reiserfs -q -f -s 513 -l Gruesse"), Mount: "-t reiserfs", KiB: 1000, Keep: "small"},
-		{Name: "default", Img: maptest.Make(t, 200<<20+512, "mkfs.reiserfs -q -f"), Mount: "-t reiserfs", KiB: 1000},
+		{Name: "default", Img: maptest.Make(t, 200<<20+512, "mkfs.reiserfs -q -f"), Mount: "-t reiserfs", KiB: 1000, Night: true},
 		{Name: "blocks", Img: maptest.Make(t, 64<<20, "mkfs.reiserfs -q -f -b 1024"), Mount: "-t reiserfs", KiB: 1000},
 		{Name: "crashed", Img: maptest.Make(t, 40<<20, "mkfs.reiserfs -q -f"), Mount: "-t reiserfs", Crash: "not unmounted cleanly"},
 	}
-	maptest.Linux(t, Used, "", all, func(t testing.TB, v maptest.Volume, used extent.List, dup string) {
+	maptest.Linux(t, Used, "", maptest.Now(all), func(t testing.TB, v maptest.Volume, used extent.List, dup string) {
 		maptest.Against(t, "debugreiserfs", debugreiserfs(t, v.Img, open(t, maptest.Load(t, v.Img))), used)
 		maptest.Tool(t, "reiserfsck", "-y", "-q", "--check", dup)
 	})

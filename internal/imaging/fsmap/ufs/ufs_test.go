@@ -72,9 +72,9 @@ func TestLinux(t *testing.T) {
 		if c.kind == "ufs2" {
 			img = freeBSD(t, img)
 		}
-		all = append(all, maptest.Volume{Name: c.name, Img: img, Mount: "-t ufs -o ufstype=" + c.kind, Only: true})
+		all = append(all, maptest.Volume{Name: c.name, Img: img, Mount: "-t ufs -o ufstype=" + c.kind, Only: true, Night: c.name == "1"})
 	}
-	maptest.Linux(t, Used, "modprobe ufs", all, func(t testing.TB, v maptest.Volume, used extent.List, dup string) {
+	maptest.Linux(t, Used, "modprobe ufs", maptest.Now(all), func(t testing.TB, v maptest.Volume, used extent.List, dup string) {
 		maptest.Good(t, Used, v.Img)
 		maptest.Good(t, Used, dup)
 		if facts, _ := maptest.Map(t, Used, v.Img); used.Bytes() > facts.Len*2/3 {
