@@ -238,6 +238,7 @@ func TestMemtestInRack(t *testing.T) {
 // TestDiscoveryInRack switches on a machine that nobody knows: it reports itself and waits, is accepted, and boots its
 // disk as the node that it then is.
 func TestDiscoveryInRack(t *testing.T) {
+	night.Only(t)
 	t.Parallel()
 	if testing.Short() {
 		t.Skip("-short leaves the virtual rack out")

@@ -11,12 +11,14 @@ import (
 	"testing"
 	"time"
 
+	"mimeo/internal/night"
 	"mimeo/internal/cluster/api"
 	"mimeo/lab/golden"
 )
 
 // TestBootTest boots a captured Debian straight from the store, and the same without its kernel.
 func TestBootTest(t *testing.T) {
+	night.Only(t)
 	t.Parallel()
 	if testing.Short() {
 		t.Skip("-short leaves virtual machines out")
