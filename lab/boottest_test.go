@@ -11,8 +11,8 @@ import (
 	"testing"
 	"time"
 
-	"mimeo/internal/night"
 	"mimeo/internal/cluster/api"
+	"mimeo/internal/night"
 	"mimeo/lab/golden"
 )
 
