@@ -21,7 +21,7 @@ const (
 )
 
 // mirrors makes volumes that are mirrored readable by the leg that lies on this disk, where that was in sync with the others: it
-// holds all of them. To write to one leg alone would make them differ. What is left out of one leg may differ from the other after a deploy; no filesystem reads it.
+// holds all of them. More legs on this disk are its twins. To write to one leg alone would make them differ. What is left out of one leg may differ from the other after a deploy; no filesystem reads it.
 func (g *group) mirrors(parts []fact.Part) ([]fact.Part, error) {
 	for _, name := range g.lvs.order {
 		lv := g.lvs.sub(name)
@@ -44,7 +44,12 @@ func (g *group) mirrors(parts []fact.Part) ([]fact.Part, error) {
 			if i < 0 {
 				continue // on another disk
 			}
-			if why == "" && parts[i].Size == size && together(parts[i]) && !g.named(name, parts) {
+			if why == "" && parts[i].Size == size && together(parts[i]) {
+				if first := slices.IndexFunc(parts, func(p fact.Part) bool { return p.Name == g.name+"/"+name }); first >= 0 {
+					parts[first].Twins = append(parts[first].Twins, parts[i].Spans)
+					parts = slices.Delete(parts, i, i+1)
+					continue
+				}
 				whole, err := g.volume(name)
 				if err != nil {
 					return nil, err
@@ -52,7 +57,6 @@ func (g *group) mirrors(parts []fact.Part) ([]fact.Part, error) {
 				if whole.Whole == "its type is "+kind {
 					whole.Whole = ""
 				}
-				slices.SortFunc(parts[i].Spans, func(a, b fact.Span) int { return int(min(1, max(-1, a.At-b.At))) })
 				parts[i] = fact.Part{Name: whole.Name, UUID: whole.UUID, Size: size, Spans: parts[i].Spans, Whole: whole.Whole, Leg: true}
 				continue
 			}
@@ -63,11 +67,6 @@ func (g *group) mirrors(parts []fact.Part) ([]fact.Part, error) {
 		}
 	}
 	return parts, nil
-}
-
-// named tells whether there is a part for a logical volume by now: a second leg on this disk stays whole.
-func (g *group) named(name string, parts []fact.Part) bool {
-	return slices.ContainsFunc(parts, func(p fact.Part) bool { return p.Name == g.name+"/"+name })
 }
 
 // legs returns the names of the legs of a mirrored segment, and why they cannot be believed to be the same.
