@@ -249,7 +249,7 @@ func (d Disk) container(k container, head []byte, i, depth int) (Usage, error) {
 	for _, in := range inner {
 		list, zeros := in.All(), extent.List(nil)
 		byUse, why := in.Part.Whole == "" || in.Part.Only != nil, ""
-		if byUse && in.renews && in.Striped() && in.Rows == nil && in.Type != "xfs" {
+		if byUse && in.renews && (in.Striped() || len(in.Twins) > 0) && in.Rows == nil && in.Type != "xfs" {
 			byUse, why = false, "whole, as there is an XFS in it whose log cannot begin anew"
 		} else if byUse && in.Rows != nil {
 			if why, err = d.disputed(k, i, in.Part); err != nil {
@@ -269,7 +269,7 @@ func (d Disk) container(k container, head []byte, i, depth int) (Usage, error) {
 		if !d.begins(i, in.Part) {
 			continue // it is told of where it begins
 		}
-		n := list.Bytes()
+		n := min(list.Bytes(), in.Size) // without copies and parity
 		if byUse && (in.Rows != nil || len(in.Twins) > 0) {
 			n = in.Used.Bytes()
 		}
