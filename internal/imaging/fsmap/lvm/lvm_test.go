@@ -130,6 +130,64 @@ func TestOpen(t *testing.T) {
 	}
 }
 
+// TestStackedMirrors has a mirror whose leg is a mirror, as LVM2 makes while it adds a leg, and mirrors that name a leg twice, or
+// themselves: no extent of a leg is lost.
+func TestStackedMirrors(t *testing.T) {
+	b := volume(t)
+	const mib = 1 << 20
+	for _, at := range []int{4 * mib, 5 * mib} { // the logs of one region, in sync
+		le.PutUint32(b[at:], logMagic)
+		le.PutUint32(b[at+4:], 2)
+		le.PutUint64(b[at+8:], 1)
+		le.PutUint32(b[at+logBits:], 1)
+	}
+	linear := ""
+	for i, name := range []string{"l0", "l1", "l2", "log0", "log1"} {
+		linear += lvText(name, fmt.Sprintf("type = \"striped\"\nstripe_count = 1\nstripes = [\"pv0\", %d]", i))
+	}
+	mirror := func(name, log string, legs ...string) string {
+		return lvText(name, fmt.Sprintf("type = \"mirror\"\nmirror_log = \"%s\"\nregion_size = 2048\nmirrors = [\"%s\", 0]", log, strings.Join(legs, "\", 0, \"")))
+	}
+	inner, outer := mirror("inner", "log0", "l0", "l1"), mirror("outer", "log1", "inner", "l2")
+	for _, lvs := range []string{inner + outer + linear, outer + inner + linear, linear + inner + outer} {
+		c, why, err := Open(bytes.NewReader(retext(t, b, func(text string) string { return withVolumes(t, text, lvs) })), []extent.Extent{{Len: int64(len(b))}}, 0)
+		if err != nil || why != "" {
+			t.Fatalf("%s, %v", why, err)
+		}
+		var all extent.List
+		mirrored := false
+		for _, p := range c.Parts {
+			all = extent.Union(all, p.All())
+			mirrored = mirrored || len(p.Twins) > 0
+		}
+		if !all.ContainsAll(extent.Extent{Off: mib, Len: 5 * mib}) || !mirrored {
+			t.Errorf("captured are %v of\n%s", all, lvs)
+		}
+	}
+	for _, legs := range [][]string{{"l0", "l0"}, {"l0", "m"}, {"m", "l0"}} {
+		lvs := mirror("m", "log0", legs...) + linear
+		_, why, err := Open(bytes.NewReader(retext(t, b, func(text string) string { return withVolumes(t, text, lvs) })), []extent.Extent{{Len: int64(len(b))}}, 0)
+		if err != nil || !strings.Contains(why, "its leg twice") {
+			t.Errorf("legs %v: %s, %v", legs, why, err)
+		}
+	}
+}
+
+// lvText is the text of a logical volume of one extent.
+func lvText(name, segment string) string {
+	return fmt.Sprintf("%s {\nid = \"x\"\nstatus = [\"READ\"]\nsegment_count = 1\nsegment1 {\nstart_extent = 0\nextent_count = 1\n%s\n}\n}\n", name, segment)
+}
+
+// withVolumes puts logical volumes in the place of those of a group's text.
+func withVolumes(t testing.TB, text, lvs string) string {
+	from := strings.Index(text, "logical_volumes {")
+	end := strings.LastIndex(text, "\ncontents = ")
+	if from < 0 || end < from {
+		t.Fatal(text)
+	}
+	return text[:from] + "logical_volumes {\n" + lvs + "}\n" + text[strings.LastIndex(text[:end], "}"):]
+}
+
 func FuzzOpen(f *testing.F) {
 	b := volume(f)
 	const at = 4096
@@ -166,12 +224,6 @@ func FuzzOpen(f *testing.F) {
 // raidText puts a RAID of five or four images in the place of the volumes of a group's text.
 func raidText(t testing.TB, text, typ string) string {
 	t.Helper()
-	from := strings.Index(text, "logical_volumes {")
-	end := strings.LastIndex(text, "\ncontents = ")
-	if from < 0 || end < from {
-		t.Fatal(text)
-	}
-	to := strings.LastIndex(text[:end], "}")
 	n, data := 5, 4
 	switch typ {
 	case "raid6_nr":
@@ -187,6 +239,6 @@ func raidText(t testing.TB, text, typ string) string {
 		}
 		fmt.Fprintf(&names, "\"v_rmeta_%d\", \"v_rimage_%[1]d\", ", i)
 	}
-	return text[:from] + fmt.Sprintf("logical_volumes {\nv {\nid = \"x\"\nstatus = [\"READ\", \"VISIBLE\"]\nsegment_count = 1\nsegment1 {\nstart_extent = 0\nextent_count = %d\ntype = \"%s\"\ndevice_count = %d\nstripe_size = 8\nraids = [%s]\n}\n}\n%s}\n",
-		2*data, typ, n, strings.TrimSuffix(names.String(), ", "), lvs.String()) + text[to:]
+	return withVolumes(t, text, fmt.Sprintf("v {\nid = \"x\"\nstatus = [\"READ\", \"VISIBLE\"]\nsegment_count = 1\nsegment1 {\nstart_extent = 0\nextent_count = %d\ntype = \"%s\"\ndevice_count = %d\nstripe_size = 8\nraids = [%s]\n}\n}\n%s",
+		2*data, typ, n, strings.TrimSuffix(names.String(), ", "), lvs.String()))
 }

@@ -39,14 +39,17 @@ func (g *group) mirrors(parts []fact.Part) ([]fact.Part, error) {
 		if err != nil {
 			return nil, fmt.Errorf("logical volume %s/%s: %w", g.name, name, err)
 		}
-		for _, leg := range legs {
+		for k, leg := range legs {
+			if leg == name || slices.Contains(legs[:k], leg) {
+				return nil, fmt.Errorf("logical volume %s/%s: %w", g.name, name, damaged("%s is its leg twice, or it is its own", leg))
+			}
 			i := slices.IndexFunc(parts, func(p fact.Part) bool { return p.Name == g.name+"/"+leg })
 			if i < 0 {
 				continue // on another disk
 			}
 			if why == "" && parts[i].Size == size && together(parts[i]) {
 				if first := slices.IndexFunc(parts, func(p fact.Part) bool { return p.Name == g.name+"/"+name }); first >= 0 {
-					parts[first].Twins = append(parts[first].Twins, parts[i].Spans)
+					parts[first].Twins = append(append(parts[first].Twins, parts[i].Spans), parts[i].Twins...)
 					parts = slices.Delete(parts, i, i+1)
 					continue
 				}
@@ -57,7 +60,7 @@ func (g *group) mirrors(parts []fact.Part) ([]fact.Part, error) {
 				if whole.Whole == "its type is "+kind {
 					whole.Whole = ""
 				}
-				parts[i] = fact.Part{Name: whole.Name, UUID: whole.UUID, Size: size, Spans: parts[i].Spans, Whole: whole.Whole, Leg: true}
+				parts[i] = fact.Part{Name: whole.Name, UUID: whole.UUID, Size: size, Spans: parts[i].Spans, Twins: parts[i].Twins, Whole: whole.Whole, Leg: true}
 				continue
 			}
 			parts[i].Whole = fmt.Sprintf("it is a leg of the mirror %s/%s", g.name, name)
@@ -76,7 +79,6 @@ func (g *group) legs(seg *section, kind string, size int64, parts []fact.Part) (
 		if i < 0 || !together(parts[i]) {
 			return nil
 		}
-		slices.SortFunc(parts[i].Spans, func(a, b fact.Span) int { return int(min(1, max(-1, a.At-b.At))) })
 		return &parts[i]
 	}
 	if kind == "raid1" {

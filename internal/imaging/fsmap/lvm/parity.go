@@ -169,7 +169,7 @@ func (g *group) images(seg *section, words []string, parts []fact.Part, index ma
 	for i := 1; i < len(words); i += 2 {
 		at, ok := index[g.name+"/"+words[i]]
 		meta, ok2 := index[g.name+"/"+words[i-1]]
-		if !ok || !ok2 || !together(parts[at]) || !together(parts[meta]) || parts[at].Striped() {
+		if !ok || !ok2 || !together(parts[at]) || !together(parts[meta]) || parts[at].Striped() || len(parts[at].Twins) > 0 {
 			return nil, "of which others lie on other disks", nil
 		}
 		image := parts[at]
