@@ -8,9 +8,9 @@ import (
 
 // An s2Encoder writes chunks as S2 blocks (docs/formats/store.md). It is made for speed: it looks for repeats of 5 bytes at
 // least, knows the last place of each of 8192 hashes, and decides little by branches that a processor foresees wrongly. Next
-// to the assembly of s2.Encode it is a fifth to a quarter faster; its blocks are up to 7 % longer (BenchmarkS2).
+// to the assembly of s2.Encode it is about a fifth faster; its blocks are up to 7 % longer (BenchmarkS2).
 //
-// It reads and writes without bounds checks, which would cost a sixth of the speed; TestS2Bounds holds it to its bounds.
+// It reads and writes without bounds checks, which would cost an eighth of the speed; TestS2Bounds holds it to its bounds.
 type s2Encoder struct {
 	last [1 << hashBits]uint16 // places in the piece, by hash
 }

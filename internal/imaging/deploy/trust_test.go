@@ -317,7 +317,7 @@ func testTrust(t *testing.T, kind, mkfs, mount string) {
 		if c.only != "" && !slices.Contains(strings.Fields(c.only), kind) {
 			continue
 		}
-		if i%2 == 1 && kind != "ext4" && !night.On() {
+		if i%4 > 1 && kind != "ext4" && !night.On() {
 			continue
 		}
 		// Each case with one of the two revisions, the first with both.

@@ -8,6 +8,7 @@ import (
 	"mimeo/internal/imaging/disk"
 	"mimeo/internal/imaging/extent"
 	"mimeo/internal/imaging/fsmap"
+	"mimeo/internal/imaging/fsmap/fixed"
 	"mimeo/internal/imaging/fsmap/md"
 	"mimeo/internal/imaging/manifest"
 )
@@ -120,38 +121,28 @@ func (l *Layout) partitions(src Source) error {
 	return l.hybrid(src)
 }
 
-// isoMagic is what an ISO 9660 begins with, behind 32 KiB for others (ECMA-119, section 8.4).
-const (
-	isoMagic    = "\x01CD001\x01"
-	isoMagicOff = 32 << 10
-)
-
 // hybrid takes all of an image for optical discs that can be started from a disk, too: its partitions lie within an ISO 9660 that
 // begins where the disk does, and are files of that. What is left of such an image, behind other partitions, does not count.
 func (l *Layout) hybrid(src Source) error {
 	size := l.Disk.Size
-	b := make([]byte, len(isoMagic))
-	if size < isoMagicOff+int64(len(b)) {
+	head := make([]byte, min(size, fixed.HeadLen))
+	if _, err := src.ReadAt(head, 0); err != nil {
+		return fmt.Errorf("read the start of the disk: %w", err)
+	}
+	if !fixed.Is(head) {
 		return nil
 	}
-	if _, err := src.ReadAt(b, isoMagicOff); err != nil {
-		return fmt.Errorf("read the disk at offset %d: %w", isoMagicOff, err)
-	}
-	if string(b) != isoMagic {
-		return nil
-	}
-	u, err := fsmap.Map(src, size)
-	if err != nil || u.Type != "iso9660" || u.Method != manifest.MethodUsed || len(u.Used) == 0 || u.Used[0].Off > 0 {
+	facts, used, err := fixed.Used(src, size)
+	if err != nil || facts.Type != "iso9660" || facts.Whole != "" {
 		return err
 	}
 	const padding = 1 << 20 // programs fill the last partition up to a whole cylinder
-	end := u.Used[0].End()
 	for _, p := range l.Table.Partitions {
-		if p.Off+p.Len > end+padding {
+		if p.Off+p.Len > facts.Len+padding {
 			return nil
 		}
 	}
-	l.Outside = extent.Union(l.Outside, u.Used)
+	l.Outside = extent.Union(l.Outside, used)
 	l.Notes = append(l.Notes, "the disk holds an image for optical discs (iso9660), its partitions are parts of that; all of it is captured")
 	return nil
 }

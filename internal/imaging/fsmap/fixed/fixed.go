@@ -31,6 +31,9 @@ var kinds = []kind{
 	{"iso9660", isoOff, "\x01CD001\x01", (*volume).readISO},
 }
 
+// HeadLen is as much of a volume as Is needs.
+const HeadLen = isoOff + isoSector
+
 // find returns the kind of filesystem that a volume starts with; nil without.
 func find(head []byte) *kind {
 	for i, k := range kinds {
@@ -62,7 +65,7 @@ type volume struct {
 // Facts.Whole says why that does not count where it cannot be trusted. An error means that the volume could not be read.
 func Used(r io.ReaderAt, size int64) (fact.Facts, extent.List, error) {
 	v := &volume{r: r, size: size}
-	head := make([]byte, min(size, isoOff+isoSector))
+	head := make([]byte, min(size, HeadLen))
 	err := v.read(head, 0)
 	if err == nil {
 		k := find(head)
